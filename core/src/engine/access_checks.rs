@@ -1,5 +1,5 @@
-//! Access checks: whether a user may do what its command asks for. Every command that creates, fills or empties something is
-//! checked here, before it has changed anything.
+//! Access checks: whether a user may do what its command asks for. Every command that creates, fills or empties
+//! something is checked here before it changes anything.
 //!
 //! | command | permission |
 //! |---|---|
@@ -9,10 +9,11 @@
 //! | publish, transactions | write the exchange; of a topic exchange: write the key, and each further one |
 //! | set policies | everything, or to be the node |
 //! | consume, get, purge | read the queue |
-//! | subscribe by filter | configure, write, read the subscription's queue; read the exchange; read the filter |
+//! | consume, get, purge | read the queue |
 //! | a will | as a publish, when its connection opens its session and when it is published |
 //!
-//! What the engine publishes by itself (dead letters) is not checked. Where a server outside knows the answer, see `asking.rs`.
+//! Dead letters, which the engine itself publishes, are not checked. `asking.rs` explains how rights are checked that
+//! only an external server knows.
 
 use super::Engine;
 use super::counters::Limit;
@@ -28,7 +29,7 @@ use crate::slots::{Link, SessionKey};
 use crate::topic::{Pattern, translate};
 use std::sync::Arc;
 
-/// What a permission is asked for.
+/// The object that a permission is for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Resource<'a> {
     Exchange(&'a str),
@@ -36,7 +37,7 @@ pub(crate) enum Resource<'a> {
 }
 
 impl<'a> Resource<'a> {
-    /// Its name, as permissions are given for it. The default exchange has none of its own.
+    /// The name that permissions are matched against. The default exchange has the name `amq.default`.
     pub(super) fn name(&self) -> &'a str {
         match self {
             Resource::Exchange("") => "amq.default",
@@ -52,29 +53,29 @@ impl<'a> Resource<'a> {
 }
 
 impl Engine {
-    /// Sets what `user` may do. The directory calls this when rights change. Consumers and subscriptions that are there already
-    /// stay.
+    /// Sets what `user` may do. The directory calls it when rights change. Existing consumers and subscriptions stay.
     pub fn set_rights(&mut self, user: Name, rights: Arc<Rights>) {
         self.rights.set(user, rights);
     }
 
-    /// The user is gone, or may not use this vhost any more: whatever its connections do next is refused.
+    /// The user is deleted, or may not use this vhost any more: whatever its connections do next is refused.
     pub fn remove_rights(&mut self, user: &str) {
         self.rights.remove(user);
     }
 
-    /// What `user` may have at once. It is shared by all engines, so that the counts are the user's and not the vhost's.
+    /// Sets the limits of `user` on connections and channels. The quota is shared by all engines, so that it counts per
+    /// user and not per vhost.
     pub fn set_quota(&mut self, user: Name, quota: Arc<Quota>) {
         self.rights.set_quota(user, quota);
     }
 
-    /// Whether users' rights come from outside (tokens, the HTTP back end) and may be missing at times. Then a session whose
-    /// owner has none at the moment stays the owner's.
+    /// Sets whether users' rights come from outside (tokens, the HTTP back end) and may be missing at times. If so, a
+    /// session whose owner has no rights at the moment keeps its owner.
     pub fn set_users_come_and_go(&mut self, come_and_go: bool) {
         self.rights.come_and_go = come_and_go;
     }
 
-    /// What the vhost may have at once from now on. What it has already, it keeps.
+    /// Sets the limits of the vhost. Connections and queues beyond a lower limit stay.
     pub fn set_vhost_limits(&mut self, limits: VhostLimits) {
         self.vhost_limits = limits;
     }
@@ -103,14 +104,14 @@ impl Engine {
         Ok(())
     }
 
-    /// The rights of the link's user, if there is anything that it may not do.
+    /// The rights of the link's user; `None` if it may do everything.
     fn limits(&mut self, link: Link) -> Option<(&Rights, Name)> {
         let access = &mut self.links.get_mut(link)?.access;
         let user = access.user.clone();
         access.limits(&self.rights).map(|rights| (rights, user))
     }
 
-    /// Checks for a permission on a queue or an exchange.
+    /// Checks a permission on a queue or an exchange.
     pub(crate) fn permit(&mut self, link: Link, permission: Permission, on: Resource<'_>) -> Result<(), Fault> {
         match self.limits(link) {
             Some((rights, _)) if rights.are_asked() => self.ask(link, permission, on),
@@ -121,7 +122,7 @@ impl Engine {
         }
     }
 
-    /// Checks for every permission: a policy changes everybody's queues.
+    /// Checks for full permissions, which policies need because they change queues of all users.
     pub(crate) fn permit_everything(&mut self, link: Link) -> Result<(), Fault> {
         let Some((_, user)) = self.limits(link) else {
             return Ok(());
@@ -131,7 +132,7 @@ impl Engine {
         Err(Fault::new(FaultKind::AccessRefused, text))
     }
 
-    /// Checks that the user has any permission on it, which is enough to learn that it exists.
+    /// Checks for any permission on an object: that is enough to learn that it exists.
     pub(crate) fn permit_look(&mut self, link: Link, on: Resource<'_>) -> Result<(), Fault> {
         let any = [Permission::Configure, Permission::Write, Permission::Read];
         match self.limits(link) {
@@ -143,14 +144,14 @@ impl Engine {
         }
     }
 
-    /// Asks for what it takes to have messages of `from` go to `exchange` by themselves: as its alternate exchange, or as
-    /// that of its dead letters.
+    /// Checks the permissions needed to forward messages of `from` to `exchange`, as its alternate or dead-letter
+    /// exchange.
     pub(crate) fn permit_forward(&mut self, link: Link, from: Resource<'_>, exchange: &str) -> Result<(), Fault> {
         self.permit(link, Permission::Read, from)?;
         self.permit(link, Permission::Write, Resource::Exchange(exchange))
     }
 
-    /// Asks whether what `key` matches may be taken from an exchange.
+    /// Checks whether messages that match `key` may be taken from an exchange.
     pub(crate) fn permit_source(
         &mut self,
         link: Link,
@@ -178,7 +179,7 @@ impl Engine {
         Err(self.refuse_topic(Permission::Read, exchange, key, dialect, &user))
     }
 
-    /// The link, its user's rights and the vhost, if there are rules for the topics of the exchange.
+    /// The link, its user's rights and the vhost, if topic rules apply to the exchange.
     fn limited_topics(&mut self, link: Link, exchange: &str) -> Option<(&Access, &Rights, Name)> {
         if !self.router.is_topic_exchange(exchange) {
             return None;
@@ -190,7 +191,7 @@ impl Engine {
         rights.limits_topics(exchange).then_some((access, rights, vhost))
     }
 
-    /// Asks for a subscription by filter.
+    /// Checks a subscription by filter.
     pub(crate) fn permit_subscription(
         &mut self,
         link: Link,
@@ -212,7 +213,7 @@ impl Engine {
         self.permit_source(link, &exchange, &sub.filter, Dialect::Slash)
     }
 
-    /// Asks for a publish. `extra`: its further keys. `route`: its route, if it is remembered.
+    /// Checks a publish. `extra`: its further keys. `route`: its route, if it is remembered.
     #[inline]
     pub(crate) fn permit_publish(
         &mut self,
@@ -229,7 +230,7 @@ impl Engine {
             {
                 self.permit_publish_in_full(link, message, extra, route)
             }
-            // What the engine publishes by itself is nobody's.
+            // A message that the engine itself publishes has no user.
             _ => Ok(()),
         }
     }
@@ -278,7 +279,7 @@ impl Engine {
         Err(self.refuse_publish(refused, message, &user))
     }
 
-    /// Asks for what is published later, or was written down earlier, in the name of a user.
+    /// Checks a publish on behalf of a user who need not be connected: a will, or a message written down earlier.
     fn permit_publish_as(&mut self, user: &Name, client_id: &str, message: &Message) -> Result<(), Fault> {
         let asked = Asked {
             message,
@@ -300,9 +301,9 @@ impl Engine {
         }
     }
 
-    /// Asks for a session: whether it may be this user's, and for its will. A session whose user is gone ends: its
-    /// messages are for nobody else. Where users come and go, nobody is known to be gone. The node itself may have every
-    /// session: it ends what an operator wants ended.
+    /// Checks whether the link may open the session, and publish its will. A session whose user was deleted ends,
+    /// because nobody else may get its messages. Where rights come from outside, a user without rights is not known to
+    /// be deleted. The node itself may open every session, to end it for an operator.
     pub(crate) fn permit_session(&mut self, link: Link, c: &mut OpenSession) -> Result<(), Fault> {
         let Some(l) = self.links.get_mut(link) else {
             return Ok(());
@@ -318,7 +319,8 @@ impl Engine {
         if !self.rights.come_and_go && others.is_some_and(|owner| self.rights.of(owner).is_none()) {
             c.clean_start = true;
         } else if others.is_some() {
-            // A client may try again and again. Whoever drives its connection says why it was closed, at a bounded rate.
+            // A client may try again and again, so this is logged by the driver of the connection, which limits its
+            // lines.
             let vhost = &self.settings.vhost;
             tracing::debug!(%vhost, %user, client_id = %c.client_id, "refused another user's session");
             self.counters.access_refused += 1;
@@ -333,12 +335,12 @@ impl Engine {
         }
     }
 
-    /// Whether a will that was permitted when its session was opened still is. Nobody is left to be told.
+    /// Whether a will is still permitted that was when its session was opened. Nobody is connected to be told.
     pub(crate) fn permits_will(&mut self, session: SessionKey, will: &Will) -> bool {
         let Some(s) = self.sessions.get(session) else {
             return false;
         };
-        // A session of an older log says nothing of its owner; its will was permitted when it was opened.
+        // A session from an older log has no owner. Its will was checked when it was opened.
         let (owner, client_id) = (s.owner.clone(), s.client_id.clone());
         if owner.is_empty() || s.will_granted {
             return true;
@@ -368,7 +370,7 @@ impl Engine {
     ) -> Fault {
         self.counters.access_refused += 1;
         let vhost = &self.settings.vhost;
-        // One spelling for all protocols, as in the texts of RabbitMQ.
+        // The dot dialect for all protocols, as in RabbitMQ's texts.
         let key = translate(key, dialect, Dialect::Dot).unwrap_or_default();
         let text = format!(
             "{p} access to topic '{key}' in exchange '{exchange}' in vhost '{vhost}' refused for user '{user}'"
@@ -389,7 +391,7 @@ impl Engine {
     }
 }
 
-/// A publish that is asked for.
+/// A publish being checked.
 struct Asked<'a> {
     message: &'a Message,
     extra: &'a [Name],
@@ -397,7 +399,7 @@ struct Asked<'a> {
     wrote: bool,
 }
 
-/// What of a publish is not permitted.
+/// The part of a publish that is not permitted.
 enum Refused {
     Exchange,
     Key,
@@ -418,7 +420,7 @@ impl Asked<'_> {
             let refused = self.extra.iter().find(|key| !permits(key.as_bytes(), Dialect::Dot));
             refused.cloned().map(Refused::Extra)
         };
-        // Last: most messages are permitted, and then it does not matter.
+        // Asked last: most messages are permitted, and then it does not matter.
         refused.filter(|_| router.is_topic_exchange(self.message.exchange()))
     }
 }

@@ -1,12 +1,13 @@
-//! Memory for objects: who may still make one, and the shares that the node gives this engine.
+//! Memory for objects: whether another one may be created, and the share of memory that the node gives this engine.
 //!
-//! Messages can leave for the log and their publishers can wait. Objects can do neither: what does not fit is refused, in the
-//! words of the client's protocol. Two rules keep one client's flood from shutting out the others:
+//! Messages can be evicted to the log, and their publishers can wait. Objects can do neither, so what does not fit is
+//! refused, in the words of the client's protocol. Two rules keep one client's flood from shutting out the others:
 //!
-//! - one kind takes at most half of the share, so a flood of retained messages leaves room for subscriptions;
-//! - the last eighth is for connections, channels and consumers, so that clients can still come and empty their queues.
+//! - one kind of object takes at most half of the share, so a flood of retained messages leaves room for subscriptions;
+//! - the last eighth is reserved for connections, channels and consumers, so that clients can still connect and empty
+//!   their queues.
 //!
-//! Engines never ask the node or each other. They report their use when they are left, and the node sets new shares.
+//! Engines never ask the node or each other. Each reports its use after every visit, and the node sets new shares.
 
 use super::counters::Limit;
 use super::{Engine, Settings};
@@ -15,7 +16,8 @@ use crate::ledger::{ObjectKind, PerKind};
 use crate::queue::consumers::Consumer;
 use std::mem::size_of;
 
-/// A part of the node's memory that is this engine's. See the fields of the same names in [`Settings`](super::Settings).
+/// The share of the node's memory that this engine may use. See the fields of the same names in
+/// [`Settings`](super::Settings).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[expect(missing_docs, reason = "named as the settings that they change")]
 pub struct Share {
@@ -25,29 +27,31 @@ pub struct Share {
     pub objects_bytes_max: usize,
 }
 
-/// What an engine uses of its share.
+/// How much of its share an engine uses, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     /// Queued messages in memory.
     pub messages: usize,
     /// Deliveries that consumers have not settled.
     pub unsettled: usize,
-    /// Everything else that clients have made.
+    /// Everything else that clients have created.
     pub objects: usize,
 }
 
-/// Memory for remembered routes: a sixteenth of what objects may take, and besides that. Routes are forgotten, not refused.
+/// Bytes for remembered routes: a sixteenth of what objects may occupy, and in addition to that. If they do not fit,
+/// routes are forgotten and nothing is refused.
 pub(crate) fn route_cache_bytes_max(objects_bytes_max: usize) -> usize {
     (objects_bytes_max / 16).max(64 << 10)
 }
 
-/// A consumer: its entry, the places that list it, what it takes when idle.
+/// Bytes of a consumer: its entry, its places in lists, and what an idle one allocates.
 pub(crate) const CONSUMER_BYTES: usize = size_of::<Consumer>() * 5 / 4 + 96;
-/// A queue's or a channel's book about publishes that wait for the log, and the list of whom to tell.
+/// Bytes of the record that a queue or a channel keeps of publishes that wait for the log.
 const CONFIRM_BYTES: usize = 96;
 
 impl Engine {
-    /// Changes what the engine may use. What it uses beyond that is not taken away: it may not grow until it is below.
+    /// Changes what the engine may use. If it uses more already, nothing is removed, but nothing is added until it uses
+    /// less.
     pub fn set_share(&mut self, share: Share) {
         let Share {
             cache_bytes_max,
@@ -65,8 +69,8 @@ impl Engine {
         self.relieve_memory();
     }
 
-    /// Puts other limits and promises into effect. What is there already stays, beyond a limit too; what was promised is kept.
-    /// The vhost, its number, its topic exchange and its share of memory do not change here.
+    /// Puts changed limits and defaults into effect. What exists stays, even beyond a limit; promises already made are
+    /// kept. The vhost, its number, its topic exchange and its share of memory do not change here.
     pub fn reconfigure(&mut self, next: Settings) {
         let now = std::mem::take(&mut self.settings);
         self.staging.set_durability(next.durability);
@@ -82,11 +86,11 @@ impl Engine {
             hold_units_max: now.hold_units_max,
             ..next
         };
-        // Publishers may go on now that more may wait for the log.
+        // If more may wait for the log now, publishers can continue.
         self.relieve_memory();
     }
 
-    /// What the engine uses now. Cheap: it is asked after every visit.
+    /// What the engine uses now. Cheap, because it is called after every visit.
     pub fn usage(&self) -> Usage {
         Usage {
             messages: self.memory.bytes_with_entries(),
@@ -95,7 +99,7 @@ impl Engine {
         }
     }
 
-    /// Bytes of each kind of object.
+    /// Bytes that each kind of object occupies.
     pub(crate) fn objects(&self) -> PerKind {
         let mut used = self.ledger.used();
         used[ObjectKind::Retained as usize] += self.retained.bytes() + self.retained_loads.memory();
@@ -107,7 +111,7 @@ impl Engine {
         used
     }
 
-    /// Whether there is room for `bytes` more of that kind.
+    /// Whether `bytes` more of that kind fit.
     fn fits(&self, kind: ObjectKind, bytes: usize) -> bool {
         let (used, max) = (self.objects(), self.settings.objects_bytes_max);
         let total = used.iter().sum::<usize>().saturating_add(bytes);
@@ -125,7 +129,7 @@ impl Engine {
         Err(self.refuse(kind))
     }
 
-    /// Counts the refusal, and says it once a minute: a flood of objects must not become a flood of lines.
+    /// Counts the refusal and logs it once a minute, so that a flood of objects does not flood the log.
     pub(crate) fn refuse(&mut self, kind: ObjectKind) -> Fault {
         self.counters.objects_refused[kind as usize] += 1;
         let (used, max) = (self.objects()[kind as usize], self.settings.objects_bytes_max);
@@ -138,7 +142,7 @@ impl Engine {
         Fault::new(FaultKind::QuotaExceeded, text)
     }
 
-    /// Whether there is memory for another connection of the node itself, which is no user's.
+    /// Checks that another connection of the node itself fits into memory.
     ///
     /// # Errors
     /// QuotaExceeded: memory for objects is used up.
@@ -146,7 +150,7 @@ impl Engine {
         self.admit(ObjectKind::Connections, super::link::LINK_BYTES)
     }
 
-    /// Whether a connection of `user` may be attached. Ask before [`Engine::attach`].
+    /// Checks that a connection of `user` may be attached. To be called before [`Engine::attach`].
     ///
     /// # Errors
     /// AccessRefused: the user has no rights in this vhost. QuotaExceeded: the vhost has as many connections as it may, or
@@ -169,7 +173,7 @@ impl Engine {
         self.admit(ObjectKind::Connections, super::link::LINK_BYTES)
     }
 
-    /// Whether the retained message fits in place of the one its topic has.
+    /// Whether the retained message fits in place of its topic's present one.
     pub(crate) fn fits_retained(&self, message: &crate::message::Message) -> bool {
         let more = self.retained.growth(message);
         more == 0 || self.fits(ObjectKind::Retained, more)

@@ -1,15 +1,16 @@
-//! Access checks whose answer only a server outside knows.
+//! Access checks whose answer only an external server knows.
 //!
-//! A check that has no answer notes its question in the link and refuses the command; the client is not told. The command
-//! goes back to the pump and waits. The pump fetches the question ([`Engine::take_question`]) and has it answered. After
-//! [`Engine::answer_question`] the link is called and the command tried again, until all its checks have answers.
+//! A check without an answer notes its question in the link and refuses the command. The client is not told: the
+//! command goes back to the pump and waits. The pump fetches the question ([`Engine::take_question`]) and has it
+//! answered. [`Engine::answer_question`] then wakes the link and the command is tried again, until all its checks have
+//! answers.
 //!
-//! So the first checks of a command may run several times, and a command must not change anything before its last check.
-//! Where a command does several things one after the other (the filters of a SUBSCRIBE, the publishes of a transaction), it
-//! remembers how far it got.
+//! So the checks of a command may run several times, and a command must not change anything before its last check. A
+//! command that does several things in turn (the filters of a SUBSCRIBE, the publishes of a transaction) remembers how
+//! far it got.
 //!
-//! A will is checked when its session is opened, and that answer is used when the will is published: then no client is left
-//! that could wait.
+//! A will is checked when its session is opened. That answer is used when the will is published, because there is no
+//! client left that could wait.
 
 use super::Engine;
 use super::access_checks::Resource;
@@ -27,8 +28,9 @@ use crate::topic::{Level, Pattern, Spelling, translate};
 type Apply = fn(&mut Engine, Link, Command, &mut Budget) -> Result<(), Command>;
 
 impl Engine {
-    /// The question that the link's first command waits for, if it has not been taken yet. Worth asking after a visit that
-    /// applied no more because a command [waits](super::Applied::Waits). It has to be answered, sooner or later.
+    /// The question that the link's first command waits for, unless it has been taken already. Call it after a visit
+    /// whose commands [wait](super::Applied::Waits). The question must be answered eventually, or the link waits for
+    /// ever.
     pub fn take_question(&mut self, link: Link) -> Option<Box<Asked>> {
         let access = &mut self.links.get_mut(link)?.access;
         let question = access.asking()?.take_question()?;
@@ -39,8 +41,8 @@ impl Engine {
         }))
     }
 
-    /// Takes the answer to a question, which holds until `until`: long enough for the command to be tried again. The link may be
-    /// gone.
+    /// Answers a question. The answer holds until `until`, which must be long enough for the command to be tried again.
+    /// The link may be gone by now.
     pub fn answer_question(&mut self, link: Link, question: Question, is_permitted: bool, until: Time) {
         let Some(l) = self.links.get_mut(link) else { return };
         let waits = l
@@ -52,12 +54,12 @@ impl Engine {
         }
     }
 
-    /// Whether the link's first command waits for an answer. Then a refusal by a check is not told to the client.
+    /// Whether the link's first command waits for an answer. If so, a refusal by a check is not reported to the client.
     pub(super) fn awaits_answer(&self, link: Link) -> bool {
         self.links.get(link).is_some_and(|l| l.access.awaits_answer())
     }
 
-    /// Applies a command that has access checks. It comes back if one of them has no answer yet.
+    /// Applies a command that has access checks. It is returned if one of them has no answer yet.
     pub(super) fn checked(
         &mut self,
         link: Link,
@@ -75,7 +77,7 @@ impl Engine {
         let again = command.clone();
         let applied = apply(self, link, command, budget);
         if self.awaits_answer(link) {
-            // A SUBSCRIBE knows itself how far it got.
+            // A SUBSCRIBE itself remembers how far it got.
             return Err(applied.err().unwrap_or(again));
         }
         if applied.is_ok() {
@@ -84,15 +86,15 @@ impl Engine {
         applied
     }
 
-    /// The link's first command made progress: the limit on its questions starts anew.
+    /// The link's first command made progress, so the limit on its questions starts again.
     pub(super) fn go_on(&mut self, link: Link) {
         if let Some(asking) = self.links.get_mut(link).and_then(|l| l.access.asking()) {
             asking.go_on();
         }
     }
 
-    /// Makes a name up for a queue without one. The name stays the same while its command waits for answers: they are about that
-    /// name.
+    /// Generates a name for a queue declared without one. The name stays the same while the command waits for answers,
+    /// which are about that name.
     pub(super) fn name_for_queue(&mut self, link: Link) -> Name {
         let made_up = self
             .links
@@ -105,7 +107,7 @@ impl Engine {
         name
     }
 
-    /// Asks about a queue or an exchange.
+    /// Asks about a permission on a queue or an exchange.
     pub(super) fn ask(&mut self, link: Link, permission: Permission, on: Resource<'_>) -> Result<(), Fault> {
         match self.verdict(link, about(permission, on)) {
             Verdict::Permitted => Ok(()),
@@ -114,7 +116,7 @@ impl Engine {
         }
     }
 
-    /// Asks whether there is anything that its user may do with something.
+    /// Asks whether the link's user has any permission on an object.
     pub(super) fn ask_look(&mut self, link: Link, on: Resource<'_>) -> Result<(), Fault> {
         for permission in [Permission::Configure, Permission::Write, Permission::Read] {
             match self.verdict(link, about(permission, on)) {
@@ -126,7 +128,7 @@ impl Engine {
         Err(self.refuse_access(Permission::Configure, on, &self.user_of(link)))
     }
 
-    /// Asks whether what a key or a filter matches may be taken from a topic exchange.
+    /// Asks whether messages that match a key or filter may be taken from a topic exchange.
     pub(super) fn ask_source(&mut self, link: Link, exchange: &str, pattern: &Pattern) -> Result<(), Fault> {
         self.ask_topic(link, Permission::Read, exchange, &in_dots(pattern))
     }
@@ -145,7 +147,7 @@ impl Engine {
         }
     }
 
-    /// Asks for a publish.
+    /// Asks about a publish.
     pub(super) fn ask_publish(&mut self, link: Link, message: &Message, extra: &[Name]) -> Result<(), Fault> {
         let exchange = message.exchange();
         self.ask(link, Permission::Write, Resource::Exchange(exchange))?;
@@ -187,17 +189,17 @@ fn about(permission: Permission, on: Resource<'_>) -> Sought<'_> {
     }
 }
 
-/// What a check returns while it has no answer: a fault without a text, which no other fault is.
+/// The fault of a check that has no answer yet. Its text is empty, which no other fault's is.
 fn open() -> Fault {
     Fault::new(FaultKind::AccessRefused, "")
 }
 
-/// Whether a fault is [`open`]: no refusal, the command waits.
+/// Whether the fault means that the command waits for an answer, and is no refusal.
 pub(super) fn is_open(fault: &Fault) -> bool {
     fault.text.is_empty()
 }
 
-/// A pattern as RabbitMQ's binding keys spell it.
+/// The pattern as RabbitMQ spells binding keys.
 fn in_dots(pattern: &Pattern) -> String {
     let mut text = String::new();
     for (n, level) in pattern.levels().iter().enumerate() {

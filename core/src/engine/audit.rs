@@ -1,4 +1,4 @@
-//! Checks, for tests, that everything the engine counts agrees with what is there. It walks all of the engine's state.
+//! Checks, for tests, that everything the engine counts agrees with its state, which it walks completely.
 
 use super::Engine;
 use super::link::{Channel, LinkState};
@@ -12,10 +12,10 @@ use crate::queue::unsettled::cost;
 use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey};
 use hashbrown::HashMap;
 
-/// What is found by walking.
+/// What the walk has found.
 #[derive(Default)]
 struct Found<'a> {
-    /// How many, and the bytes of their bodies.
+    /// By queue: their number, and the bytes of their bodies.
     unsettled: HashMap<QueueKey, (usize, u64)>,
     by_consumer: HashMap<ConsumerKey, u32>,
     messages: HashMap<*const u8, (&'a Message, u32)>,
@@ -53,10 +53,10 @@ impl<'a> Found<'a> {
 }
 
 impl Engine {
-    /// Asserts that what is counted is what is there.
+    /// Asserts that all counts are right.
     ///
     /// # Panics
-    /// If it is not.
+    /// If one is wrong.
     pub fn audit(&self) {
         assert!(
             !self.queues.is_any_touched(),
@@ -268,7 +268,7 @@ impl Engine {
     fn audit_served(&self, queue: QueueKey) {
         let q = &self.queues[queue];
         if q.dispatched_later {
-            // The next turn goes on with it.
+            // The next turn continues it.
             return;
         }
         let front = match q.head() {
@@ -283,7 +283,7 @@ impl Engine {
             }
             Head::Entry(front) => front,
         };
-        // What is dead and cannot be dead-lettered yet is for nobody.
+        // An expired head that cannot be dead-lettered yet goes to nobody.
         if let Body::Memory(message) = &front.body
             && q.is_expired(message, self.now.wall)
             && (self.dies_later(queue, &front.body) || self.time.has_waiting(queue))
@@ -296,7 +296,7 @@ impl Engine {
                 .waits
                 .until_written()
                 .any(|(ticket, waiter)| waiter == Waiter::Marked(queue) && ticket > written);
-            // With nobody to serve there is nothing to wait for.
+            // Without a consumer to serve there is nothing to wait for.
             let wanted = q
                 .consumers
                 .iter()
@@ -307,7 +307,7 @@ impl Engine {
         assert!(!self.could_serve(queue), "queue '{}' could be served", q.name);
     }
 
-    /// Whether a consumer of the queue could be given its head, and nobody has made a note of it.
+    /// Whether a consumer could be given the queue's head, and nothing is noted that will do so.
     fn could_serve(&self, queue: QueueKey) -> bool {
         let q = &self.queues[queue];
         let active = q.arguments.single_active.then(|| q.consumers.first()).flatten();
@@ -359,7 +359,7 @@ impl Engine {
     /// Whether the link would get something from a take with room.
     pub fn has_work(&self, link: Link) -> bool {
         let Some(l) = self.links.get(link) else { return false };
-        // It has been told of its end, and takes nothing more.
+        // It has been told that it ends, and takes nothing more.
         if l.closed.is_none() && (l.taken_over || self.ended.is_some()) {
             return false;
         }
@@ -381,7 +381,7 @@ impl Engine {
             || (starved && l.outbox.is_empty())
     }
 
-    /// Asserts that connections that are gone left nothing behind but queues and their messages.
+    /// Asserts that connections that are gone left nothing but queues and their messages.
     ///
     /// # Panics
     /// If something is left.

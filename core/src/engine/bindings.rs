@@ -164,7 +164,7 @@ impl Engine {
 
     /// Logs the deletion of what was durable. Returns what to wait for.
     pub(crate) fn log_removed(&mut self, removed: &[Removed]) -> Option<u64> {
-        if self.router.has_doomed() {
+        if self.router.has_pending_deletions() {
             self.timers.set_burial(self.now.monotonic);
         }
         let mut any = false;

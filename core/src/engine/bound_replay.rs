@@ -1,7 +1,7 @@
-//! Replay of retained messages into a declared queue: a binding to the topic exchange with `x-retained` asks for it, in AMQP
-//! and STOMP. Each such bind replays, also one that repeats a binding.
+//! Replays retained messages into a declared queue. In AMQP and STOMP, a binding to the topic exchange with
+//! `x-retained` asks for it. Each such bind replays, also one that repeats a binding.
 //!
-//! The copies are not logged for the queue: the retained message is in the log, and the next bind replays it again.
+//! The copies are not logged for the queue: the log has the retained messages, and the next bind replays them again.
 
 use super::Engine;
 use super::budget::{Budget, Unfinished};
@@ -15,14 +15,14 @@ use crate::retained::Walked;
 use crate::slots::Link;
 use crate::topic::Pattern;
 
-/// Look-ups of a replay at once.
+/// The most look-ups of a replay in one go.
 const REPLAY_STEPS: usize = 256;
-/// Messages that wait in a queue beyond which retained ones are left out. The bind comes before the consumer, so the replay
-/// cannot wait for one, and without a bound each repeated bind would add all retained messages once more.
+/// With this many messages in the queue, no further retained ones are put into it. The bind precedes the consumer, so
+/// the replay cannot wait for one, and without a limit each repeated bind would add all retained messages once more.
 const REPLAY_BACKLOG_MAX: usize = 100_000;
 
 impl Engine {
-    /// Prepares the replay that a bind asks for. `gate` is what its answer waits for.
+    /// Prepares the replay that a bind asks for. `gate`: the batch that its answer waits for.
     pub(crate) fn start_bound_replay(&mut self, link: Link, c: &Bind, to: &Destination, key: &str, gate: Option<u64>) {
         let asked = match c.arguments.lookup("x-retained") {
             Some(Value::Bool(asked)) => *asked,
@@ -53,13 +53,13 @@ impl Engine {
         }));
     }
 
-    /// Whether the link's bind is done but for its replay.
+    /// Whether the link's bind is done except for its replay.
     pub(crate) fn has_bound_replay(&self, link: Link) -> bool {
         let rare = self.links.get(link).and_then(|l| l.rare.get());
         rare.is_some_and(|rare| rare.bound_replay.is_some())
     }
 
-    /// Goes on with the replay of the link's bind. Returns what the answer waits for once it is over.
+    /// Continues the replay of the link's bind. When it is done, returns the batch that the answer waits for.
     pub(crate) fn go_on_with_bound_replay(
         &mut self,
         link: Link,
@@ -83,7 +83,7 @@ impl Engine {
         }
     }
 
-    /// Puts some of what the link's bind replays into its queue.
+    /// Puts some of the retained messages that the link's bind asked for into its queue.
     pub(crate) fn replay_some(&mut self, link: Link, budget: &mut Budget) -> Walked {
         let rare = self.links.get_mut(link).and_then(|l| l.rare.get_mut());
         let Some(replay) = rare.and_then(|rare| rare.bound_replay.as_mut()) else {

@@ -1,7 +1,7 @@
 //! What one hold of the engine's lock may cost.
 //!
-//! Clients choose how much their commands do, so everything spends work units for what it does, and a hold ends when they are
-//! spent. `gatepost_longest_hold_units` shows the longest.
+//! Clients choose how much work their commands are. So all work spends units, and a hold ends when they are spent.
+//! `gatepost_longest_hold_units` shows the longest hold.
 //!
 //! | what | what bounds it in one hold |
 //! |---|---|
@@ -28,20 +28,20 @@ use crate::message::Message;
 use crate::properties::Name;
 use crate::router::{Router, Target, Walk};
 
-/// What is left of a hold's work units. The last thing done may cost more than there was: then the hold ends with it.
+/// The rest of a hold's work units. The last piece of work may cost more than is left; the hold ends with it.
 #[derive(Debug, Default)]
 pub(crate) struct Budget {
     left: usize,
     spent: usize,
 }
 
-/// Steps of a walk over bindings for the cost of a work unit.
+/// Steps of a walk over bindings that cost one work unit.
 const STEPS_PER_UNIT: usize = 4;
-/// Steps that a walk may take at the end of a hold: most are over by then, and need not be kept for the next.
+/// Steps that a walk may take at the end of a hold. Most are done by then, and need not be kept for the next hold.
 const STEPS_MIN: usize = 256;
 
-/// The hold is over and the command is not done: it goes on where it stopped in the next one. What a command needs for that
-/// is in what it works on: what is still to be ended is still there.
+/// The hold is over before the command is done; it continues in the next one. No extra state is kept for that: a
+/// command works on objects that still exist, and removes them as it goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Unfinished;
 
@@ -76,7 +76,7 @@ impl Budget {
     pub(crate) fn check(&self) -> Result<(), Unfinished> {
         if self.is_spent() { Err(Unfinished) } else { Ok(()) }
     }
-    /// The units left, but at least `least`: for work of which every hold does a little.
+    /// The units left, but at least `least`, for work that progresses a little in every hold.
     pub(crate) fn left_or(&self, least: usize) -> usize {
         self.left.max(least)
     }
@@ -84,7 +84,7 @@ impl Budget {
     pub(crate) fn left(&self) -> usize {
         self.left
     }
-    /// Goes on with finding the queues of a message; `None` if the hold ends before.
+    /// Continues to find the queues of a message. `None` if the hold ends first.
     pub(crate) fn route<'r>(
         &mut self,
         router: &'r mut Router,

@@ -1,4 +1,4 @@
-//! Applies a link's commands: each is given to the part of the engine that does it.
+//! Applies a link's commands: passes each to the part of the engine that handles it.
 
 use super::budget::{Budget, Unfinished};
 use super::link::may_be_answered;
@@ -11,7 +11,8 @@ use crate::event::{Event, Op};
 use crate::slots::Link;
 use crate::time::Now;
 
-/// Work units of an exchange, a queue or a binding, beside what goes with it: they cost several times what a publish does.
+/// Work units of an exchange, a queue or a binding, without what it takes along. They cost several times what a publish
+/// does.
 const DEFINITION_WORK: usize = 7;
 
 impl Engine {
@@ -20,16 +21,16 @@ impl Engine {
         self.begin(now);
         let mut budget = Budget::of_hold(&self.settings);
         if let Some(l) = self.links.get_mut(link) {
-            // Its first command sets it again if it still has to wait.
+            // Its first command sets it again if that still has to wait.
             l.waits = false;
         }
         let mut done = 0;
-        // A drain that stops early would move the tail on each hold; taking from a reversed tail would reverse twice.
-        // Commands left over are rare, so the front is cut off once, after the loop.
+        // Draining what is done in each hold would move all later commands each time. Few are ever left over, so the
+        // front is removed once, after the loop.
         while done < commands.len() && !budget.is_spent() {
             let command = std::mem::replace(&mut commands[done], Command::DropWill);
             if let Err(unfinished) = self.apply_one(link, command, &mut budget) {
-                // It is the first of the next hold.
+                // The unfinished command is the first of the next hold.
                 commands[done] = unfinished;
                 break;
             }
@@ -52,7 +53,7 @@ impl Engine {
         }
     }
 
-    /// Applies one command. It comes back if the hold ends before it is done.
+    /// Applies one command. It is returned if the hold ends before it is done.
     fn apply_one(&mut self, link: Link, command: Command, budget: &mut Budget) -> Result<(), Command> {
         let Some(l) = self.links.get_mut(link) else {
             return Ok(());
@@ -129,7 +130,8 @@ impl Engine {
                 self.dispatch_touched();
                 self.detach(link, budget).map_err(|Unfinished| Command::Detach)
             }
-            // Commands for the directory. A driver that passes them on here has a bug; the other links go on.
+            // The directory handles these commands. A driver that passes them on has a bug, but must not stop other
+            // links.
             Command::Authenticate(_) | Command::Attach(_) => {
                 debug_assert!(false, "handled by the directory");
                 Ok(())
@@ -137,7 +139,7 @@ impl Engine {
         }
     }
 
-    /// Exchanges, queues and bindings. Their cost is spent when they are done, so that each hold makes progress.
+    /// Exchanges, queues and bindings. Their cost is spent afterwards, so that each hold makes progress.
     fn apply_definition(&mut self, link: Link, command: Command, budget: &mut Budget) -> Result<(), Command> {
         self.define(link, command, budget)?;
         budget.spend(DEFINITION_WORK);
@@ -191,7 +193,7 @@ impl Engine {
         Ok(())
     }
 
-    /// The link's durable session, its subscriptions, packet ids and will.
+    /// Commands for the link's durable session, its subscriptions, packet ids and will.
     fn apply_to_session(&mut self, link: Link, command: Command, budget: &mut Budget) -> Result<(), Command> {
         match command {
             Command::OpenSession(mut c) => match self.permit_session(link, &mut c) {
@@ -228,7 +230,7 @@ impl Engine {
         Ok(())
     }
 
-    /// The link's channels and their consumers.
+    /// Commands for the link's channels and their consumers.
     fn apply_to_channel(&mut self, link: Link, command: Command, budget: &mut Budget) -> Result<(), Command> {
         match command {
             Command::OpenChannel { channel } => match self.open_channel(link, channel) {

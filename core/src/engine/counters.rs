@@ -1,27 +1,27 @@
-//! What the engine counts, as plain integers; summed at scrape, never per message through a registry.
+//! What the engine counts, in plain integers that are summed at scrape. No message goes through a metrics registry.
 //!
-//! What connections do is counted by their protocol: each connection has the number of its protocol's counters. Gauges that
-//! no counter keeps (channels, ready messages) come from a walk over queues and connections, which takes as many holds as
-//! it needs: see [`Engine::count`].
+//! Activity of connections is counted by protocol: each connection has the index of its protocol's counters. Gauges
+//! without a counter (channels, ready messages) come from a walk over queues and connections, which takes as many holds
+//! as it needs: see [`Engine::count`].
 
 use crate::event::Pressure;
 use crate::fault::{Fault, FaultKind};
 use crate::ledger::PerKind;
 
-/// A limit of the configuration, of a vhost or of a user, whose refusals are counted.
+/// A limit of the configuration, of a vhost or of a user. Refusals are counted for each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Limit {
-    /// Headers of a message to a headers exchange, and headers that a binding to one asks for.
+    /// Headers in a message to a headers exchange, and in a binding to one.
     MessageHeaders,
     /// Routing keys of a message beside its own: CC and BCC.
     MessageKeys,
-    /// Wildcards of a filter or binding key.
+    /// Wildcards in a filter or binding key.
     FilterWildcards,
     /// Subscriptions of a session.
     SessionFilters,
-    /// Messages times queues of a transaction.
+    /// Deliveries (messages times queues) of a transaction.
     TransactionDeliveries,
-    /// Levels of a topic, filter or binding key.
+    /// Levels in a topic, filter or binding key.
     TopicLevels,
     /// Connections of a vhost.
     VhostConnections,
@@ -61,7 +61,7 @@ impl Limit {
 }
 
 impl Counters {
-    /// Counts a message whose queues cannot be found because it has too many headers. Routing refuses nothing else so.
+    /// Counts a message that has too many headers to be routed. That is the only fault of routing that a limit causes.
     pub(super) fn note_unroutable(&mut self, fault: &Fault) {
         if fault.kind == FaultKind::PreconditionFailed {
             self.refused_by(Limit::MessageHeaders);
@@ -69,14 +69,14 @@ impl Counters {
     }
     /// Counts something that a limit refused.
     pub(super) fn refused_by(&mut self, limit: Limit) {
-        // The array has a place for each limit.
+        // The array has an element for each limit.
         if let Some(count) = self.limit_refusals.get_mut(limit as usize) {
             *count += 1;
         }
     }
 }
 
-/// What connections have done since the start.
+/// What connections did since the process started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Traffic {
     /// Connections attached.
@@ -89,9 +89,9 @@ pub struct Traffic {
     pub bytes_out: u64,
     /// Messages published.
     pub published: u64,
-    /// Bytes of their bodies.
+    /// Bytes of the bodies of these messages.
     pub published_bytes: u64,
-    /// Of the messages, to be confirmed.
+    /// Messages published that are to be confirmed.
     pub published_confirm: u64,
     /// Publishes confirmed.
     pub confirmed: u64,
@@ -109,13 +109,13 @@ pub struct Traffic {
     pub delivered_no_ack: u64,
     /// Messages fetched by `Get`.
     pub got: u64,
-    /// Of those, settled when taken.
+    /// Of these, the ones settled when taken.
     pub got_no_ack: u64,
-    /// Bytes of the bodies of all three.
+    /// Bytes of bodies delivered and fetched.
     pub delivered_bytes: u64,
     /// `Get`s on an empty queue.
     pub get_empty: u64,
-    /// Deliveries of messages handed out before.
+    /// Deliveries of messages that were handed out before.
     pub redelivered: u64,
     /// Deliveries settled as accepted.
     pub acknowledged: u64,
@@ -129,7 +129,7 @@ pub struct Traffic {
     pub consumers: u64,
 }
 
-/// Upper bounds of [`Traffic::message_sizes`], in bytes; what is larger counts with a last one.
+/// Upper bounds of [`Traffic::message_sizes`], in bytes. Larger messages count in a last bucket.
 pub const MESSAGE_SIZES: [usize; 8] = [
     100,
     1_000,
@@ -149,7 +149,7 @@ impl Traffic {
     /// Counts a message that was published, by its size.
     #[inline]
     pub(super) fn note_size(&mut self, bytes: usize) {
-        // Most messages are small, and found in the first two steps.
+        // Most messages are small and match one of the first two.
         let bucket = MESSAGE_SIZES.iter().position(|bound| bytes <= *bound);
         if let Some(count) = self.message_sizes.get_mut(bucket.unwrap_or(MESSAGE_SIZES.len())) {
             *count += 1;
@@ -194,52 +194,52 @@ impl std::iter::Sum for Traffic {
 }
 
 impl Counters {
-    /// The number of a protocol's counters, for its connections to keep.
+    /// The index of a protocol's counters, which its connections keep.
     pub(super) fn place_of(&mut self, protocol: &'static str) -> u8 {
         let known = self.by_protocol.iter().position(|(name, _)| *name == protocol);
         let place = known.unwrap_or_else(|| {
             self.by_protocol.push((protocol, Traffic::default()));
             self.by_protocol.len() - 1
         });
-        // There are a handful of protocols and versions. Whatever came after 256 of them counts with the last.
+        // There are only a few protocols and versions. If there were over 256, the rest would share the last index.
         u8::try_from(place).unwrap_or(u8::MAX)
     }
-    /// The counters with that number.
+    /// The counters at that index.
     #[inline]
     pub(super) fn of(&mut self, place: u8) -> &mut Traffic {
         &mut self.by_protocol[usize::from(place)].1
     }
 }
 
-/// Counters since the start, and gauges as of now.
+/// Counters since the process started, and gauges.
 #[derive(Clone, Debug, Default)]
 pub struct Counters {
-    /// What connections have done, by the protocol they said when they attached (`MQTT 5.0`). In the order in which the
-    /// protocols were first seen.
+    /// Activity of connections, by the protocol they attached with (`MQTT 5.0`), in the order in which protocols were
+    /// first seen.
     pub by_protocol: Vec<(&'static str, Traffic)>,
     /// Work units of the longest hold of the engine's lock so far.
     pub longest_hold_units: u64,
     /// The sum of `by_protocol`.
     pub traffic: Traffic,
-    /// Sessions that ended because their time was over.
+    /// Sessions that expired.
     pub sessions_expired: u64,
-    /// Commands, filters and wills refused because a user may not do that.
+    /// Commands, filters and wills refused by access checks.
     pub access_refused: u64,
-    /// What a limit refused, by [`Limit`].
+    /// Refusals by each limit, indexed by [`Limit`].
     pub limit_refusals: [u64; Limit::ALL.len()],
-    /// Channels that clients have opened, in protocols where they do.
+    /// Channels that clients have opened explicitly.
     pub channels_opened: u64,
     /// Of these, closed.
     pub channels_closed: u64,
     /// Copies put into queues.
     pub enqueued: u64,
-    /// Messages dropped because their time was over.
+    /// Messages dropped because they expired.
     pub expired: u64,
     /// Messages dropped because their queue was full (or, at QoS 0, their subscriber too slow).
     pub dropped_full: u64,
     /// Messages dead-lettered because a consumer rejected them.
     pub dead_lettered_rejected: u64,
-    /// Messages dead-lettered because their time was over.
+    /// Messages dead-lettered because they expired.
     pub dead_lettered_expired: u64,
     /// Messages dead-lettered because their queue was full.
     pub dead_lettered_maxlen: u64,
@@ -247,19 +247,19 @@ pub struct Counters {
     pub dead_lettered_delivery_limit: u64,
     /// Messages whose record was damaged.
     pub damaged: u64,
-    /// Messages settled before they were written: never logged.
+    /// Messages settled before they were written, and so never logged.
     pub cancelled_writes: u64,
-    /// Wills that were delivered without the log, because the disk was full: a restart loses them.
+    /// Wills that were not logged because the disk was full. A restart loses them.
     pub wills_not_logged: u64,
-    /// Declarations of queues that were accepted: those that created one, and those that found it there.
+    /// Accepted declarations of queues, whether they created the queue or it existed.
     pub queues_declared: u64,
-    /// Queues created. A restart creates none: those that it finds in the log are not new.
+    /// Queues created. Queues that a restart finds in the log do not count.
     pub queues_created: u64,
     /// Queues deleted.
     pub queues_deleted: u64,
-    /// Bodies that left memory.
+    /// Bodies evicted from memory.
     pub bodies_evicted: u64,
-    /// Bodies that came back.
+    /// Bodies read back from the log.
     pub bodies_loaded: u64,
 
     /// Channels (gauge).
@@ -278,28 +278,28 @@ pub struct Counters {
     pub messages_ready: u64,
     /// Bytes of their bodies (gauge).
     pub messages_ready_bytes: u64,
-    /// Those of them that are in the log only: not even their places are in memory.
+    /// Of these, messages that are in the log only, without an entry in memory (gauge).
     pub messages_paged: u64,
-    /// Messages reserved to consumers or unsettled (gauge).
+    /// Messages reserved for consumers or unsettled (gauge).
     pub messages_unsettled: u64,
-    /// Bytes of memory that unsettled deliveries take: 32 each, and the bodies that are in memory (gauge).
+    /// Bytes of memory that unsettled deliveries occupy: 32 each, and bodies that are in memory (gauge).
     pub unsettled_bytes: u64,
-    /// Consumers that are offered nothing until they settle, because too much is unsettled (gauge).
+    /// Throttled consumers: they are offered nothing until something is settled, because too much is unsettled (gauge).
     pub consumers_held_back: u64,
     /// Retained messages (gauge).
     pub retained: u64,
-    /// Bytes of memory that retained messages take, without their bodies (gauge).
+    /// Bytes of memory that retained messages occupy, without their bodies (gauge).
     pub retained_bytes: u64,
-    /// Bytes of memory that each kind of object takes (gauge).
+    /// Bytes of memory that each kind of object occupies (gauge).
     pub objects_bytes: PerKind,
-    /// Bytes of memory that objects may take together (gauge).
+    /// Bytes of memory that objects may occupy together (gauge).
     pub objects_bytes_max: u64,
-    /// Objects refused, or retained messages not kept, for want of memory.
+    /// Objects refused, or retained messages not kept, because memory was short.
     pub objects_refused: PerKind,
     /// Bytes of queued and retained messages in memory (gauge).
     pub memory_bytes: u64,
-    /// Bytes handed to the log that it has not reported (gauge).
+    /// Bytes handed to the log that it has not reported as written (gauge).
     pub log_backlog_bytes: u64,
-    /// What publishers have to wait for (gauge).
+    /// Why publishers have to wait at present (gauge).
     pub publishers_wait_for: Option<Pressure>,
 }

@@ -25,7 +25,7 @@ impl Engine {
                 let q = &self.queues[queue];
                 let summary = QueueSummary {
                     name: q.name.clone(),
-                    messages: q.depth_told(),
+                    messages: q.reported_depth(),
                     consumers: u32::try_from(q.consumers.len()).unwrap_or(u32::MAX),
                 };
                 if let Some(l) = self.links.get_mut(link) {

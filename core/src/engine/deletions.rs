@@ -27,7 +27,7 @@ impl Engine {
         let (queue, messages) = match self.take_deleting(link) {
             Some(Deleting::Queue { queue, messages }) => (queue, messages),
             _ => match self.queue_to_delete(link, c) {
-                Ok(Some(queue)) => (queue, self.queues[queue].depth_told()),
+                Ok(Some(queue)) => (queue, self.queues[queue].reported_depth()),
                 // Deleting what is not there is no fault.
                 Ok(None) => {
                     if c.reply {
@@ -141,7 +141,7 @@ impl Engine {
             None => return,
             Some(Deleting::Queue { queue, .. }) => self.ending_queues.push_back(queue),
             Some(Deleting::Messages { queue, .. }) => self.ending_purges.push_back(queue),
-            Some(Deleting::Exchange(name)) => self.router.doom(name),
+            Some(Deleting::Exchange(name)) => self.router.postpone_deletion(name),
         }
         self.timers.set_burial(self.now.monotonic);
     }
@@ -173,12 +173,12 @@ impl Engine {
             self.ending_queues.pop_front();
             self.delete_queue_asked(queue, None);
         }
-        while !budget.is_spent() && self.router.has_doomed() {
-            let removed = self.router.delete_doomed();
+        while !budget.is_spent() && self.router.has_pending_deletions() {
+            let removed = self.router.continue_deletions();
             budget.spend(removed.len() * BINDING_WORK);
             self.log_removed(&removed);
         }
-        if !(self.ending_queues.is_empty() && self.ending_purges.is_empty()) || self.router.has_doomed() {
+        if !(self.ending_queues.is_empty() && self.ending_purges.is_empty()) || self.router.has_pending_deletions() {
             self.timers.set_burial(self.now.monotonic);
         }
     }
@@ -199,7 +199,7 @@ impl Engine {
         self.memory.forget_deep(&q, &self.queues);
         self.cancel_queue_timers(queue, &q);
         self.counters.queues_deleted += 1;
-        let messages = q.depth_told();
+        let messages = q.reported_depth();
         self.memory.doom(q.take_ready());
         if q.durable {
             let key = queue_key(q.id);

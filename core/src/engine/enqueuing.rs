@@ -88,7 +88,8 @@ impl Enqueuing<'_> {
             if !self.skip.is_empty() && self.skip.contains(&queue.name) {
                 continue;
             }
-            let Some((mut flags, subscription_ids)) = admitted(target, queue.is_of(self.publisher), envelope) else {
+            let Some((mut flags, subscription_ids)) = admitted(target, queue.belongs_to(self.publisher), envelope)
+            else {
                 continue;
             };
             match queue.room_for(message, flags.qos(), self.qos0_backlog_max) {

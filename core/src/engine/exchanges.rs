@@ -100,7 +100,7 @@ impl Engine {
             }
         }
         // A fault is found again below.
-        while let Ok(Some(removed)) = self.router.thin_exchange(&c.name, c.if_unused) {
+        while let Ok(Some(removed)) = self.router.delete_some_bindings(&c.name, c.if_unused) {
             budget.spend(removed.len() * BINDING_WORK);
             self.log_removed(&removed);
             if budget.is_spent() {
@@ -124,7 +124,7 @@ impl Engine {
     pub(crate) fn end_exchange_namesake(&mut self, name: &str, budget: &mut Budget) -> Result<(), Unfinished> {
         while self.router.is_ending(name) {
             budget.check()?;
-            let removed = match self.router.thin_exchange(name, false) {
+            let removed = match self.router.delete_some_bindings(name, false) {
                 Ok(Some(removed)) => Ok(removed),
                 Ok(None) => self.router.delete_exchange(name, false),
                 Err(fault) => Err(fault),

@@ -191,7 +191,7 @@ impl Engine {
             queue,
             entry,
             no_ack: g.no_ack,
-            remaining: q.depth_told(),
+            remaining: q.reported_depth(),
         };
         self.touch(queue);
         self.count_unsettled(link, bytes);

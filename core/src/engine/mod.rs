@@ -1,4 +1,5 @@
-//! One vhost: applies batches of commands and hands out events. Its state is single-threaded, behind one lock. It does no I/O.
+//! One vhost: applies batches of commands and hands out events. Its state belongs to one thread at a time, behind one
+//! lock. It does no I/O.
 //!
 //! ```text
 //!   apply ─┬─ publishing: route, enqueue, stage for the log ──► dispatch: reserve to consumers' outboxes
@@ -132,13 +133,13 @@ pub trait Wake: Send + Sync {
     fn wake(&self);
 }
 
-/// Links that now have something to take, as [`Engine::drain`] hands them out. Dropping it wakes them: declare it before
-/// the engine's lock guard, so that it is dropped after it.
+/// Links that now have something to take, as collected by [`Engine::drain`]. Dropping it wakes them. Declare it before
+/// the engine's lock guard: then it is dropped after the guard, and no link is woken while the lock is held.
 #[derive(Default)]
 pub struct Wakes(Vec<Arc<dyn Wake>>);
 
 impl Wakes {
-    /// Fires all of them now. Not under the engine's lock.
+    /// Wakes all of them now. Not to be called under the engine's lock.
     pub fn fire(&mut self) {
         for wake in self.0.drain(..) {
             wake.wake();
@@ -152,28 +153,28 @@ impl Drop for Wakes {
     }
 }
 
-/// What became of commands.
+/// How far [`Engine::apply`] got.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Applied {
-    /// All are applied.
+    /// All commands were applied.
     All,
-    /// The hold's work limit was reached and some are left: unlock, then go on.
+    /// The work limit of the hold was reached and some commands are left: unlock, then call again.
     Some,
-    /// The first that is left waits for another link. The link is woken when it can go on; until then there is no use in
-    /// trying.
+    /// The first command that is left waits for something. The link is woken when it can continue; calling earlier is
+    /// useless.
     Waits,
 }
 
-/// How a [`Engine::visit`] ended.
+/// The result of [`Engine::visit`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Visited {
-    /// What became of the commands.
+    /// How far the commands were applied.
     pub applied: Applied,
     /// The link has more to take.
     pub more: bool,
 }
 
-/// What a link's socket has room for.
+/// How much a link's socket has room for.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
     /// Messages.
@@ -189,41 +190,41 @@ pub struct Settings {
     pub vhost: Name,
     /// Its number in the log.
     pub number: VhostId,
-    /// Bytes of message memory over which durable bodies leave memory.
+    /// Bytes of messages in memory above which bodies of durable messages are evicted.
     pub cache_bytes_max: usize,
-    /// Bytes of message memory over which publishers wait.
+    /// Bytes of messages in memory above which publishers wait.
     pub memory_bytes_max: usize,
-    /// Bytes of unsettled deliveries (32 each, and their bodies while they are in memory) over which
-    /// a client with more than a guaranteed part of them is offered no more until it settles.
+    /// Bytes of unsettled deliveries (32 each, and their bodies while these are in memory). Above it, a client that
+    /// uses more than its guaranteed part is offered no more until it settles some.
     pub unsettled_bytes_max: usize,
-    /// Bytes of everything else that clients make (retained messages, subscriptions, bindings, queues, sessions, connections)
-    /// over which more of it is refused.
+    /// Bytes of everything else that clients create (retained messages, subscriptions, bindings, queues, sessions,
+    /// connections). Above it, further objects are refused.
     pub objects_bytes_max: usize,
-    /// Bytes waiting for the committer over which publishers wait.
+    /// Bytes that wait for the committer, above which publishers wait.
     pub log_backlog_bytes_max: usize,
-    /// What a confirm waits for, where a queue does not say otherwise.
+    /// What a confirm waits for, unless a queue says otherwise.
     pub durability: Durability,
-    /// Queues at most.
+    /// The most queues.
     pub queues_max: usize,
-    /// Messages a transient MQTT session's queue keeps for a slow subscriber before QoS 0 is dropped.
+    /// Messages in the queue of an MQTT session or group from which further QoS 0 messages are dropped.
     pub qos0_backlog_max: usize,
-    /// Seconds an MQTT session may outlive its connection.
+    /// Seconds that an MQTT session may outlive its connection; `None`: without limit.
     pub session_expiry_max: Option<u32>,
-    /// Exchange that subscriptions by topic filter bind to.
+    /// The exchange that subscriptions by topic filter bind to.
     pub topic_exchange: Name,
-    /// Work units of one hold of the lock: commands, each with its destinations. The tests try other holds.
+    /// Work units of one hold of the lock: commands, each with its destinations. Tests use other values.
     pub hold_units_max: usize,
-    /// Headers of a message that a headers exchange takes, and headers that a binding to one asks for.
+    /// The most headers that a headers exchange accepts in a message, and in a binding to it.
     pub message_headers_max: usize,
-    /// Routing keys of a message beside its own: each is looked up in each exchange that the message reaches.
+    /// The most routing keys of a message beside its own. Each is looked up in each exchange that the message reaches.
     pub message_keys_max: usize,
-    /// Wildcards of a topic filter or binding key.
+    /// The most wildcards in a topic filter or binding key.
     pub filter_wildcards_max: usize,
-    /// Subscriptions of an MQTT session.
+    /// The most subscriptions of an MQTT session.
     pub session_filters_max: usize,
-    /// Levels of a topic name or filter.
+    /// The most levels in a topic name or filter.
     pub topic_levels_max: usize,
-    /// Messages times queues of a transaction: they are put into their queues in one hold of the lock.
+    /// The most deliveries (messages times queues) of a transaction, because it is applied in one hold of the lock.
     pub transaction_deliveries_max: usize,
     /// Whether messages are counted for the flow map: see [`flow`].
     pub flow: bool,
@@ -258,8 +259,8 @@ impl Default for Settings {
 
 /// One vhost's state machine.
 ///
-/// A program calls it under a lock: a visit of a connection, then [`Engine::drain`], which says what is to be logged, fetched
-/// and woken after the lock is released.
+/// A program calls it under a lock: a visit of a connection, then [`Engine::drain`], which says what to log and fetch,
+/// and which links to wake after the lock is released.
 ///
 /// ```
 /// use gatepost_core::access::Rights;
@@ -294,54 +295,54 @@ impl Default for Settings {
 pub struct Engine {
     settings: Settings,
     codecs: Codecs,
-    /// State of the generator of names.
+    /// The state of the generator of names.
     random: u64,
     /// The time of the call in progress.
     now: Now,
     router: Router,
     retained: Retained,
-    /// Retained messages on their way from the log.
+    /// Retained messages being read from the log.
     retained_loads: RetainedLoads,
     queues: Queues,
     /// Channels with rejected deliveries whose dead-lettering is postponed.
     postponed: Vec<(Link, ChannelNumber)>,
     /// Dead letters and wills that are not published yet.
     internal: VecDeque<Internal>,
-    /// The first of `internal` stopped here.
+    /// How far the routing of the first of `internal` got when it stopped.
     internal_walk: Option<Box<Walk>>,
-    /// For finding their queues in this turn.
+    /// What is left of this turn's budget for routing `internal`.
     internal_budget: Budget,
     /// Bytes of `internal`.
     internal_bytes: usize,
-    /// For what this turn causes beside its commands: messages that expire or are over their queue's limit, and consumers that
-    /// are passed over.
+    /// What is left of this turn's budget for work that its commands only cause: messages that expire or exceed their
+    /// queue's limit, and consumers that are passed over.
     side_budget: Budget,
     /// Work units that the current command has spent on going through lists.
     listed_units: usize,
-    /// Queues whose dispatch, or whose limit, took more than a turn had for it.
+    /// Queues whose dispatch or limit needs more work than the turn had.
     behind: Behind,
-    /// Queues with purges that nobody waits for any more.
+    /// Queues with a purge that no command waits for.
     ending_purges: VecDeque<QueueKey>,
-    /// Walks that stopped: what they take, and who waits for room.
+    /// Routings that stopped: the memory they occupy, and the links that wait for some.
     walks: walks::Walks,
     /// See [`Engine::damaged_definitions`].
     damaged_definitions: u64,
     links: Links,
     consumers: Slots<ConsumerKey, Consumer>,
-    /// Queues with many bindings whose deletion has begun.
+    /// Queues with many bindings, whose deletion has begun.
     ending_queues: VecDeque<QueueKey>,
-    /// Consumers of queues that were deleted: ended some at a time.
+    /// Consumers of deleted queues. They are cancelled some at a time.
     orphans: VecDeque<ConsumerKey>,
-    /// What links, channels, queues, sessions and subscriptions cost.
+    /// Memory of links, channels, queues, sessions and subscriptions.
     ledger: Arc<Ledger>,
-    /// When a refused object is worth a line in the log again.
+    /// When a refused object may be logged again.
     refusal_told: Option<Time>,
     sessions: Sessions,
     /// Links that wait for a session that another link still has.
     successors: Successors,
     staging: Staging,
     confirms: Confirms,
-    /// What waits for the log.
+    /// Everything that waits for a batch of the log.
     waits: LogWaits,
     acks_due: Option<Time>,
     time: noted_time::NotedTime,
@@ -350,33 +351,33 @@ pub struct Engine {
     timers: Timers,
     /// Links to be woken after the lock is released; `drain` hands them over.
     wakes: Vec<Arc<dyn Wake>>,
-    /// What the node reported.
+    /// The pressure that the node reported last.
     node_pressure: Option<Pressure>,
-    /// What publishers were last told.
+    /// The pressure that publishers were told last.
     pressure: Option<Pressure>,
-    /// All links end, and new ones at once: why.
+    /// Why all links are closed, also new ones. `None`: they are not.
     ended: Option<CloseReason>,
     counters: Counters,
     /// Unlogged wills already reported in a warning.
     wills_told: u64,
-    /// What its users may do.
+    /// The rights of users in this vhost.
     rights: UserRights,
-    /// What the vhost may have.
+    /// The vhost's limits on connections and queues.
     vhost_limits: VhostLimits,
     policies: Policies,
-    /// Queues and exchanges that do not have what the policies say yet.
+    /// Progress of applying changed policies to queues and exchanges.
     review: Option<policies::Review>,
-    /// For the flow map.
+    /// Counts for the flow map.
     flow: FlowCounts,
-    /// Messages that are followed: see [`trace`].
+    /// Messages that are traced: see [`trace`].
     traces: Traces,
 }
 
-/// How long settles may wait for company before they are logged.
+/// How long settles wait to be logged together with others.
 const ACKS_DELAY_MS: u64 = 200;
 
 impl Engine {
-    /// An empty vhost with the predeclared exchanges. `seed` feeds the names it makes up.
+    /// An empty vhost with the predeclared exchanges. `seed` determines the names it generates.
     pub fn new(settings: Settings, codecs: Codecs, seed: u64) -> Engine {
         let ledger = Arc::new(Ledger::default());
         let mut engine = Engine {
@@ -432,7 +433,7 @@ impl Engine {
         engine.router.set_headers_max(engine.settings.message_headers_max);
         engine.router.set_topics_of(engine.settings.topic_exchange.clone());
         engine.flow.turn(engine.settings.flow);
-        // What MQTT clients look at to see what they talk to; never in the log.
+        // MQTT clients read this topic to find out which broker it is. It is never logged.
         let envelope = Envelope {
             dialect: Dialect::Slash,
             retain: true,
@@ -452,7 +453,7 @@ impl Engine {
         &self.settings.vhost
     }
 
-    /// Binds a connection. `user` is who authenticated; what it may do, [`Engine::set_rights`] says.
+    /// Attaches a connection of an authenticated `user`. Its rights are those of [`Engine::set_rights`].
     pub fn attach(
         &mut self,
         now: Now,
@@ -467,7 +468,7 @@ impl Engine {
         self.attach_with(now, attach, access, peer, wake)
     }
 
-    /// As [`Engine::attach`], for a connection that the node has to itself: it is no user's and may do everything.
+    /// As [`Engine::attach`], for a connection of the node itself, which belongs to no user and may do everything.
     pub(crate) fn attach_of_node(&mut self, now: Now, attach: &Attach, wake: Arc<dyn Wake>) -> Link {
         let access = Access::of_node(&self.rights);
         self.attach_with(now, attach, access, Peer::on_this_machine().into(), wake)
@@ -489,7 +490,7 @@ impl Engine {
         id
     }
 
-    /// Takes note of what a connection's socket has carried since the last time.
+    /// Adds to what a connection's socket has carried.
     pub fn note_carried(&mut self, link: Link, more: Carried) {
         if let Some(l) = self.links.get_mut(link) {
             l.carried.add(more);
@@ -499,8 +500,8 @@ impl Engine {
         }
     }
 
-    /// One visit of a link: applies commands as [`Engine::apply`] does, then takes as [`Engine::take`] does, in the same
-    /// hold of the lock. What the commands cause for the link itself is taken here, so it is not woken for that.
+    /// One visit of a link: applies commands as [`Engine::apply`] does, then takes events as [`Engine::take`] does, in
+    /// the same hold of the lock. The link is not woken for what its own commands cause, because this call takes it.
     pub fn visit(
         &mut self,
         now: Now,
@@ -521,11 +522,12 @@ impl Engine {
         Visited { applied, more }
     }
 
-    /// Hands over what is to be logged and fetched, and who is to be woken. Call before every unlock; submit the batch (if
-    /// not empty) to the log before unlocking, so that batches arrive in ticket order; fire the wakes after it.
+    /// Moves out what is to be logged and fetched, and which links to wake. Call it before every unlock. Submit the
+    /// batch (if it is not empty) to the log before unlocking, so that batches arrive in ticket order; fire the wakes
+    /// after unlocking.
     pub fn drain(&mut self, batch: &mut Batch, requests: &mut Vec<Request>, wakes: &mut Wakes) {
         wakes.0.append(&mut self.wakes);
-        // Settles ride along with whatever is written, or go alone when they have waited long enough.
+        // Settles are logged with whatever else is written, or on their own when they have waited long enough.
         if self.queues.is_any_ack_unlogged()
             && (!self.staging.is_empty() || self.acks_due.is_some_and(|due| self.now.monotonic >= due))
         {
@@ -535,7 +537,7 @@ impl Engine {
         requests.append(&mut self.memory.requests);
     }
 
-    /// The log reports: the batch `ticket` and all before it are written.
+    /// Reports that the batch `ticket` and all before it are written.
     pub fn written(&mut self, now: Now, ticket: Ticket) {
         self.begin(now);
         if self.staging.written(ticket) {
@@ -548,7 +550,7 @@ impl Engine {
         }
     }
 
-    /// Lets go on whatever waited for batches that the log has reported.
+    /// Continues everything that waited for batches reported by now.
     fn release_waits(&mut self) {
         let log = self.staging.log();
         while let Some(waiter) = self.waits.next(log) {
@@ -567,7 +569,7 @@ impl Engine {
         }
     }
 
-    /// The log reports: the batch `ticket` and all before it are as durable as they need (and so written).
+    /// Reports that the batch `ticket` and all before it are as durable as they need to be (and so written).
     pub fn durable(&mut self, now: Now, ticket: Ticket) {
         self.begin(now);
         if !self.staging.durable(ticket) {
@@ -582,7 +584,7 @@ impl Engine {
         self.relieve_memory();
     }
 
-    /// The node reports pressure from outside the engine (free disk, commits behind), or its end.
+    /// Reports pressure from outside the engine (free disk space, slow commits), or its end.
     pub fn set_pressure(&mut self, pressure: Option<Pressure>) {
         let was_short = self.is_disk_short();
         self.node_pressure = pressure;
@@ -598,21 +600,21 @@ impl Engine {
         self.relieve_memory();
     }
 
-    /// Whether publishers wait for free disk, or are refused for want of it.
+    /// Whether publishers wait or are refused because disk space is short.
     fn is_disk_short(&self) -> bool {
         matches!(self.node_pressure, Some(Pressure::Disk | Pressure::Full))
     }
-    /// Whether what is left of the disk is kept for settles: nothing else is to be logged.
+    /// Whether the rest of the disk is reserved for settles, so that nothing else is logged.
     fn is_full(&self) -> bool {
         self.node_pressure == Some(Pressure::Full)
     }
 
-    /// Ends all links with `CloseReason::Shutdown`. Their `Detach` follows from the drivers.
+    /// Closes all links with `CloseReason::Shutdown`. Their drivers then send `Detach`.
     pub fn shutdown(&mut self) {
         self.end(CloseReason::Shutdown);
     }
 
-    /// Ends all links, and those to come, for that reason. Their `Detach` follows from the drivers.
+    /// Closes all links, and all that attach later, for this reason. Their drivers then send `Detach`.
     pub fn end(&mut self, reason: CloseReason) {
         self.ended = Some(reason);
         for l in self.links.iter_mut() {
@@ -621,7 +623,7 @@ impl Engine {
         }
     }
 
-    /// Ends the links of a user, for that reason. Their `Detach` follows from the drivers.
+    /// Closes the links of a user. Their drivers then send `Detach`.
     pub fn end_user(&mut self, user: &str, reason: CloseReason) {
         for l in self.links.iter_mut().filter(|l| *l.access.user == *user) {
             l.closed = Some(reason);
@@ -629,7 +631,7 @@ impl Engine {
         }
     }
 
-    /// Ends one link, as an operator wants it, who may say why. Its `Detach` follows from its driver.
+    /// Closes one link on request of an operator, who may give a reason. Its driver then sends `Detach`.
     pub fn end_link(&mut self, link: Link, why: Option<Name>) {
         if let Some(l) = self.links.get_mut(link) {
             l.closed = Some(CloseReason::Forced);
@@ -640,7 +642,7 @@ impl Engine {
         }
     }
 
-    /// Whether a link is still to be sent retained messages that its session's subscriptions asked for.
+    /// Whether a link is still to get retained messages that its subscriptions asked for.
     pub fn replays(&self, link: Link) -> bool {
         self.links.get(link).is_some_and(|l| l.replays.is_some())
     }
@@ -655,12 +657,12 @@ impl Engine {
         self.pressure == Some(Pressure::Memory)
     }
 
-    /// How many exchanges there are, the default one with them.
+    /// The number of exchanges, the default one included.
     pub fn exchanges(&self) -> usize {
         self.router.exchanges_len()
     }
 
-    /// Stages what is still to be logged before a clean stop: settles. Follow it with `drain`.
+    /// Stages settles that are not logged yet, before a clean stop. Call `drain` next.
     pub fn flush(&mut self) {
         self.stage_acks();
     }
@@ -670,7 +672,7 @@ impl Engine {
         !self.links.is_empty()
     }
 
-    /// A turn begins.
+    /// Begins a turn.
     fn begin(&mut self, now: Now) {
         self.now = now;
         self.internal_budget = Budget::of_hold(&self.settings);
@@ -678,14 +680,14 @@ impl Engine {
         self.touch_those_behind();
     }
 
-    /// A hold ends that had this budget: how much it did is what others had to wait for.
+    /// Notes how much work a hold did. Others waited that long.
     fn note_hold(&mut self, budget: &Budget) {
         let units = budget.spent() + self.internal_budget.spent() + self.side_budget.spent();
         let longest = &mut self.counters.longest_hold_units;
         *longest = (*longest).max(units as u64);
     }
 
-    /// Takes the units that the current command has spent on going through lists.
+    /// Takes the work units that the current command has spent on going through lists.
     fn take_listed_units(&mut self) -> usize {
         std::mem::take(&mut self.listed_units)
     }
@@ -695,7 +697,7 @@ impl Engine {
         self.sessions.get_mut(session).map(|s| (session, s))
     }
 
-    /// Queues an answer for the link; with `gate`, until that batch is durable.
+    /// Queues an answer for the link. With `gate` it waits until that batch is durable.
     fn answer(&mut self, link: Link, channel: ChannelNumber, event: Event, gate: Option<u64>) {
         let gate = gate.map_or(Gate::Open, Gate::Durable);
         self.push_out(link, channel, Out::Event(event), gate);
@@ -707,7 +709,7 @@ impl Engine {
             self.waits.at(gate, Waiter::Channel(link, channel));
         }
     }
-    /// Ends the channel, if its first failure does.
+    /// Closes the channel if its protocol closes channels at their first failure.
     fn note_failure(&mut self, link: Link, channel: ChannelNumber) {
         if let Some(l) = self.links.get_mut(link)
             && let Some(c) = l.find_channel(channel).filter(|c| c.strict)
@@ -733,7 +735,7 @@ impl Engine {
         );
     }
 
-    /// `queue 'q' in vhost '/'`, as texts have it.
+    /// Names a queue in texts: `queue 'q' in vhost '/'`.
     fn queue_text(&self, name: &str) -> String {
         format!("queue '{name}' in vhost '{}'", self.settings.vhost)
     }
@@ -741,7 +743,7 @@ impl Engine {
         Fault::new(FaultKind::NotFound, format!("no {}", self.queue_text(name)))
     }
 
-    /// SplitMix64: good enough for names, and the same in every run of a seed.
+    /// SplitMix64: good enough for names. A seed gives the same names in every run.
     fn random(&mut self) -> u64 {
         self.random = self.random.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.random;

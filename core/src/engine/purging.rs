@@ -73,11 +73,11 @@ impl Engine {
         let Some(q) = self.queues.get_mut(queue).filter(|q| q.depth() > 0) else {
             return (0, false);
         };
-        let messages = q.depth_told();
+        let messages = q.reported_depth();
         let (id, upto, has_outstanding) = (q.id, q.next_seq(), q.unsettled() > 0 || !dying.is_empty());
         let Purged { ready, logged } = q.purge(has_outstanding);
         for seq in dying {
-            q.spare(seq);
+            q.keep_outstanding(seq);
         }
         if logged && !has_outstanding {
             self.staging.record(Record::Purge { queue: id, upto });
@@ -103,7 +103,7 @@ impl Engine {
     #[inline]
     pub(crate) fn spare_from_purge(&mut self, queue: QueueKey, seq: u64) {
         if let Some(q) = self.queues.get_mut(queue) {
-            q.spare(seq);
+            q.keep_outstanding(seq);
         }
     }
 

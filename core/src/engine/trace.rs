@@ -33,7 +33,7 @@ use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::router::KnownRoute;
 use crate::slots::{Link, QueueKey};
 use crate::time::Now;
-use crate::topic::is_of_broker;
+use crate::topic::is_broker_topic;
 use smallvec::SmallVec;
 
 /// What a message of a trace costs, about.
@@ -234,7 +234,7 @@ impl Engine {
         }
         let why = if skip.contains(&q.name) {
             "it has died there before"
-        } else if q.is_of(publisher) {
+        } else if q.belongs_to(publisher) {
             "the subscription is not for its own client's messages"
         } else if q.refuses(message, (0, 0)) {
             "the queue is full"
@@ -250,7 +250,7 @@ impl Engine {
         self.end_traces();
         let from = self.traces.begin(message);
         // What the node tells of itself is no traffic.
-        let is_news = is_of_broker(message.key(), message.envelope().dialect);
+        let is_news = is_broker_topic(message.key(), message.envelope().dialect);
         if !is_news && self.traces.wants(message, &self.codecs) {
             let origin = from.unwrap_or_else(|| self.origin(link));
             let has_room = self.admit(ObjectKind::Queues, TRACED_BYTES).is_ok();

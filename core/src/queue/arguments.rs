@@ -1,4 +1,5 @@
-//! The arguments a queue is declared with, checked once and compared at re-declaration; and what policies make of them.
+//! The arguments of a queue: checked when it is declared, compared when it is declared again, and combined with its
+//! policies.
 
 use crate::arguments::{self, type_name};
 use crate::fault::{Fault, FaultKind};
@@ -8,35 +9,35 @@ use crate::queue::overflow::Overflow;
 use crate::queue::queue_type::{self, QueueType};
 use crate::store::Durability;
 
-/// What holds for a queue: what its known arguments say, and its policies ([`Arguments::effective`]). Unknown `x-` arguments
-/// are ignored.
+/// What holds for a queue: its known arguments, combined with its policies by [`Arguments::effective`]. Unknown `x-`
+/// arguments are ignored.
 ///
-/// Laid out in this order: what each turn touches lies together, so that a turn meets few cold cache lines.
+/// Fields are in this order so that those a turn touches lie together: cold cache lines are most of the cost of a turn.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[repr(C)]
 pub(crate) struct Arguments {
     pub(crate) overflow: Overflow,
-    /// Only the first consumer is served.
+    /// Only the first consumer gets messages.
     pub(crate) single_active: bool,
-    /// The highest priority it tells apart; 0: none.
+    /// The highest priority; 0: the queue has no priorities.
     pub(crate) priority_max: u8,
-    /// What a confirm of its messages waits for, if not for what the node promises.
+    /// What a confirm of its messages waits for. `None`: the node's setting.
     pub(crate) durability: Option<Durability>,
     pub(crate) queue_type: QueueType,
     /// Time to live of each message, in milliseconds.
     pub(crate) message_ttl_ms: Option<u64>,
-    /// Ready messages at most.
+    /// The most messages that may wait.
     pub(crate) length_max: Option<u64>,
-    /// Bytes of ready bodies at most.
+    /// The most bytes of bodies that may wait.
     pub(crate) bytes_max: Option<u64>,
     pub(crate) dead_letter_exchange: Option<Name>,
-    // Seldom used.
-    /// The queue is deleted after so long without use, in milliseconds.
+    // Rarely used fields follow.
+    /// Time without use after which the queue is deleted, in milliseconds.
     pub(crate) expires_ms: Option<u64>,
     pub(crate) dead_letter_key: Option<Name>,
-    /// How often a message may come back from its consumers before it dies; `None`: for ever.
+    /// How often a message may come back from consumers before it is dead-lettered; `None`: without limit.
     pub(crate) delivery_limit: Option<u64>,
-    /// As declared, for equivalence, the log and people.
+    /// The arguments as declared, for comparison, the log and listings.
     pub(crate) declared: Table,
 }
 
@@ -44,16 +45,16 @@ pub(crate) struct Arguments {
 const INTERVAL_MS_MAX: i64 = 315_360_000_000;
 
 impl Arguments {
-    /// Checks the arguments of a declaration of `queue` (named as in texts: `queue 'q' in vhost '/'`).
+    /// Checks the arguments of a declaration. `queue` names the queue in texts: `queue 'q' in vhost '/'`.
     ///
     /// # Errors
-    /// PreconditionFailed for a bad value, NotImplemented for one we know and do not offer.
+    /// PreconditionFailed for a bad value, NotImplemented for a value that is known and not supported.
     pub(crate) fn parse(declared: Table, queue: &str) -> Result<Arguments, Fault> {
         let arguments = Arguments::read(&declared, queue)?;
         Ok(Arguments { declared, ..arguments })
     }
 
-    /// The same, but for the table itself.
+    /// Reads the arguments without keeping the table itself.
     fn read(declared: &Table, queue: &str) -> Result<Arguments, Fault> {
         let asked = Asked { declared, queue };
         let queue_type = QueueType::parse(declared.lookup("x-queue-type"), queue)?;
@@ -93,9 +94,10 @@ impl Arguments {
         })
     }
 
-    /// What the arguments come to under a policy: of two limits the lower holds, in all else the arguments win.
+    /// Combines the arguments with a policy: of two limits the lower holds, in all else the arguments win.
     pub(crate) fn effective(self, policy: Option<&Definition>) -> Arguments {
-        // They were read when the queue was declared. Where that failed after a restart, none are declared.
+        // They were checked at declaration. If a record is damaged and they are invalid now, they count as not
+        // declared.
         let own = Arguments::read(&self.declared, "").unwrap_or_default();
         let declared = self.declared;
         let Some(policy) = policy else {
@@ -104,7 +106,7 @@ impl Arguments {
         let delivery_limit = match declared.lookup("x-delivery-limit") {
             _ if !own.queue_type.counts_returns() => own.delivery_limit,
             Some(_) => lower(own.delivery_limit, policy.delivery_limit),
-            // The default is no limit that somebody has set.
+            // Nobody chose the default limit, so a policy's limit wins even if it is higher.
             None => policy.delivery_limit.or(own.delivery_limit),
         };
         let overflow = match declared.lookup("x-overflow") {
@@ -126,7 +128,7 @@ impl Arguments {
         }
     }
 
-    /// Whether a re-declaration with `other` means the same queue.
+    /// Checks that a declaration with `other` describes the same queue.
     ///
     /// # Errors
     /// PreconditionFailed, naming the first argument that differs.
@@ -146,10 +148,10 @@ fn is_classic(value: Option<&Value>) -> bool {
     value.is_none_or(|v| v.as_str() == Some("classic"))
 }
 
-/// What a declaration asks for, before it is known to make sense.
+/// The arguments of a declaration that is being checked.
 struct Asked<'a> {
     declared: &'a Table,
-    /// As in texts.
+    /// The queue as texts name it.
     queue: &'a str,
 }
 
@@ -188,7 +190,7 @@ impl Asked<'_> {
         }
     }
 
-    /// A text that is one of a few words.
+    /// The value of an argument that must be one of a few words.
     fn choice(&self, key: &str) -> Result<Option<&str>, Fault> {
         match self.declared.lookup(key) {
             None => Ok(None),
@@ -236,7 +238,7 @@ impl Asked<'_> {
         value.as_int().map(Some).ok_or_else(wrong)
     }
 
-    /// How a classic queue is stored: there is nothing to choose, every durable queue is lazy.
+    /// Checks the arguments about storage of a classic queue. They change nothing: every durable queue is lazy.
     fn check_storage(&self) -> Result<(), Fault> {
         match self.choice("x-queue-mode")? {
             None | Some("default" | "lazy") => {}
@@ -254,19 +256,19 @@ impl Asked<'_> {
         }
     }
 
-    /// What concerns the replicas of a quorum queue, of which there are none.
+    /// Checks the arguments about replicas of a quorum queue. They change nothing: there are no replicas.
     fn check_replicas(&self) -> Result<(), Fault> {
         self.int("x-quorum-initial-group-size", 1, i64::MAX)?;
         self.int("x-quorum-target-group-size", 1, i64::MAX)?;
         self.int("x-max-in-memory-length", 0, i64::MAX)?;
         self.int("x-max-in-memory-bytes", 0, i64::MAX)?;
         match self.choice("x-dead-letter-strategy")? {
-            // Dead letters are published within the engine: they are lost at no point of the way, whatever is asked.
+            // Dead letters are published within the engine and never lost on the way, so both values mean the same.
             None | Some("at-most-once" | "at-least-once") => {}
             Some(_) => return Err(self.bad("x-dead-letter-strategy", "invalid_dlx_strategy")),
         }
         match self.choice("x-queue-leader-locator")? {
-            // There is one node.
+            // There is only one node.
             None | Some("client-local" | "balanced" | "random" | "least-leaders") => Ok(()),
             Some(_) => Err(self.bad("x-queue-leader-locator", "invalid_queue_locator_arg")),
         }
@@ -352,10 +354,10 @@ mod tests {
         assert_eq!(effective.overflow, Overflow::DropHead);
         assert_eq!(effective.dead_letter_exchange.as_deref(), Some("own"));
         assert_eq!(effective.dead_letter_key.as_deref(), Some("key"));
-        // A classic queue counts no returns.
+        // A classic queue does not count returns.
         assert_eq!(effective.delivery_limit, None);
         assert!(effective.check_equivalent(&table(&declared), Q).is_ok());
-        // The policy goes, and leaves nothing.
+        // Removing the policy restores the arguments.
         assert_eq!(effective.effective(None), own);
         let quorum = |more: &[(&str, Value)]| {
             let declared = [&[("x-queue-type", Value::text("quorum"))], more].concat();
@@ -366,7 +368,7 @@ mod tests {
             }))
             .delivery_limit
         };
-        // RabbitMQ's default is 20; a negative limit is none, which a policy may still set.
+        // RabbitMQ's default is 20. A negative limit is no limit, but a policy may still set one.
         assert_eq!(quorum(&[]), Some(30));
         assert_eq!(quorum(&[("x-delivery-limit", Value::Int(7, 32))]), Some(7));
         assert_eq!(quorum(&[("x-delivery-limit", Value::Int(-1, 32))]), Some(30));

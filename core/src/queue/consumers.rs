@@ -1,4 +1,4 @@
-//! Who consumes a queue, and whose turn it is.
+//! The consumers of a queue, and which of them is next.
 
 use super::credit::Credit;
 use super::entry::EntryFlags;
@@ -8,7 +8,7 @@ use crate::properties::{Name, Table};
 use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey};
 use std::sync::Arc;
 
-/// One consumer: a channel's on a declared queue, or an MQTT session's on its own queue or a group's.
+/// One consumer: a channel's on a declared queue, or an MQTT session's on its own or a group's queue.
 pub(crate) struct Consumer {
     pub(crate) link: Link,
     pub(crate) channel: Channel,
@@ -16,20 +16,20 @@ pub(crate) struct Consumer {
     pub(crate) queue: QueueKey,
     pub(crate) no_ack: bool,
     pub(crate) exclusive: bool,
-    /// For deliveries that it settles. A session's consumers share the session's.
+    /// Limits deliveries that have to be settled. Consumers of an MQTT session share the session's credit.
     pub(crate) credit: Credit,
-    /// Passed over for lack of room in its link, and on the link's list of such.
+    /// It was passed over because its link had no room, and is on the link's list of such consumers.
     pub(crate) starved: bool,
-    /// Offered nothing until somebody settles, and on its link's list of such.
+    /// It is offered nothing until something is settled, and is on its link's list of such consumers.
     pub(crate) throttled: bool,
-    /// Messages handed out since the flow map was last brought up to date.
+    /// Messages handed out since the flow map was last updated.
     pub(crate) flowed: u32,
     /// The MQTT session behind it, and the QoS it granted.
     pub(crate) session: Option<(SessionKey, u8)>,
-    /// On a group's queue: the identifier of this member's subscription. Each member has its own, so neither the queue's
-    /// binding nor its entries can have it.
+    /// For a group's queue: the identifiers of this member's subscription. Members may have different ones, so the
+    /// queue's binding and its entries cannot carry them.
     pub(crate) subscription_ids: Option<Arc<[u32]>>,
-    /// What only those who list consumers ask for. Sessions' consumers have none.
+    /// What only listings show. Consumers of MQTT sessions have none.
     pub(crate) described: Option<Box<Described>>,
 }
 
@@ -38,13 +38,13 @@ pub(crate) struct Described {
     pub(crate) tag: Name,
     pub(crate) priority: i32,
     pub(crate) arguments: Table,
-    /// What this costs.
+    /// Its share of the memory budget.
     #[expect(dead_code, reason = "it is given back when it is dropped")]
     pub(crate) charge: Charge,
 }
 
 impl Described {
-    /// What it costs. The session has the tag, too, and counts nothing for it.
+    /// Bytes that it occupies. The session also keeps the tag, which is not counted.
     pub(crate) fn memory(tag: &str, arguments: &Table) -> usize {
         let own = crate::ledger::allocation(std::mem::size_of::<Described>());
         own + crate::ledger::text(tag.len()) + arguments.memory()
@@ -62,19 +62,19 @@ impl Consumer {
     }
 }
 
-/// The consumers of a queue: by priority, then by turns.
+/// The consumers of a queue, served by priority and, within a priority, in turn.
 ///
-/// Laid out in this order: what each turn touches lies together, so that a turn meets few cold cache lines.
+/// Fields are in this order so that those a turn touches lie together: cold cache lines are most of the cost of a turn.
 #[derive(Default)]
 #[repr(C)]
 pub(crate) struct Consumers {
-    /// Sorted by falling priority; stable.
+    /// Sorted by falling priority; equal ones in order of arrival.
     list: Vec<(i32, ConsumerKey)>,
-    /// Where the next turn begins, within its priority.
+    /// The index at which the next turn begins, within its priority.
     turn: usize,
-    // Seldom used.
-    /// There was one once (for auto-delete).
-    pub(crate) ever: bool,
+    // Rarely used fields follow.
+    /// Whether it ever had a consumer. An auto-delete queue is only deleted after its first one.
+    pub(crate) had_any: bool,
 }
 
 impl Consumers {
@@ -87,10 +87,10 @@ impl Consumers {
     pub(crate) fn add(&mut self, priority: i32, key: ConsumerKey) {
         let at = self.list.partition_point(|(p, _)| *p >= priority);
         self.list.insert(at, (priority, key));
-        self.ever = true;
+        self.had_any = true;
     }
     pub(crate) fn remove(&mut self, key: ConsumerKey) {
-        // A channel with many consumers ends them latest first: see `Engine::close_channel`.
+        // A channel with many consumers cancels the latest first (`Engine::close_channel`), so search from the end.
         if let Some(at) = self.list.iter().rposition(|(_, k)| *k == key) {
             self.list.remove(at);
             self.turn = 0;
@@ -99,15 +99,15 @@ impl Consumers {
     pub(crate) fn iter(&self) -> impl Iterator<Item = ConsumerKey> + '_ {
         self.list.iter().map(|(_, k)| *k)
     }
-    /// The consumer that has been there longest among the highest priority: the active one where only one may be.
+    /// The oldest consumer of the highest priority. It is the active one if only one is served.
     pub(crate) fn first(&self) -> Option<ConsumerKey> {
         self.list.first().map(|(_, k)| *k)
     }
-    /// Asks the consumers, by priority and then in turn, until `ready` holds for one. Returns whose turn it is after that one,
-    /// for [`Consumers::took`].
+    /// Asks the consumers, by priority and then in turn, until `ready` is true for one. Returns the index at which the
+    /// next turn begins, for [`Consumers::took`].
     #[inline]
     pub(crate) fn next(&self, mut ready: impl FnMut(ConsumerKey) -> bool) -> Option<usize> {
-        // Most queues have one.
+        // Most queues have one consumer.
         if let [(_, key)] = self.list[..] {
             return ready(key).then_some(0);
         }
@@ -130,7 +130,7 @@ impl Consumers {
         }
         None
     }
-    /// The consumer that `next` found was given something.
+    /// The consumer that `next` found took a message: its turn is over.
     pub(crate) fn took(&mut self, next_turn: usize) {
         self.turn = next_turn;
     }
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn equals_take_turns_and_the_higher_priority_goes_first() {
+    fn consumers_of_equal_priority_take_turns_behind_those_of_higher_priority() {
         let mut c = Consumers::default();
         c.add(0, key(1));
         c.add(0, key(2));

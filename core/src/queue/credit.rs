@@ -1,20 +1,20 @@
-//! Credit: how many deliveries somebody may have.
+//! Credit: how many more deliveries a consumer, channel or session may have.
 //!
-//! There are two ways to give it:
+//! There are two kinds:
 //!
-//! - A *window* is for so many unsettled deliveries at once, and each settle makes room for the next. AMQP 0-9-1 calls it
-//!   prefetch, MQTT receive maximum, STOMP prefetch-count.
-//! - A *grant* is for so many deliveries more. Settles give nothing back, and what is left can be drained. AMQP 1.0 calls it
-//!   link-credit.
+//! - A *window* limits the deliveries that are unsettled at the same time. Each settle makes room for another one. AMQP
+//!   0-9-1 calls it prefetch, MQTT receive maximum, STOMP prefetch-count.
+//! - A *grant* allows a number of further deliveries. Settling gives nothing back, and what is left can be drained.
+//!   AMQP 1.0 calls it link-credit.
 
 /// The credit of a consumer, a channel or a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Credit {
-    /// Deliveries that count: reserved or unsettled.
+    /// Deliveries that count at present: reserved or unsettled.
     used: u32,
-    /// As many may count. `u32::MAX`: there is no limit.
+    /// The most that may count. `u32::MAX`: unlimited.
     max: u32,
-    /// It is a grant: what is settled does not come back.
+    /// It is a grant: settling gives nothing back.
     granted: bool,
 }
 
@@ -26,13 +26,13 @@ impl Credit {
         granted: false,
     };
 
-    /// So many at once; 0: no limit.
+    /// A window of `size` deliveries; 0: unlimited.
     pub(crate) fn window(size: u32) -> Credit {
         let mut credit = Credit::UNLIMITED;
         credit.resize(size);
         credit
     }
-    /// Changes a window. What is used stays used: a smaller one has room again when enough is settled.
+    /// Changes the size of a window. If more than that are unsettled, it has room again when enough are settled.
     pub(crate) fn resize(&mut self, size: u32) {
         self.max = if size == 0 { u32::MAX } else { size };
     }
@@ -43,22 +43,22 @@ impl Credit {
     pub(crate) fn is_limited(&self) -> bool {
         self.max != u32::MAX
     }
-    /// Whether nothing more may be delivered now.
+    /// Whether no further delivery is allowed now.
     #[inline]
     pub(crate) fn is_spent(&self) -> bool {
         self.used >= self.max
     }
-    /// Deliveries that count now.
+    /// The number of deliveries that count now.
     #[inline]
     pub(crate) fn used(&self) -> u32 {
         self.used
     }
-    /// One more delivery counts.
+    /// Counts one more delivery.
     #[inline]
     pub(crate) fn spend(&mut self) {
         self.used += 1;
     }
-    /// One delivery no longer counts. Returns whether there was no room until now.
+    /// Counts one delivery less. Returns whether there was no room before.
     #[inline]
     pub(crate) fn release(&mut self) -> bool {
         let was_spent = self.is_spent();
@@ -69,11 +69,11 @@ impl Credit {
         }
         was_spent
     }
-    /// Nothing counts any more.
+    /// Counts no deliveries any more.
     pub(crate) fn clear(&mut self) {
         self.used = 0;
     }
-    /// Allows so many deliveries from now on, whatever was allowed before.
+    /// Allows `more` deliveries from now on, whatever was allowed before.
     #[cfg_attr(
         not(test),
         expect(dead_code, reason = "AMQP 1.0, which grants credit, is not built yet")
@@ -82,7 +82,7 @@ impl Credit {
         self.granted = true;
         self.max = self.used.saturating_add(more).min(u32::MAX - 1);
     }
-    /// Gives up what is left of a grant. Returns how much that was.
+    /// Withdraws the rest of a grant. Returns how many deliveries that was.
     #[cfg_attr(
         not(test),
         expect(dead_code, reason = "AMQP 1.0, which drains credit, is not built yet")

@@ -4,21 +4,21 @@ use crate::event::{DeliveryExtra, DeliveryFlags};
 use crate::message::{Message, Position};
 use std::sync::Arc;
 
-/// A queue's view of a message: its place, and where its body is.
+/// A message's entry in a queue: its place, and where its body is.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
-    /// Place in the queue; kept over requeues and restarts.
+    /// Its place in the queue. It stays the same when the entry is requeued and after a restart.
     pub(crate) seq: u64,
     pub(crate) body: Body,
     pub(crate) flags: EntryFlags,
-    /// Higher goes first; 0 in queues without priorities.
+    /// Entries of higher priority go first. 0 in queues without priorities.
     pub(crate) priority: u8,
-    /// Subscription identifiers of the MQTT subscriptions it matched.
+    /// Identifiers of the MQTT subscriptions that the message matched.
     pub(crate) subscription_ids: Option<Arc<[u32]>>,
 }
 
 impl Entry {
-    /// What only some deliveries have. Most have none, and allocate nothing.
+    /// The parts that only some deliveries have. `None` for most, so that they need no allocation.
     #[inline]
     pub(crate) fn delivery_extra(&self) -> Option<Box<DeliveryExtra>> {
         let ids = self.subscription_ids.as_ref()?;
@@ -38,7 +38,7 @@ pub(crate) enum Body {
     Disk {
         /// Its record.
         at: Position,
-        /// Bytes of body, for limits and statistics.
+        /// Bytes of the body, for limits and statistics.
         body_len: u32,
     },
 }
@@ -53,7 +53,7 @@ impl Body {
     }
 }
 
-/// QoS and flags of an entry in one octet; stored with its route in the log.
+/// QoS and flags of an entry in one byte, which the log stores with its route.
 ///
 /// ```text
 ///   bit 7..6  5       4      3           2      1..0
@@ -61,20 +61,20 @@ impl Body {
 ///       ----  SPILLED LOGGED REDELIVERED ------------     a declared queue: bits 7..6 and 2..0 are the priority
 /// ```
 ///
-/// A declared queue has no use for QoS and RETAIN. Priorities over 31 count as 31 after a restart.
+/// A declared queue does not use QoS and RETAIN. Priorities above 31 become 31 after a restart.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct EntryFlags(pub(crate) u8);
 
 impl EntryFlags {
     const QOS: u8 = 0b11;
     const PRIORITY: u8 = 0b1100_0111;
-    /// Delivered with the retain flag.
+    /// It is delivered with the retain flag.
     pub(crate) const RETAIN: u8 = 1 << 2;
-    /// May have been handed out before.
+    /// It may have been handed out before.
     pub(crate) const REDELIVERED: u8 = 1 << 3;
-    /// The log has it for this queue (or will): its settling must be logged.
+    /// The log has or will have a record of it for this queue, so its settling must be logged.
     pub(crate) const LOGGED: u8 = 1 << 4;
-    /// Logged only to free memory: a restart drops it.
+    /// It was only logged to free memory. After a restart it is dropped.
     pub(crate) const SPILLED: u8 = 1 << 5;
 
     pub(crate) fn new(qos: u8) -> EntryFlags {
@@ -89,19 +89,19 @@ impl EntryFlags {
     pub(crate) fn set(&mut self, bit: u8) {
         self.0 |= bit;
     }
-    /// As the log keeps them for a declared queue with priorities.
+    /// The flags as the log has them for a declared queue with priorities.
     pub(crate) fn with_priority(self, priority: u8) -> EntryFlags {
         let p = priority.min(31);
         EntryFlags(self.0 & !Self::PRIORITY | (p & 0b111) | (p >> 3) << 6)
     }
-    /// The priority, and the flags without it.
+    /// The inverse of `with_priority`: the priority, and the flags without it.
     pub(crate) fn split_priority(self) -> (u8, EntryFlags) {
         (
             (self.0 & 0b111) | (self.0 >> 6) << 3,
             EntryFlags(self.0 & !Self::PRIORITY),
         )
     }
-    /// As a delivery tells them.
+    /// The flags that a delivery reports.
     pub(crate) fn delivery(self) -> DeliveryFlags {
         let mut flags = DeliveryFlags::default();
         if self.has(Self::REDELIVERED) {
@@ -116,7 +116,7 @@ impl EntryFlags {
 
 #[cfg(test)]
 impl Entry {
-    /// For tests: an entry whose body, of so many bytes, is in the log only.
+    /// For tests: an entry whose body is in the log only.
     pub(crate) fn on_disk(seq: u64, body_len: u32) -> Entry {
         let at = Position { segment: 1, offset: 0 };
         Entry {

@@ -1,5 +1,5 @@
-//! A queue: entries that wait ([`ready`]), entries that consumers have not settled ([`unsettled`]), and who consumes
-//! ([`consumers`]). The engine moves messages between them; nothing here knows links, exchanges or the log's files.
+//! A queue: entries that wait ([`ready`]), entries that consumers have not settled ([`unsettled`]), and its consumers
+//! ([`consumers`]). The engine moves messages between them. Nothing here knows links, exchanges or the log's files.
 //!
 //! ```text
 //!   publish ──► ready ──reserve──► a link's outbox ──take──► unsettled ──settle──► gone (acks)
@@ -7,8 +7,9 @@
 //!                 └──────────────────────┴──── given back ───────┘   always to the old place
 //! ```
 //!
-//! A long queue is mostly not here: [`ready`] knows its middle by first sequence, last sequence and count, and reads it
-//! back from the log a page at a time. So memory does not grow with what waits, and a start need not list it.
+//! Most of a long queue is not in memory: [`ready`] knows its middle by first sequence, last sequence and count, and
+//! reads it back from the log a page at a time. So memory does not grow with the number of waiting messages, and a
+//! start need not list them.
 
 pub(crate) mod arguments;
 pub(crate) mod consumers;
@@ -41,14 +42,14 @@ use ready::{Head, Ready};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What a queue serves.
+/// What a queue is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum QueueKind {
-    /// Declared by name.
+    /// Declared by name, by a client.
     Plain,
-    /// Has what an MQTT session is to receive.
+    /// Holds the messages for an MQTT session.
     Session(SessionKey),
-    /// A `$share` group's.
+    /// Holds the messages for a `$share` group.
     Shared,
 }
 
@@ -56,13 +57,13 @@ pub(crate) enum QueueKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Room {
     Yes,
-    /// The queue does without it, and nobody is told: QoS 0.
+    /// The message is dropped for this queue, and its publisher is not told: QoS 0.
     Dropped,
-    /// It is full, and its publisher is told.
+    /// The queue is full, and the publisher is told.
     Refused,
 }
 
-/// What a queue has done since the start of the process, for those who list queues.
+/// Counts of a queue since the process started, for listings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct QueueCounts {
     /// Messages put into it.
@@ -83,10 +84,10 @@ pub struct QueueCounts {
     pub redelivered: u64,
 }
 
-/// Of [`QueueCounts`], what seldom happens.
+/// The rarely changed part of [`QueueCounts`].
 #[derive(Default)]
 pub(crate) struct SeldomCounts {
-    /// The sequence with which the process began.
+    /// The next sequence when the process started. `published` is the difference to it.
     first_seq: u64,
     pub(crate) got: u64,
     pub(crate) got_no_ack: u64,
@@ -96,86 +97,87 @@ pub(crate) struct SeldomCounts {
 
 /// One queue of a vhost.
 ///
-/// Laid out in this order: what each turn touches lies together, so that a turn meets few cold cache lines.
+/// Fields are in this order so that those a turn touches lie together: cold cache lines are most of the cost of a turn.
 #[repr(C)]
 pub(crate) struct Queue {
     pub(crate) kind: QueueKind,
-    /// Its definition and its durable messages survive a restart.
+    /// Whether its definition and its durable messages survive a restart.
     pub(crate) durable: bool,
-    /// On the engine's list of queues to dispatch.
+    /// It is on the engine's list of queues to dispatch.
     pub(crate) touched: bool,
-    /// On the engine's list of queues whose bodies may leave memory.
+    /// It is on the engine's list of queues whose bodies may leave memory.
     pub(crate) deep: bool,
-    /// On the engine's list of queues that want bodies from disk when others have got theirs.
+    /// It is on the engine's list of queues that wait for others' reads to finish before their own bodies are read.
     pub(crate) hungry: bool,
-    /// It is being deleted, which takes more than one hold: nothing is bound to it any more.
+    /// Its deletion has begun and takes more than one hold. Nothing is bound to it any more.
     pub(crate) ending: bool,
-    /// Deleted when its last consumer goes.
+    /// It is deleted when its last consumer is cancelled.
     pub(crate) auto_delete: bool,
-    /// On the engine's list of queues to dispatch in the next turn.
+    /// It is on the engine's list of queues to dispatch in the next turn.
     pub(crate) dispatched_later: bool,
-    /// On the engine's list of queues that are over their limits.
+    /// It is on the engine's list of queues that are over their limits.
     pub(crate) overfull: bool,
-    /// Its number in the log; never reused.
+    /// Its number in the log, which is never reused.
     pub(crate) id: QueueId,
     /// Sequence number of the next message.
     next_seq: u64,
-    /// Entries that are reserved to consumers or unsettled.
+    /// The number of entries that are reserved for consumers or unsettled.
     unsettled: usize,
     /// Bytes of their bodies.
     unsettled_bytes: u64,
     /// Deliveries to consumers that settle them.
     pub(crate) delivered: u64,
-    /// Messages settled when they were taken, by consumers and by `Get`.
+    /// Messages that were settled when they were taken, by consumers and by `Get`.
     pub(crate) taken: u64,
     /// Deliveries settled as accepted.
     pub(crate) acknowledged: u64,
-    /// A purge that is not all in the log yet.
+    /// A purge whose records are not all staged yet.
     pub(crate) purging: Option<Box<Purging>>,
     pub(crate) consumers: Consumers,
     marks: HandOutMarks,
     ready: Ready,
     pub(crate) arguments: Arguments,
-    // Seldom used.
+    // Rarely used fields follow.
     pub(crate) seldom: SeldomCounts,
     pub(crate) name: Name,
-    /// The policies that apply. What they set is in `arguments`.
+    /// The policies that apply. Their effect is in `arguments`.
     pub(crate) policy: Option<Arc<Applied>>,
-    /// The link it belongs to and goes with.
+    /// The link that owns the queue. The queue is deleted with it.
     pub(crate) exclusive: Option<Link>,
-    /// Subscriptions to the group that the queue is of.
+    /// The number of subscriptions to the `$share` group that the queue belongs to.
     pub(crate) members: u32,
-    /// Settled sequences that the log does not know yet.
+    /// Settled sequences that the log has no record of yet.
     acks: Vec<(u64, u64)>,
-    /// Bodies on their way from disk.
+    /// The number of bodies being read from the log.
     pub(crate) loading: u32,
-    /// A page of the run of that priority is on its way from disk.
+    /// A page of the run of this priority is being read.
     paging: Option<u8>,
-    /// Sequences that the log has and that do not wait here, although they lie in a run: deliveries that were in flight
-    /// when the process started. Ascending.
+    /// Sequences within a run that the log has and that do not wait here: deliveries that were in flight when the process
+    /// started. Ascending.
     absent: Vec<u64>,
-    /// What is read back and older than this may have been handed out before.
+    /// Entries read back with a lower sequence may have been handed out before.
     redelivered_below: u64,
-    /// How often messages came back from consumers, by sequence, where the queue's type counts that. Only of messages that
-    /// came back and are not settled.
+    /// How often each message came back from consumers, by sequence. Only for queue types that count it, and only
+    /// messages that came back and are not settled yet.
     returned: BTreeMap<u64, u32>,
-    /// The last batch that spilled some of its transient messages, if any did.
+    /// The last batch that some of its transient messages were spilled with.
     pub(crate) spilled: Option<u64>,
     /// When the queue was last used, for `x-expires`.
     pub(crate) used_at: Time,
-    /// When the engine looks at its head for expired messages, if that is scheduled.
+    /// When the engine next checks its head for expired messages, if that is scheduled.
     pub(crate) expiry_check: Option<Time>,
-    /// When the engine looks whether it is still used, if that is scheduled.
+    /// When the engine next checks whether it is still used, if that is scheduled.
     pub(crate) expiry_timer: Option<Time>,
-    /// What it costs in memory, beside its messages.
+    /// What it costs in memory without its messages.
     pub(crate) charge: Charge,
 }
 
-/// What a count of returns costs: an entry here, and one in the log's index.
+/// Bytes that a count of returns occupies: an entry here, and one in the log's index.
 pub(crate) const RETURN_BYTES: usize = 2 * ledger::sorted::<u64, u32>();
 
 impl Queue {
-    /// What a queue costs in memory: its entry, its places in the tables of names, slots and bindings, and in the log's index.
+    /// Bytes that a queue occupies: its entry, and its places in the tables of names, slots and bindings and in the
+    /// log's index.
     pub(crate) fn memory(name: &str, arguments: &Table, durable: bool) -> usize {
         let tables = ledger::hashed::<(Name, u32)>() + 2 * ledger::hashed::<(u64, [usize; 3])>();
         let log = if durable { ledger::indexed(9) } else { 0 };
@@ -224,39 +226,40 @@ impl Queue {
         }
     }
 
-    /// Whether a message with this envelope, delivered with `qos`, is kept by the log for this queue.
+    /// Whether the log keeps a message with this envelope, delivered with `qos`, for this queue.
     pub(crate) fn logs(&self, envelope: &Envelope, qos: u8) -> bool {
         self.durable
             && match self.kind {
                 QueueKind::Plain => envelope.durable || self.arguments.queue_type.stores_transient(),
-                // A QoS 0 delivery is lost with its session's connection anyway: no record, no settle.
+                // A QoS 0 delivery is lost with the session's connection anyway, so it needs no record.
                 QueueKind::Session(_) | QueueKind::Shared => envelope.durable && qos > 0,
             }
     }
 
-    /// Whether the queue is that session's own.
+    /// Whether it is the queue of that session.
     #[inline]
-    pub(crate) fn is_of(&self, session: Option<SessionKey>) -> bool {
+    pub(crate) fn belongs_to(&self, session: Option<SessionKey>) -> bool {
         matches!((self.kind, session), (QueueKind::Session(of), Some(session)) if of == session)
     }
 
-    /// Whether the queue takes a message delivered with `qos`. `backlog_max`: messages that a session's or group's queue keeps
-    /// for a slow subscriber.
+    /// Whether the queue takes a message delivered with `qos`. `backlog_max`: the most QoS 0 messages that the queue of
+    /// a session or group keeps for a slow subscriber.
     #[inline]
     pub(crate) fn room_for(&self, message: &Message, qos: u8, backlog_max: usize) -> Room {
         match self.kind {
             QueueKind::Plain if self.refuses(message, (0, 0)) => Room::Refused,
             QueueKind::Plain => Room::Yes,
-            // At most once: a subscriber that is away or too slow does without. Others do not wait for it.
+            // QoS 0 is at most once: a subscriber that is away or too slow loses messages, so that nobody else has to wait
+            // for it.
             _ if qos == 0 && (self.ready.len() >= backlog_max || self.consumers.is_empty()) => Room::Dropped,
-            // A policy may limit it.
+            // A policy may limit the queue, too.
             _ if self.refuses(message, (0, 0)) && qos == 0 => Room::Dropped,
             _ if self.refuses(message, (0, 0)) => Room::Refused,
             _ => Room::Yes,
         }
     }
 
-    /// Whether a full queue turns the message away, if `ahead` (messages, bytes) are put into it before.
+    /// Whether the queue is too full for the message. `ahead`: messages and bytes that are put into it before.
     pub(crate) fn refuses(&self, message: &Message, ahead: (u64, u64)) -> bool {
         let a = &self.arguments;
         if a.overflow == Overflow::DropHead {
@@ -267,31 +270,31 @@ impl Queue {
             || a.bytes_max.is_some_and(|max| bytes > max)
     }
 
-    /// Whether there is a limit for what waits.
+    /// Whether the number or the bytes of waiting messages are limited.
     pub(crate) fn is_limited(&self) -> bool {
         self.arguments.length_max.is_some() || self.arguments.bytes_max.is_some()
     }
 
-    /// Whether the oldest messages are to make room. A queue that refuses may be over its limit by what came back to it: that
-    /// was confirmed, and stays.
+    /// Whether the oldest messages are to be dropped. A queue that refuses messages instead can be over its limit
+    /// because messages came back from consumers. Those were confirmed, so they stay.
     pub(crate) fn drops_head(&self) -> bool {
         self.arguments.overflow == Overflow::DropHead && self.is_over_limit()
     }
 
-    /// Whether more waits than the limits allow.
+    /// Whether more messages wait than the limits allow.
     pub(crate) fn is_over_limit(&self) -> bool {
         let a = &self.arguments;
         a.length_max.is_some_and(|max| self.ready.len() as u64 > max)
             || a.bytes_max.is_some_and(|max| self.ready.bytes() > max)
     }
 
-    /// The priority that the queue tells a message by.
+    /// The priority of a message in this queue.
     #[inline]
     pub(crate) fn priority_of(&self, envelope: &Envelope) -> u8 {
         envelope.priority.unwrap_or(0).min(self.arguments.priority_max)
     }
 
-    /// The flags of an entry as the log keeps them for this queue.
+    /// The flags of an entry as this queue's records have them.
     #[inline]
     pub(crate) fn logged_flags(&self, flags: EntryFlags, priority: u8) -> u8 {
         if self.arguments.priority_max > 0 {
@@ -301,25 +304,25 @@ impl Queue {
         }
     }
 
-    /// What waits.
+    /// The waiting entries.
     #[inline]
     pub(crate) fn ready(&self) -> &Ready {
         &self.ready
     }
-    /// What is at the front.
+    /// The entry at the front.
     #[inline]
     pub(crate) fn head(&self) -> Head<'_> {
         self.ready.head()
     }
-    /// Messages that wait.
+    /// The number of waiting messages.
     pub(crate) fn depth(&self) -> usize {
         self.ready.len()
     }
-    /// The same as clients are told it.
-    pub(crate) fn depth_told(&self) -> u32 {
+    /// The number of waiting messages as protocols report it, in 32 bits.
+    pub(crate) fn reported_depth(&self) -> u32 {
         u32::try_from(self.ready.len()).unwrap_or(u32::MAX)
     }
-    /// Entries reserved to consumers or unsettled.
+    /// The number of entries that are reserved for consumers or unsettled.
     pub(crate) fn unsettled(&self) -> usize {
         self.unsettled
     }
@@ -327,12 +330,12 @@ impl Queue {
     pub(crate) fn unsettled_bytes(&self) -> u64 {
         self.unsettled_bytes
     }
-    /// Below it are the sequences of all messages that were ever here.
+    /// The sequence of the next message. All messages that were ever in the queue have lower ones.
     pub(crate) fn next_seq(&self) -> u64 {
         self.next_seq
     }
 
-    /// What it has done since the start of the process.
+    /// Counts since the process started.
     pub(crate) fn counts(&self) -> QueueCounts {
         let seldom = &self.seldom;
         QueueCounts {
@@ -347,19 +350,19 @@ impl Queue {
         }
     }
 
-    /// The number of the next message, which is given to it.
+    /// Takes the sequence for the next message.
     #[inline]
     pub(crate) fn next_number(&mut self) -> u64 {
         let seq = self.next_seq;
         self.next_seq += 1;
         seq
     }
-    /// Appends a numbered message.
+    /// Appends a message that has its sequence already.
     #[inline]
     pub(crate) fn push(&mut self, entry: Entry) {
         self.ready.push_back(entry);
     }
-    /// Appends a copy of a message that is not logged for the queue.
+    /// Appends a copy of a message that the log does not keep for this queue.
     pub(crate) fn push_copy(&mut self, message: Message, flags: EntryFlags, subscription_ids: Option<Arc<[u32]>>) {
         let entry = Entry {
             priority: self.priority_of(message.envelope()),
@@ -370,47 +373,48 @@ impl Queue {
         };
         self.push(entry);
     }
-    /// Takes the head out for good, if it is here.
+    /// Removes the head, if it is in memory.
     pub(crate) fn drop_head(&mut self) -> Option<Entry> {
         self.ready.pop_front()
     }
-    /// Takes the head out for somebody who asked for a message. It counts as unsettled.
+    /// Removes the head for a `Get`. It counts as unsettled.
     pub(crate) fn fetch(&mut self) -> Option<Entry> {
         let entry = self.ready.pop_front()?;
         self.unsettled += 1;
         self.unsettled_bytes += entry.body.len() as u64;
         Some(entry)
     }
-    /// An unsettled entry is done with.
+    /// Counts an unsettled entry as settled.
     #[inline]
     pub(crate) fn settled(&mut self, body: &Body) {
         self.unsettled -= 1;
         self.unsettled_bytes -= body.len() as u64;
     }
-    /// An unsettled entry takes its old place again.
+    /// Puts an unsettled entry back into its former place.
     pub(crate) fn put_back(&mut self, entry: Entry) {
         self.unsettled -= 1;
         self.unsettled_bytes -= entry.body.len() as u64;
         self.ready.put_back(entry);
     }
-    /// Empties it, or takes what is left of a queue that is gone.
+    /// Removes all waiting entries.
     pub(crate) fn take_ready(&mut self) -> Ready {
         self.paging = None;
         std::mem::take(&mut self.ready)
     }
 
-    /// Whether the log should be told a mark with a message that is published with this sequence: a consumer may have it at
-    /// once, and the present mark does not reach far.
+    /// Whether a message published with this sequence should be staged with a hand-out mark: a consumer may take it at
+    /// once, and the present mark ends soon.
     #[inline]
     pub(crate) fn needs_mark(&self, seq: u64) -> bool {
         self.marks.is_near(seq) && !self.consumers.is_empty()
     }
-    /// What the log is told so that a message that is published with this sequence may be handed out at once.
+    /// The mark to be staged with a message published with this sequence, so that it can be handed out at once.
     pub(crate) fn mark_at_publish(&mut self, seq: u64, open: u64, written: u64) -> State {
         self.marks.stage_at_publish(seq, open, written);
         self.mark()
     }
-    /// What the log is told so that a message that waits with this sequence may be handed out once batch `ticket` is written.
+    /// The mark to be staged so that a waiting message with this sequence can be handed out once batch `ticket` is
+    /// written.
     pub(crate) fn mark_ahead(&mut self, seq: u64, ticket: u64, written: u64) -> State {
         self.marks.stage_ahead(seq, self.next_seq, ticket, written);
         self.mark()
@@ -421,51 +425,51 @@ impl Queue {
             upto: self.marks.upto(),
         }
     }
-    /// Whether a new mark should be staged before `seq` is handed out, or soon.
+    /// Whether a new mark should be staged before `seq`, or one of the next, is handed out.
     pub(crate) fn is_mark_due(&self, seq: u64, written: u64) -> bool {
         self.marks.due(seq, written)
     }
-    /// The batch with the mark that the head waits for, if nobody waits for that batch yet.
+    /// The batch with the mark that the head waits for, if nothing waits for that batch yet.
     pub(crate) fn mark_to_await(&mut self) -> Option<u64> {
         self.marks.await_batch()
     }
-    /// Whether an entry may be handed out, as far as marks go.
+    /// Whether a written mark covers the entry, or it needs none, so that it may be handed out.
     pub(crate) fn is_marked(&mut self, seq: u64, flags: EntryFlags, written: u64) -> bool {
         !flags.has(EntryFlags::LOGGED) || self.marks.allow(seq, written)
     }
-    /// The same, for the engine's books.
+    /// The same without changing anything, for the audit.
     #[cfg(feature = "testing")]
     pub(crate) fn would_be_marked(&self, seq: u64, flags: EntryFlags, written: u64) -> bool {
         let mut marks = self.marks;
         !flags.has(EntryFlags::LOGGED) || marks.allow(seq, written)
     }
-    /// The batch that has the mark of the entry, if one is staged for it.
+    /// The batch with the mark that covers the sequence, if one is staged.
     pub(crate) fn mark_staged_for(&self, seq: u64) -> Option<u64> {
         self.marks.staged_for(seq)
     }
 
-    /// How often a message came back from consumers, if that is counted and it did.
+    /// How often a message came back from consumers. `None` if it never did, or the queue does not count it.
     pub(crate) fn returns_of(&self, seq: u64) -> Option<u32> {
         self.returned.get(&seq).copied()
     }
-    /// The message is gone.
+    /// Forgets the count of a message that has left the queue.
     pub(crate) fn forget_returns(&mut self, seq: u64) {
         if self.returned.remove(&seq).is_some() {
             self.charge.shrink(RETURN_BYTES);
         }
     }
-    /// What the counts cost in memory.
+    /// Bytes that the counts occupy.
     pub(crate) fn returns_bytes(&self) -> usize {
         self.returned.len() * RETURN_BYTES
     }
 
-    /// Whether counting another return of the message `seq` takes more memory.
+    /// Whether counting another return of message `seq` takes more memory.
     pub(crate) fn is_first_return(&self, seq: u64) -> bool {
         self.arguments.queue_type.counts_returns() && !self.returned.contains_key(&seq)
     }
 
-    /// Counts a return of the message `seq` from a consumer. Returns how often it came back by now, if the queue's type
-    /// counts that.
+    /// Counts a return of message `seq` from a consumer. Returns the new count; `None` if the queue's type does not
+    /// count.
     pub(crate) fn count_return(&mut self, seq: u64) -> Option<u32> {
         if !self.arguments.queue_type.counts_returns() {
             return None;
@@ -478,14 +482,14 @@ impl Queue {
         Some(*count)
     }
 
-    /// Whether a message that came back this often dies.
+    /// Whether a message that came back this often is to be dead-lettered.
     pub(crate) fn is_over_delivery_limit(&self, count: u32) -> bool {
         self.arguments
             .delivery_limit
             .is_some_and(|limit| u64::from(count) > limit)
     }
 
-    /// Remembers for the log that `seq` is settled. Returns whether it is the first since the acks were taken.
+    /// Notes for the log that `seq` is settled. Returns whether it is the first one since [`Queue::take_acks`].
     pub(crate) fn note_ack(&mut self, seq: u64) -> bool {
         match self.acks.last_mut() {
             Some((_, last)) if *last + 1 == seq => {
@@ -503,16 +507,16 @@ impl Queue {
         }
     }
 
-    /// Remembers for the log that all of `first..=last` is settled.
+    /// Notes for the log that all of `first..=last` are settled.
     pub(crate) fn note_acks(&mut self, first: u64, last: u64) {
         self.acks.push((first, last));
     }
 
-    /// Whether the log knows all that is settled.
+    /// Whether no settled sequence waits to be staged.
     pub(crate) fn acks_empty(&self) -> bool {
         self.acks.is_empty()
     }
-    /// The settled sequences as ascending, merged ranges; clears them.
+    /// Takes the settled sequences, as ascending and merged ranges.
     pub(crate) fn take_acks(&mut self) -> Vec<(u64, u64)> {
         let mut acks = std::mem::take(&mut self.acks);
         if acks.is_sorted_by(|a, b| a.1 + 1 < b.0) {

@@ -3,7 +3,7 @@
 /// What happens to a message for which there is no room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Overflow {
-    /// The oldest ready message makes room.
+    /// The oldest waiting message is dropped.
     #[default]
     DropHead,
     /// The new message is refused.

@@ -1,4 +1,4 @@
-//! The middle of a long queue, which is in the log only: what of it is read back, and what leaves.
+//! The middle of a long queue, which is in the log only: reading it back page by page, and adding to it.
 
 use super::Queue;
 use super::entry::{Body, Entry, EntryFlags};
@@ -7,26 +7,27 @@ use crate::store::LogEntry;
 use std::ops::RangeInclusive;
 
 impl Queue {
-    /// The page to be read next, if fewer than `ahead` entries are in front of it and none is on its way: its priority, and
-    /// where it is.
+    /// The priority and run whose first page should be read next: if fewer than `ahead` entries are in front of it, and
+    /// no page is being read.
     pub(crate) fn wanted_page(&self, ahead: usize) -> Option<(u8, Run)> {
         if self.paging.is_some() || self.ready.paged() == 0 {
             return None;
         }
         self.ready.wanted_run(ahead)
     }
-    /// A page of that priority is on its way.
+    /// Notes that a page of this priority is being read.
     pub(crate) fn page_asked(&mut self, priority: u8) {
         self.paging = Some(priority);
     }
-    /// The page that was on its way is here. Returns its priority; `None` if the queue was purged meanwhile.
+    /// Notes that the page has been read. Returns its priority; `None` if the queue was purged meanwhile.
     pub(crate) fn page_came(&mut self) -> Option<u8> {
         self.paging.take()
     }
     pub(crate) fn is_paging(&self) -> bool {
         self.paging.is_some()
     }
-    /// The log has these entries of a run, up to a sequence. Returns how many that were counted are not there.
+    /// Takes the entries that the log has for a run, up to sequence `upto`. Returns how many of those counted are
+    /// missing.
     pub(crate) fn page_in(&mut self, priority: u8, upto: u64, found: Vec<LogEntry>) -> u64 {
         let Queue {
             ready,
@@ -61,8 +62,8 @@ impl Queue {
         });
         ready.page_in(priority, upto, entries)
     }
-    /// Offers the fresh entries of a priority behind the first `stay` to `leave`, oldest first. Remembers of those that leave
-    /// whether they may have been handed out before.
+    /// Offers the fresh entries of a priority behind the first `stay` to `leave`, oldest first. For those that leave,
+    /// it is remembered whether they may have been handed out before.
     pub(crate) fn page_out(&mut self, priority: u8, stay: usize, mut leave: impl FnMut(&mut Entry) -> Leave) {
         let redelivered_below = &mut self.redelivered_below;
         self.ready.page_out(priority, stay, |entry| {
@@ -74,9 +75,9 @@ impl Queue {
             left
         });
     }
-    /// Drops the run at the front, if the queue would still be over its limit without it, and if it is known which sequences
-    /// that are. The log is to be told what is noted as settled then. Returns how many messages
-    /// are gone, and their sequences.
+    /// Drops the run at the front if the queue stays over its limit even without it, and if all sequences in it are to
+    /// be dropped. The caller stages the acks noted so far first. Returns how many messages were dropped, and the range
+    /// of their sequences.
     pub(crate) fn drop_run(&mut self) -> Option<(u64, RangeInclusive<u64>)> {
         if self.arguments.priority_max > 0 {
             return None;
@@ -86,7 +87,8 @@ impl Queue {
         let is_over = self.arguments.length_max.is_some_and(|max| stays.0 >= max)
             || self.arguments.bytes_max.is_some_and(|max| stays.1 > max);
         let within = run.first..=run.last;
-        // Deliveries of before the start, and messages that came back, are to be told apart one by one.
+        // A range cannot be used if some of it was in flight at the start or has counted returns: those are handled one
+        // by one.
         let is_plain =
             !self.absent.iter().any(|seq| within.contains(seq)) && self.returned.range(within).next().is_none();
         if !is_over || !is_plain {
@@ -97,11 +99,11 @@ impl Queue {
         self.note_acks(run.first, run.last);
         Some((run.count, run.first..=run.last))
     }
-    /// The entry with that sequence, if it waits here.
+    /// The waiting entry with that sequence, if it is in memory.
     pub(crate) fn waiting_mut(&mut self, seq: u64) -> Option<&mut Entry> {
         self.ready.find_mut(seq)
     }
-    /// Removes one entry wherever it waits: its record is damaged.
+    /// Removes a waiting entry whose record is damaged.
     pub(crate) fn remove_waiting(&mut self, seq: u64) -> Option<Entry> {
         self.ready.remove(seq)
     }

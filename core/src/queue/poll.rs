@@ -1,7 +1,7 @@
-//! What a queue has for its consumers now.
+//! What a queue can give its consumers now.
 //!
-//! A classic queue and a quorum queue look at the message first: its head goes to whoever can take it. A stream would look at
-//! the consumer first, because each has a place of its own.
+//! A classic or a quorum queue begins with the message: its head goes to whichever consumer can take it. A stream,
+//! which is not built, would begin with the consumer, because each consumer reads at a position of its own.
 
 use super::Queue;
 use super::entry::{Body, Entry, EntryFlags};
@@ -13,28 +13,28 @@ use std::time::Duration;
 
 /// See [`Queue::poll`].
 pub(crate) enum Polled {
-    /// The head goes to the consumer that was offered it and took it. It counts as unsettled.
+    /// The head goes to a consumer that accepted it. It counts as unsettled now.
     Entry {
         entry: Entry,
-        /// The next hand-out mark should be staged, so that later entries need not wait for it.
+        /// A new hand-out mark should be staged, so that later entries need not wait for one.
         is_mark_due: bool,
     },
-    /// There is nothing.
+    /// Nothing waits.
     Empty,
-    /// Nobody can take the head. It may expire while it waits.
+    /// No consumer can take the head. It may expire meanwhile.
     Waits,
-    /// Somebody can take the head, which is to be read from the log first.
+    /// A consumer can take the head, which has to be read from the log first.
     Load,
-    /// The head's time is over.
+    /// The head has expired.
     Expired,
-    /// Somebody can take the head, whose sequence this is, but its hand-out mark is not written.
+    /// A consumer can take the head, which has this sequence, but no written hand-out mark covers it.
     Unmarked(u64),
 }
 
 impl Queue {
-    /// Hands the head to a consumer, if there is one for it. `offer` is asked about consumers, by priority and then in turn:
-    /// whether the consumer can have an entry with these flags; if `is_given`, it has it once the answer is yes.
-    /// `written`: all batches of the log up to this one are written.
+    /// Hands the head to a consumer that can take it. `offer` is asked for each consumer, by priority and then in turn,
+    /// whether it can take an entry with these flags. If its last argument (`is_given`) is true, a consumer that
+    /// answers yes has the entry. All batches of the log up to `written` are written.
     #[inline]
     pub(crate) fn poll(
         &mut self,
@@ -52,7 +52,7 @@ impl Queue {
         let (seq, flags) = (front.seq, front.flags);
         let is_here = match &front.body {
             Body::Memory(message) => {
-                // A time to live of nothing still lets a message pass straight to a consumer.
+                // A message with a time to live of 0 still goes to a consumer that is ready for it at once.
                 let is_over = |deadline| deadline < now || (is_alone && deadline == now);
                 if self.deadline(message).is_some_and(is_over) {
                     return Polled::Expired;
@@ -73,7 +73,7 @@ impl Queue {
         } else {
             self.consumers.next(|key| offer(key, flags, is_given))
         };
-        // A body or a mark that nobody waits for would be work for nothing.
+        // Do not read a body or stage a mark for a head that no consumer can take.
         let Some(next_turn) = chosen else {
             return Polled::Waits;
         };
@@ -95,7 +95,7 @@ impl Queue {
         }
     }
 
-    /// When the message's time in this queue is over.
+    /// When the message expires in this queue.
     #[inline]
     pub(crate) fn deadline(&self, message: &Message) -> Option<Wall> {
         let envelope = message.envelope();

@@ -1,43 +1,43 @@
-//! A purge of a queue some of whose messages are outstanding: what it must not take away, as far as that is known.
+//! A purge of a queue some of whose messages are outstanding (reserved or unsettled): these must not be purged.
 
 use super::ready::Ready;
 use super::{Queue, RETURN_BYTES};
 use crate::slots::Link;
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A purge that is not all in the log yet. What waited in the queue is gone from it since the purge began.
+/// A purge whose records are not all staged yet. All messages that waited were removed from the queue when it began.
 pub(crate) struct Purging {
-    /// All below that number is purged, but for what was outstanding then.
+    /// All lower sequences are purged, except those that were outstanding.
     pub(crate) upto: u64,
-    /// Sequences that were outstanding when the purge began: those that were found so far.
+    /// Sequences that were outstanding when the purge began, as far as the search has found them.
     outstanding: BTreeSet<u64>,
-    /// How often messages came back, as of then. Counts of those that are outstanding stay.
+    /// Counts of returns at that time. Those of outstanding messages are kept.
     pub(crate) counted: BTreeMap<u64, u32>,
     pub(crate) stage: Stage,
 }
 
-/// How far a purge is.
+/// The stages of a purge.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Stage {
-    /// Looking for what is outstanding, link by link.
+    /// Searching for outstanding messages, link by link.
     Looking(Place),
-    /// Telling the log what is not outstanding, from that number on.
+    /// Telling the log what is purged, from this sequence on.
     Telling(u64),
-    /// Forgetting the counts of what is gone.
+    /// Forgetting the counts of purged messages.
     Forgetting,
 }
 
-/// Where the search for what is outstanding is.
+/// The place in the search for outstanding messages.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Place {
     /// Slot of the link.
     pub(crate) slot: u32,
-    /// The link there whose outbox is done, and then the channels before that place.
+    /// The link in this slot, once its outbox has been searched. Then its channels before `channel` are done, too.
     pub(crate) link: Option<Link>,
     pub(crate) channel: usize,
-    /// The channel's unsettled deliveries are done; those that it has rejected are looked at.
+    /// The channel's unsettled deliveries are done. Its rejected ones, whose dead-lettering is postponed, are searched.
     pub(crate) postponed: bool,
-    /// From that delivery on.
+    /// The delivery to continue at.
     pub(crate) number: u64,
 }
 
@@ -51,7 +51,7 @@ impl Purging {
         }
     }
 
-    /// A message that was not purged. Returns how often it has come back, if that was counted: the count stays.
+    /// Notes an outstanding message, which is not purged. Returns how often it has come back, if that was counted.
     pub(crate) fn note_outstanding(&mut self, seq: u64) -> Option<u32> {
         if seq >= self.upto {
             return None;
@@ -60,7 +60,7 @@ impl Purging {
         self.counted.remove(&seq)
     }
 
-    /// The next range of what is purged, from `from` on, and where to go on behind it.
+    /// The next range of purged sequences at or behind `from`, and where to continue.
     pub(crate) fn next_gone(&mut self, from: u64) -> Option<((u64, u64), u64)> {
         let mut from = from;
         while from < self.upto {
@@ -75,18 +75,18 @@ impl Purging {
     }
 }
 
-/// What was taken out of a queue.
+/// What a purge removed from a queue.
 pub(crate) struct Purged {
     pub(crate) ready: Ready,
-    /// The log had some of it.
+    /// Whether the log has records of some of it.
     pub(crate) logged: bool,
 }
 
 impl Queue {
-    /// Takes out what waits. `has_outstanding`: some of the queue's messages are outstanding, and stay. Then the log is told
-    /// in steps: see [`Queue::purging`].
+    /// Removes all waiting messages. `has_outstanding`: some messages are outstanding and stay. The log is then told in
+    /// steps: see [`Queue::purging`].
     pub(crate) fn purge(&mut self, has_outstanding: bool) -> Purged {
-        // A transient queue has something in the log only if it was spilled.
+        // The log has records of a transient queue only if messages were spilled.
         let logged = self.durable || self.spilled.is_some();
         if logged {
             self.charge.shrink(self.returns_bytes());
@@ -99,9 +99,9 @@ impl Queue {
         }
     }
 
-    /// A message is unsettled, or on its way to where dead letters go: if the queue is being purged, it stays.
+    /// A message is unsettled, or its dead-lettering is postponed. If the queue is being purged, it stays.
     #[inline]
-    pub(crate) fn spare(&mut self, seq: u64) {
+    pub(crate) fn keep_outstanding(&mut self, seq: u64) {
         if let Some(purging) = &mut self.purging
             && let Some(count) = purging.note_outstanding(seq)
             && self.returned.insert(seq, count).is_none()
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_gone_is_all_that_is_not_outstanding() {
+    fn everything_that_is_not_outstanding_is_purged() {
         let mut purging = Purging::new(10, [(3, 7), (4, 1)].into());
         assert_eq!(purging.note_outstanding(3), Some(7));
         assert_eq!(
@@ -130,7 +130,7 @@ mod tests {
         let (mut from, mut gone) = (0, Vec::new());
         while let Some((range, next)) = purging.next_gone(from) {
             gone.push(range);
-            // It comes back meanwhile, which is not news.
+            // It comes back meanwhile, which changes nothing.
             purging.note_outstanding(3);
             from = next;
         }

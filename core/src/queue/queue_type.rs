@@ -1,7 +1,7 @@
-//! What a declared queue's `x-queue-type` means: each question about it has a name here, and is asked at one place.
+//! What a declared queue's `x-queue-type` changes. Each difference is a named question here that is asked in one place.
 //!
 //! A quorum queue is a durable queue that stores every message and counts how often each came back from its consumers.
-//! There is one copy of it: what a client says about replicas is accepted and means nothing.
+//! There is only one copy: arguments about replicas are accepted and have no effect.
 
 use crate::arguments::type_name;
 use crate::fault::{Fault, FaultKind};
@@ -15,23 +15,24 @@ pub(crate) enum QueueType {
     Quorum,
 }
 
-/// Returns after which a quorum queue gives a message up, unless it is declared with another number: as RabbitMQ 4.
+/// How often a message may come back before a quorum queue dead-letters it, unless declared otherwise. As in RabbitMQ
+/// 4.
 const DELIVERY_LIMIT: u64 = 20;
 
-/// A known argument: its name, the types that have it, and whether a re-declaration must have the same value.
+/// A known argument: its name, the queue types that support it, and whether a re-declaration must repeat its value.
 struct Known(&'static str, Types, Compared);
 
-/// Which types of queues have an argument.
+/// The queue types that support an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Types {
     All,
     Classic,
     Quorum,
-    /// Only streams, which are not built.
+    /// Only streams, which are not implemented.
     Stream,
 }
 
-/// Whether the argument takes part in equivalence.
+/// Whether a re-declaration must repeat the argument's value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Compared {
     Yes,
@@ -66,14 +67,14 @@ const KNOWN: [Known; 25] = [
     Known("x-initial-cluster-size", Types::Stream, Compared::No),
 ];
 
-/// The arguments that take part in equivalence, in the order in which a difference is reported.
+/// The arguments that a re-declaration must repeat, in the order in which differences are reported.
 pub(crate) fn compared() -> impl Iterator<Item = &'static str> {
     let compared = KNOWN.iter().filter(|known| known.2 == Compared::Yes);
     compared.map(|known| known.0)
 }
 
 impl QueueType {
-    /// As clients call it.
+    /// The type's name in `x-queue-type`.
     pub(crate) fn name(self) -> &'static str {
         match self {
             QueueType::Classic => "classic",
@@ -81,10 +82,10 @@ impl QueueType {
         }
     }
 
-    /// The type an `x-queue-type` argument names. `queue` is as in texts: `queue 'q' in vhost '/'`.
+    /// The type that an `x-queue-type` argument names. `queue` names the queue in texts: `queue 'q' in vhost '/'`.
     ///
     /// # Errors
-    /// PreconditionFailed for what is no type, NotImplemented for streams.
+    /// PreconditionFailed for an unknown type, NotImplemented for streams.
     pub(crate) fn parse(value: Option<&Value>, queue: &str) -> Result<QueueType, Fault> {
         let bad = |why: String| {
             let text = format!("invalid arg 'x-queue-type' for {queue}: {why}");
@@ -105,7 +106,7 @@ impl QueueType {
         }
     }
 
-    /// Checks that the type has an argument of that name, if any type has.
+    /// Checks that the type supports the argument `key`. Unknown arguments pass.
     ///
     /// # Errors
     /// PreconditionFailed.
@@ -122,7 +123,7 @@ impl QueueType {
         Err(Fault::new(FaultKind::PreconditionFailed, text))
     }
 
-    /// Checks what a queue is declared as, beside its arguments. `name` is empty where the server is to make one up.
+    /// Checks the properties of a declaration other than its arguments. `name` is empty if the server is to choose one.
     ///
     /// # Errors
     /// PreconditionFailed.
@@ -146,26 +147,26 @@ impl QueueType {
         Err(Fault::new(FaultKind::PreconditionFailed, text))
     }
 
-    /// Whether the log also keeps messages that were published as transient.
+    /// Whether the log also stores messages that were published as transient.
     pub(crate) fn stores_transient(self) -> bool {
         self == QueueType::Quorum
     }
 
-    /// Whether it counts how often a message came back from its consumers.
+    /// Whether the queue counts how often a message came back from its consumers.
     pub(crate) fn counts_returns(self) -> bool {
         self == QueueType::Quorum
     }
 
-    /// How often a message may come back, given what `x-delivery-limit` says. `None`: for ever.
+    /// How often a message may come back. `declared`: the value of `x-delivery-limit`. `None`: without limit.
     pub(crate) fn delivery_limit(self, declared: Option<i64>) -> Option<u64> {
         match declared {
-            // RabbitMQ: a negative limit is none.
+            // RabbitMQ: a negative limit means no limit.
             Some(limit) => u64::try_from(limit).ok(),
             None => self.counts_returns().then_some(DELIVERY_LIMIT),
         }
     }
 
-    /// Why a delete with conditions is refused, if it is. `queue` is as in texts.
+    /// The reason why a delete with conditions is refused, if it is. `queue` names the queue in texts.
     pub(crate) fn refuse_conditional_delete(self, if_empty: bool, if_unused: bool, queue: &str) -> Result<(), Fault> {
         let flag = match (self, if_empty, if_unused) {
             (QueueType::Quorum, _, true) => "if-unused",
@@ -178,7 +179,7 @@ impl QueueType {
         Err(Fault::new(FaultKind::NotImplemented, text))
     }
 
-    /// Why a consumer is refused on a channel with a prefetch for all its consumers, if it is.
+    /// The reason why a consumer is refused on a channel with a global prefetch, if it is.
     pub(crate) fn refuse_global_prefetch(self, queue: &str) -> Result<(), Fault> {
         if self == QueueType::Classic {
             return Ok(());
@@ -187,7 +188,7 @@ impl QueueType {
         Err(Fault::new(FaultKind::NotImplemented, text))
     }
 
-    /// Why a fetch is refused where only one consumer is served, if it is.
+    /// The reason why a `Get` is refused on a queue with a single active consumer, if it is.
     pub(crate) fn refuse_get_beside_active(self, queue: &str) -> Result<(), Fault> {
         if self == QueueType::Classic {
             return Ok(());
@@ -199,7 +200,7 @@ impl QueueType {
         Err(Fault::new(FaultKind::ResourceLocked, text))
     }
 
-    /// What RabbitMQ's texts call the type.
+    /// The type as RabbitMQ's texts name it.
     fn module(self) -> &'static str {
         match self {
             QueueType::Classic => "rabbit_classic_queue",

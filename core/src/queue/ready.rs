@@ -1,5 +1,5 @@
-//! Entries that wait: by priority, then by sequence. Within a priority, those that came back precede the fresh ones, and
-//! the fresh ones are in arrival order. The middle of a long queue is not here but in the log only.
+//! The waiting entries, ordered by priority and then by sequence. Within a priority, entries that came back from
+//! consumers precede fresh ones, which are in order of arrival. The middle of a long queue is in the log only.
 //!
 //! ```text
 //!   front                                                                        back
@@ -15,67 +15,68 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// The waiting entries of a queue, highest priority and lowest sequence first.
 ///
-/// Laid out in this order: what each turn touches lies together, so that a turn meets few cold cache lines.
+/// Fields are in this order so that those a turn touches lie together: cold cache lines are most of the cost of a turn.
 #[derive(Default)]
 #[repr(C)]
 pub(crate) struct Ready {
     len: usize,
-    /// Bytes of body of all entries.
+    /// Bytes of the bodies of all entries.
     bytes: u64,
-    /// How many entries are in runs.
+    /// The number of entries that are in runs.
     paged: usize,
-    /// Priority 0: all there is, in most queues.
+    /// Priority 0. Most queues use no other.
     base: Level,
-    // Seldom used.
-    /// Priorities from 1 on, up to the highest that was ever used.
+    // Rarely used fields follow.
+    /// Priorities from 1 to the highest one used so far.
     higher: Vec<Level>,
 }
 
 /// Entries of one priority, lowest sequence first.
 ///
-/// Laid out in this order: what each turn touches lies together, so that a turn meets few cold cache lines.
+/// Fields are in this order so that those a turn touches lie together: cold cache lines are most of the cost of a turn.
 #[derive(Default)]
 #[repr(C)]
 struct Level {
     fresh: VecDeque<Entry>,
-    /// Came back from a consumer. Every one of them once was at the front, so it precedes all fresh ones.
+    /// Entries that came back from a consumer. Each was at the front once, so all of them precede the fresh ones.
     returned: BTreeMap<u64, Entry>,
-    /// What follows the fresh ones is in the log only.
+    /// Entries behind the fresh ones that are in the log only.
     run: Option<Run>,
-    // Seldom used.
-    /// What follows the run; empty without one.
+    // Rarely used fields follow.
+    /// Entries behind the run. Empty if there is no run.
     tail: VecDeque<Entry>,
 }
 
-/// Neighbouring entries of one priority that are known by their number only.
+/// Consecutive entries of one priority that are in the log only. All that is known of them is this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Run {
-    /// Everything of the priority from here on...
+    /// The sequence of the first one.
     pub(crate) first: u64,
-    /// ...up to here, both included, that the log has and the queue does not list as absent.
+    /// The sequence of the last one. The run has all sequences of its priority in `first..=last` that the log has,
+    /// without those that the queue lists as absent.
     pub(crate) last: u64,
     pub(crate) count: u64,
-    /// Bytes of body.
+    /// Bytes of their bodies.
     pub(crate) bytes: u64,
 }
 
-/// What is at the front.
+/// The front of a queue.
 pub(crate) enum Head<'a> {
-    /// Nothing.
+    /// Nothing waits.
     Empty,
-    /// Something that is to be read from the log first.
+    /// The first entry is in a run and has to be read from the log.
     Paged,
     Entry(&'a Entry),
 }
 
-/// What becomes of an entry that is offered to leave memory.
+/// Whether an entry may leave memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Leave {
-    /// The log has it: its place may be forgotten.
+    /// It leaves: the log has it, so the run is enough to find it again.
     Paged,
-    /// It stays for now. Those behind it may leave all the same.
+    /// It stays for now. Entries behind it may still leave.
     Stay,
-    /// It stays, and so do those behind it.
+    /// It stays, and so do all behind it.
     Stop,
 }
 
@@ -86,15 +87,15 @@ impl Ready {
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0
     }
-    /// Bytes of body.
+    /// Bytes of the bodies.
     pub(crate) fn bytes(&self) -> u64 {
         self.bytes
     }
-    /// How many entries are in the log only.
+    /// The number of entries that are in the log only.
     pub(crate) fn paged(&self) -> usize {
         self.paged
     }
-    /// How many entries are here.
+    /// The number of entries in memory.
     pub(crate) fn in_memory(&self) -> usize {
         self.len - self.paged
     }
@@ -114,7 +115,7 @@ impl Ready {
         let mut heads = higher.filter(|head| !matches!(head, Head::Empty));
         heads.next().unwrap_or_else(|| self.base.head())
     }
-    /// Takes the first entry; `None` also if it is not here.
+    /// Takes the first entry. `None` if nothing waits or the first one is in the log only.
     pub(crate) fn pop_front(&mut self) -> Option<Entry> {
         let mut higher = self.higher.iter_mut().rev();
         let level = higher.find(|level| !matches!(level.head(), Head::Empty));
@@ -122,16 +123,16 @@ impl Ready {
         self.uncount(&entry);
         Some(entry)
     }
-    /// Puts an entry back to its old place.
+    /// Puts an entry back into its former place.
     pub(crate) fn put_back(&mut self, entry: Entry) {
         self.count(&entry);
         self.level(entry.priority).put_back(entry);
     }
-    /// The entry with that sequence, if it waits here.
+    /// The waiting entry with that sequence, if it is in memory.
     pub(crate) fn find_mut(&mut self, seq: u64) -> Option<&mut Entry> {
         self.levels_mut().find_map(|level| level.find_mut(seq))
     }
-    /// Whether what is in the log only may have that sequence.
+    /// Whether an entry in a run may have that sequence.
     pub(crate) fn may_be_paged(&self, seq: u64) -> bool {
         let mut levels = std::iter::once(&self.base).chain(&self.higher);
         levels.any(|level| {
@@ -141,13 +142,13 @@ impl Ready {
                 .is_some_and(|run| (run.first..=run.last).contains(&seq))
         })
     }
-    /// Removes one entry wherever it waits (its record turned out damaged).
+    /// Removes a waiting entry whose record is damaged.
     pub(crate) fn remove(&mut self, seq: u64) -> Option<Entry> {
         let entry = self.levels_mut().find_map(|level| level.remove(seq))?;
         self.uncount(&entry);
         Some(entry)
     }
-    /// Removes some entry that is here, of a queue that is no more.
+    /// Removes any entry that is in memory, from a queue that is deleted.
     pub(crate) fn pop_any(&mut self) -> Option<Entry> {
         let taken = self.levels_mut().find_map(|level| {
             let last = level.tail.pop_back().or_else(|| level.fresh.pop_back());
@@ -157,7 +158,7 @@ impl Ready {
         self.uncount(&entry);
         Some(entry)
     }
-    /// Entries from the front on, in order, up to the first one that is not here.
+    /// Entries in order from the front, up to the first one that is in the log only.
     pub(crate) fn front_entries(&self) -> impl Iterator<Item = &Entry> {
         let mut ended = false;
         let levels = self.levels().take_while(move |level| {
@@ -167,7 +168,7 @@ impl Ready {
         });
         levels.flat_map(Level::front_entries)
     }
-    /// All entries that are here, in order.
+    /// All entries that are in memory, in order.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
         self.levels().flat_map(|level| level.front_entries().chain(&level.tail))
@@ -183,7 +184,7 @@ impl Ready {
             .zip(0..)
             .filter_map(|(level, priority)| Some((priority, level.run?)))
     }
-    /// The run whose first page is wanted if fewer than `ahead` entries are in front of it.
+    /// The run whose first page should be read, if fewer than `ahead` entries are in front of it.
     pub(crate) fn wanted_run(&self, ahead: usize) -> Option<(u8, Run)> {
         let mut here = 0;
         for priority in self.priorities().rev() {
@@ -200,7 +201,7 @@ impl Ready {
         }
         None
     }
-    /// A start found entries of that priority in the log, all of them behind those that are here.
+    /// Adds the entries of a priority that a start found in the log. They are behind all that are in memory.
     pub(crate) fn restore_run(&mut self, priority: u8, found: Run) {
         self.len += found.count as usize;
         self.paged += found.count as usize;
@@ -220,23 +221,23 @@ impl Ready {
             None => found,
         });
     }
-    /// The start of a run was read: `entries`, which belong to it, are all there is of it up to `upto`. Returns how many
-    /// entries turned out to be missing.
+    /// Adds the first page of a run, which was read from the log: `entries` are all that the log has of it up to
+    /// `upto`. Returns how many of those counted are missing.
     pub(crate) fn page_in(&mut self, priority: u8, upto: u64, entries: impl Iterator<Item = Entry>) -> u64 {
         let level = self.level(priority);
         let Some(run) = &mut level.run else { return 0 };
         let mut found = 0;
         if level.fresh.is_empty() {
-            // It may have been a large one.
+            // The former buffer may be large.
             level.fresh = VecDeque::new();
         }
-        // There may be thousands of queues with a page each.
+        // Reserve exactly, because thousands of queues may have a page each.
         level.fresh.reserve_exact(entries.size_hint().1.unwrap_or(0));
         for entry in entries {
             if entry.seq < run.first || entry.seq > run.last {
                 continue;
             }
-            // More than were counted cannot be: they would be somebody else's.
+            // There cannot be more than were counted; further ones would belong to something else.
             if run.count == 0 {
                 break;
             }
@@ -264,12 +265,12 @@ impl Ready {
         self.bytes -= lost.1;
         lost.0
     }
-    /// The run that everything else of a queue without priorities is behind.
+    /// The run of a queue without priorities, if nothing in memory precedes it.
     pub(crate) fn leading_run(&self) -> Option<Run> {
         let is_first = self.higher.is_empty() && matches!(self.base.head(), Head::Paged);
         self.base.run.filter(|_| is_first)
     }
-    /// Forgets it.
+    /// Forgets the run that `leading_run` returned.
     pub(crate) fn drop_leading_run(&mut self) {
         let Some(run) = self.leading_run() else { return };
         self.len -= run.count as usize;
@@ -278,8 +279,8 @@ impl Ready {
         self.base.run = None;
         self.base.fresh = std::mem::take(&mut self.base.tail);
     }
-    /// Offers the fresh entries of a priority behind the first `stay`, oldest first, to `leave`. Those that may go become
-    /// part of the run, unless one before them stays.
+    /// Offers the fresh entries of a priority behind the first `stay` to `leave`, oldest first. Those that leave are
+    /// added to the run, as long as no entry before them stays.
     pub(crate) fn page_out(&mut self, priority: u8, stay: usize, mut leave: impl FnMut(&mut Entry) -> Leave) {
         let mut gone = 0;
         let level = self.level(priority);
@@ -313,17 +314,17 @@ impl Ready {
             }
         }
         level.run = Some(run);
-        // A burst must not keep its memory for ever.
+        // Free memory that was allocated for a burst.
         if level.tail.capacity() > 4096 && level.tail.len() < level.tail.capacity() / 4 {
             level.tail.shrink_to(level.tail.len() * 2);
         }
         self.paged += gone;
     }
-    /// The fresh entries of a priority that are here, in front of its run.
+    /// The fresh entries of a priority that are in memory and in front of its run.
     pub(crate) fn fresh(&self, priority: u8) -> impl Iterator<Item = &Entry> {
         self.find_level(priority).into_iter().flat_map(|level| &level.fresh)
     }
-    /// The priorities there are, lowest first.
+    /// The priorities in use, lowest first.
     pub(crate) fn priorities(&self) -> std::ops::RangeInclusive<u8> {
         0..=u8::try_from(self.higher.len()).unwrap_or(u8::MAX)
     }
@@ -393,14 +394,14 @@ impl Level {
             None => self.fresh.pop_front()?,
         };
         if self.fresh.is_empty() && self.fresh.capacity() > 4096 {
-            // A burst must not keep its memory for ever.
+            // Free memory that was allocated for a burst.
             self.fresh = VecDeque::new();
         }
         Some(entry)
     }
     fn put_back(&mut self, entry: Entry) {
         match self.fresh.front() {
-            // The common case: the one taken last comes back first.
+            // The common case: the entry taken last comes back first.
             Some(f) if self.returned.is_empty() && entry.seq + 1 == f.seq => self.fresh.push_front(entry),
             _ => {
                 self.returned.insert(entry.seq, entry);
@@ -410,7 +411,7 @@ impl Level {
             self.returned.last_key_value().is_none_or(
                 |(s, _)| self.fresh.front().is_none_or(|f| *s < f.seq) && self.run.is_none_or(|run| *s < run.first)
             ),
-            "what comes back precedes what is fresh"
+            "returned entries precede fresh ones"
         );
     }
     fn find_mut(&mut self, seq: u64) -> Option<&mut Entry> {
@@ -443,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_back_takes_its_old_place_in_any_order() {
+    fn entries_that_come_back_take_their_former_places_in_any_order() {
         let mut r = Ready::default();
         (0..6).for_each(|s| r.push_back(entry(s)));
         let taken: Vec<_> = (0..4).map(|_| r.pop_front().unwrap()).collect();
@@ -472,19 +473,19 @@ mod tests {
         assert!(r.is_empty() && r.bytes() == 0);
     }
 
-    /// What the log would list of `first..=last`.
+    /// The entries that the log would list for `first..=last`.
     fn page(first: u64, last: u64) -> impl Iterator<Item = Entry> {
         (first..=last).map(entry)
     }
 
     #[test]
-    fn the_middle_leaves_and_comes_back_page_by_page_in_order() {
+    fn the_middle_is_paged_out_and_read_back_in_order() {
         let mut r = Ready::default();
         (0..10).for_each(|s| r.push_back(entry(s)));
         r.page_out(0, 2, |e| if e.seq < 8 { Leave::Paged } else { Leave::Stop });
         r.push_back(entry(10));
         assert_eq!((r.len(), r.paged(), r.in_memory(), r.bytes()), (11, 6, 5, 110));
-        // What is written later joins the run, unless something before it stays.
+        // What is written later joins the run, as long as no entry before it stays.
         r.page_out(0, 2, |e| if e.seq == 9 { Leave::Stay } else { Leave::Paged });
         assert_eq!(
             r.wanted_run(3).map(|(_, run)| (run.first, run.last, run.count)),
@@ -504,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_log_has_lost_is_no_longer_counted() {
+    fn entries_that_the_log_has_lost_are_no_longer_counted() {
         let mut r = Ready::default();
         (0..10).for_each(|s| r.push_back(entry(s)));
         r.page_out(0, 0, |_| Leave::Paged);
@@ -536,7 +537,7 @@ mod tests {
                 })
                 .into_iter(),
         );
-        // Those behind the run are not next, however many there are.
+        // Entries behind the run are not next, however many there are.
         r.push_back(Entry {
             priority: 1,
             ..entry(12)

@@ -1,4 +1,4 @@
-//! A queue as the log has it after a start.
+//! Restores a queue from the log at a start.
 
 use super::entry::{Body, Entry, EntryFlags};
 use super::marks::HandOutMarks;
@@ -10,14 +10,14 @@ use std::collections::BTreeMap;
 /// A delivery that had a packet id when the process ended.
 pub(crate) struct InFlightBefore {
     pub(crate) packet_id: u16,
-    /// PUBREC had come.
+    /// Whether its PUBREC had arrived.
     pub(crate) released: bool,
     pub(crate) entry: Entry,
 }
 
 impl Queue {
-    /// Restores what the log has for the queue: numbers, marks, and messages, of which nothing is read but counts. Returns what was
-    /// in flight: it does not wait in the queue.
+    /// Restores the queue's numbers, marks and messages. Of the messages only counts are read. Returns the deliveries
+    /// that were in flight; they do not wait in the queue.
     pub(crate) fn restore(&mut self, found: &mut RecoveredQueue) -> Vec<InFlightBefore> {
         self.next_seq = found.next_seq.max(found.handed_out);
         self.seldom.first_seq = self.next_seq;
@@ -45,8 +45,8 @@ impl Queue {
         let mut outgoing = Vec::new();
         for e in &found.in_flight {
             match packet_ids.get(&e.seq) {
-                // Whose packet id it is, the log does not say: what its holder has received is not for another member
-                // of the group, what it may not have is.
+                // The log does not say which member of the group had the packet id. One that it has received must not
+                // go to another member; one that it may not have received must.
                 Some((_, true)) if self.kind == QueueKind::Shared => {
                     self.note_ack(e.seq);
                     self.absent.push(e.seq);
@@ -77,7 +77,7 @@ impl Queue {
     }
 }
 
-/// An entry that the log has. What lies below `handed_out` may have been handed out before.
+/// The entry for a record. Sequences below `handed_out` may have been handed out before.
 fn entry_of(e: &LogEntry, handed_out: u64) -> Entry {
     let mut flags = EntryFlags(e.flags);
     flags.set(EntryFlags::LOGGED);

@@ -1,7 +1,8 @@
 //! The unsettled deliveries of one channel: numbered, and settled in any order.
 //!
-//! Numbers mostly grow by one, and a client that never settles has millions: 32 bytes each, in chunks, so that neither a list of
-//! all is ever copied nor one delivery that stays behind keeps the places of all that followed it.
+//! Numbers mostly grow by one, and a client that never settles can have millions of deliveries. Each takes 32 bytes, in
+//! chunks: so no list of all of them is ever copied, and one delivery that is never settled does not keep the places of
+//! all later ones.
 
 use super::entry::{Body, Entry, EntryFlags};
 use crate::slots::{ConsumerKey, QueueKey};
@@ -12,19 +13,19 @@ use std::collections::VecDeque;
 #[derive(Debug)]
 pub(crate) struct Delivered {
     pub(crate) queue: QueueKey,
-    /// `None` for a `Get`.
+    /// `None`: fetched by a `Get`.
     pub(crate) consumer: Option<ConsumerKey>,
     pub(crate) entry: Entry,
 }
 
 impl Delivered {
-    /// Bytes of memory it takes while it is unsettled.
+    /// Bytes of memory that it occupies while it is unsettled.
     pub(crate) fn cost(&self) -> usize {
         cost(&self.entry.body)
     }
 }
 
-/// A delivery in its place.
+/// The parts of an unsettled delivery that may be changed in place.
 pub(crate) struct DeliveredMut<'a> {
     pub(crate) queue: QueueKey,
     pub(crate) seq: u64,
@@ -33,65 +34,65 @@ pub(crate) struct DeliveredMut<'a> {
     pub(crate) body: &'a mut Body,
 }
 
-/// What became of the body of an unsettled delivery that might leave memory.
+/// What happened to the body of an unsettled delivery that could leave memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Shed {
     /// It is not in memory, or has to stay there.
     Done,
-    /// It is on its way to the log: it and those behind it are looked at again.
+    /// It is being written to the log. It and later ones have to be looked at again.
     OnItsWay,
-    /// It and what follows are for another time.
+    /// Nothing more is to be released now.
     Stop,
 }
 
 /// The unsettled deliveries of a channel.
 #[derive(Default)]
 pub(crate) struct Unsettled {
-    /// By number, ascending. The first place of the first chunk is not settled.
+    /// By number, ascending. The first place of the first chunk is unsettled.
     chunks: VecDeque<Chunk>,
-    /// How many there are.
+    /// The number of unsettled deliveries.
     count: usize,
-    /// Below it no body is in memory that could leave.
+    /// No delivery with a lower number has a body in memory that could leave.
     shed_below: u64,
 }
 
-/// Neighbouring deliveries.
+/// Deliveries with neighbouring numbers.
 #[derive(Default)]
 struct Chunk {
-    /// Numbers are kept as distances from this one.
+    /// Numbers are stored as distances from this one.
     base: u64,
-    /// Whose they are: queue and consumer.
+    /// The queues and consumers of its deliveries.
     sources: SmallVec<[(QueueKey, Option<ConsumerKey>); 1]>,
     /// By number, ascending.
     places: VecDeque<Place>,
-    /// How many of them are unsettled: at least a quarter, if there are many.
+    /// The number of unsettled ones. If the chunk has many places, at least a quarter of them are.
     unsettled: usize,
 }
 
 struct Place {
-    /// From the chunk's base.
+    /// Its number minus the chunk's base.
     distance: u32,
     /// Index of its source.
     source: u8,
     flags: EntryFlags,
     priority: u8,
     seq: u64,
-    /// `None`: settled already.
+    /// `None`: already settled.
     body: Option<Body>,
 }
 
-/// Bytes of an unsettled delivery beside its body.
+/// Bytes of an unsettled delivery without its body.
 pub(crate) const PLACE_BYTES: usize = size_of::<Place>();
 const _: () = assert!(PLACE_BYTES <= 32);
 
-/// Places of a chunk.
+/// The most places in a chunk.
 const CHUNK: usize = 256;
-/// Sources of a chunk: as many as an octet tells apart.
+/// The most sources in a chunk: `Place::source` is one byte.
 const SOURCES: usize = 256;
-/// Places up to which the share of settled ones does not matter.
+/// Chunks with at most this many places are kept however many of them are settled.
 const SPARSE_MIN: usize = 64;
 
-/// Bytes of memory a delivery takes while it is unsettled.
+/// Bytes of memory that a delivery occupies while it is unsettled.
 pub(crate) fn cost(body: &Body) -> usize {
     match body {
         Body::Memory(message) => PLACE_BYTES + message.memory(),
@@ -114,7 +115,7 @@ impl Unsettled {
         });
         debug_assert!(
             delivered.entry.subscription_ids.is_none(),
-            "only sessions' queues know them"
+            "only entries of a session's queue have subscription identifiers"
         );
         let Entry {
             seq,
@@ -137,7 +138,7 @@ impl Unsettled {
             self.count += 1;
         }
     }
-    /// How many there are.
+    /// The number of unsettled deliveries.
     pub(crate) fn len(&self) -> usize {
         self.count
     }
@@ -145,7 +146,7 @@ impl Unsettled {
         self.find(number)
             .is_some_and(|(chunk, at)| self.chunks[chunk].places[at].body.is_some())
     }
-    /// Removes one.
+    /// Removes the delivery with that number.
     pub(crate) fn remove(&mut self, number: u64) -> Option<Delivered> {
         let (chunk, at) = self.find(number)?;
         let delivered = self.chunks[chunk].take(at)?;
@@ -153,7 +154,7 @@ impl Unsettled {
         self.trim(chunk);
         Some(delivered)
     }
-    /// Removes the oldest if its number is at most `upto`.
+    /// Removes the oldest one, if its number is at most `upto`.
     pub(crate) fn pop_upto(&mut self, upto: u64) -> Option<Delivered> {
         if !self.reaches(upto) {
             return None;
@@ -163,14 +164,14 @@ impl Unsettled {
         self.trim(0);
         Some(delivered)
     }
-    /// How many are unsettled whose numbers are at most `upto`, or a few more: those between that are settled may count.
+    /// The number of unsettled deliveries with numbers up to `upto`. Settled ones between them may be counted as well.
     pub(crate) fn count_upto(&self, upto: u64) -> usize {
         let numbers = self
             .first()
             .map_or(0, |first| upto.saturating_add(1).saturating_sub(first));
         self.count.min(usize::try_from(numbers).unwrap_or(usize::MAX))
     }
-    /// Whether there is one whose number is at most `upto`.
+    /// Whether there is one with a number up to `upto`.
     pub(crate) fn reaches(&self, upto: u64) -> bool {
         self.first().is_some_and(|number| number <= upto)
     }
@@ -184,8 +185,8 @@ impl Unsettled {
             })
         })
     }
-    /// Shows `note` the queue and sequence of what is unsettled from a number on, oldest first, for as many `steps` as are left.
-    /// Returns where to go on.
+    /// Calls `note` with queue and sequence of the unsettled deliveries from `number` on, oldest first. Each costs a
+    /// step. Returns the number to continue at when the steps are used up.
     pub(crate) fn look_from(&self, number: u64, steps: &mut usize, mut note: impl FnMut(QueueKey, u64)) -> Option<u64> {
         let first = self.chunks.partition_point(|c| c.base <= number).saturating_sub(1);
         for chunk in self.chunks.range(first..) {
@@ -204,8 +205,8 @@ impl Unsettled {
         }
         None
     }
-    /// Shows `shed` the deliveries, oldest first, from where it stopped the last time, for as many `steps` as are left. Returns
-    /// whether it has seen all and has not to come again.
+    /// Offers deliveries to `shed`, oldest first, from where the last call stopped. Each costs a step. Returns whether
+    /// all have been seen and none has to be looked at again.
     pub(crate) fn shed(&mut self, steps: &mut usize, mut shed: impl FnMut(DeliveredMut<'_>) -> Shed) -> bool {
         let mut all_done = true;
         let first = self
@@ -255,7 +256,7 @@ impl Unsettled {
         let at = found.places.binary_search_by_key(&distance, |p| p.distance).ok()?;
         Some((chunk, at))
     }
-    /// Lets go of what a settled place has left behind.
+    /// Removes places and chunks that are no longer needed after a delivery was settled.
     fn trim(&mut self, at: usize) {
         if let Some(chunk) = self.chunks.get_mut(at)
             && chunk.unsettled > 0
@@ -268,7 +269,7 @@ impl Unsettled {
                 chunk.trim(true);
             }
         } else if let Some(chunk) = self.chunks.front_mut() {
-            // It is used again, in most channels at once.
+            // Most channels have one chunk at a time and use it again at once.
             chunk.places.clear();
             chunk.sources.clear();
         }
@@ -276,7 +277,7 @@ impl Unsettled {
 }
 
 impl Chunk {
-    /// Distance and source of a number that comes here next, if it can.
+    /// The distance and source index of the next number, if it fits into this chunk.
     fn place(&mut self, number: u64, source: (QueueKey, Option<ConsumerKey>)) -> Option<(u32, u8)> {
         if self.places.is_empty() {
             self.base = number;
@@ -285,7 +286,7 @@ impl Chunk {
         if self.places.len() >= CHUNK {
             return None;
         }
-        // Mostly it is the one of the delivery before.
+        // Usually it is the source of the delivery before.
         if let Some(last) = self.places.back()
             && self.sources[usize::from(last.source)] == source
         {
@@ -318,7 +319,7 @@ impl Chunk {
             },
         })
     }
-    /// Drops settled places: those in front of the first unsettled one, if that is to be in front, and all if they are many.
+    /// Drops settled places: those before the first unsettled one if `is_first`, and all of them if they are many.
     fn trim(&mut self, is_first: bool) {
         while is_first && self.places.front().is_some_and(|p| p.body.is_none()) {
             self.places.pop_front();
@@ -358,8 +359,8 @@ mod tests {
     }
 
     #[test]
-    fn one_that_is_never_settled_costs_no_more_than_itself() {
-        // A consumer that hangs on one message and settles all others made the list grow by a place per delivery.
+    fn a_delivery_that_is_never_settled_keeps_only_its_own_memory() {
+        // A consumer that keeps one message and settles all others made the list grow by a place for each delivery.
         let mut u = Unsettled::default();
         u.push(1, delivered(1));
         for n in 2..10_000 {
@@ -371,9 +372,9 @@ mod tests {
         assert!(u.contains(1) && !u.contains(2));
     }
 
-    /// Any order of deliveries and settles, from several consumers, with gaps, against a plain map.
+    /// Compares random deliveries and settles, from several consumers and with gaps in their numbers, with a plain map.
     #[test]
-    fn whatever_is_settled_in_whatever_order_is_found_once() {
+    fn deliveries_are_found_once_in_whatever_order_they_are_settled() {
         for seed in 0..50 {
             let mut rng = crate::testing::disk::Rng::new(seed);
             let mut u = Unsettled::default();
@@ -382,7 +383,7 @@ mod tests {
             let steps = 200 + rng.below(2_000);
             for step in 0..steps {
                 let known: Vec<u64> = expected.keys().copied().collect();
-                // Some channels only grow at first, some are often empty.
+                // Some channels only grow at first; some are often empty.
                 let grows = (seed % 3 == 0 && step < steps / 2) || rng.below(if seed % 3 == 1 { 2 } else { 8 }) == 0;
                 match rng.below(8) {
                     0 if !known.is_empty() => {
@@ -427,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_are_shown_in_order_from_where_it_stopped() {
+    fn bodies_are_offered_in_order_from_where_the_last_call_stopped() {
         let mut u = Unsettled::default();
         for n in 1..=1_000 {
             u.push(n, delivered(n));
