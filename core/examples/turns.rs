@@ -17,7 +17,7 @@ use driver::Driver;
 use gatepost_core::access::Rights;
 use gatepost_core::command::{Bind, BindTarget, Command, Consume, DeclareQueue, Outcome, PublishFlags};
 use gatepost_core::engine::Link;
-use gatepost_core::engine::flow::Look;
+use gatepost_core::engine::flow::FlowCursor;
 use gatepost_core::engine::trace::{TRACE_LASTS_MAX, TopicFilter, TraceRequest};
 use gatepost_core::event::Event;
 use gatepost_core::message::{Dialect, Envelope, Message};
@@ -166,7 +166,7 @@ fn pair(driver: &mut Driver, number: usize, scenario: &Scenario) -> (Link, Link,
 
 /// Looks at all that has flowed, as the gateway does every few seconds.
 fn look(driver: &mut Driver) -> usize {
-    let (mut look, mut seen) = (Look::default(), 0);
+    let (mut look, mut seen) = (FlowCursor::default(), 0);
     while !look.is_done() {
         seen += driver.engine.flow(&mut look, 256).len();
     }

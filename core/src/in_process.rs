@@ -88,32 +88,32 @@ impl InProcess {
     ///
     /// # Errors
     /// As [`InProcess::attach`].
-    pub fn attach_of_node(engine: &mut Engine, now: Now, name: &str) -> Result<InProcess, Fault> {
-        InProcess::attach_of_node_with(engine, now, name, None)
+    pub fn attach_as_node(engine: &mut Engine, now: Now, name: &str) -> Result<InProcess, Fault> {
+        InProcess::attach_as_node_with(engine, now, name, None)
     }
 
-    /// As [`InProcess::attach_of_node`], with what is called when the next visit has something to take.
+    /// As [`InProcess::attach_as_node`], with what is called when the next visit has something to take.
     ///
     /// # Errors
     /// As [`InProcess::attach`].
-    pub fn attach_of_node_woken(
+    pub fn attach_as_node_with_wake(
         engine: &mut Engine,
         now: Now,
         name: &str,
         wake: Arc<dyn Wake>,
     ) -> Result<InProcess, Fault> {
-        InProcess::attach_of_node_with(engine, now, name, Some(wake))
+        InProcess::attach_as_node_with(engine, now, name, Some(wake))
     }
 
-    fn attach_of_node_with(
+    fn attach_as_node_with(
         engine: &mut Engine,
         now: Now,
         name: &str,
         outer: Option<Arc<dyn Wake>>,
     ) -> Result<InProcess, Fault> {
-        engine.admit_link_of_node()?;
+        engine.admit_node_link()?;
         let woken = Woken::new(outer);
-        let link = engine.attach_of_node(now, &attach_as(engine, name), woken.clone());
+        let link = engine.attach_as_node(now, &attach_as(engine, name), woken.clone());
         Ok(InProcess::of(link, woken))
     }
 

@@ -67,7 +67,7 @@ async fn publish(node: &Node, vhost: &Arc<Vhost>, news: Vec<(String, String)>) {
     let exchange = node.config().mqtt.exchange.clone();
     let now = node.clock.now();
     // No memory for a connection: skip this round.
-    let Ok(mut connection) = vhost.enter(|engine| InProcess::attach_of_node(engine, now, "$SYS")) else {
+    let Ok(mut connection) = vhost.enter(|engine| InProcess::attach_as_node(engine, now, "$SYS")) else {
         return;
     };
     for (topic, value) in news {

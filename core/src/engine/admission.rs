@@ -133,8 +133,8 @@ impl Engine {
     pub(crate) fn refuse(&mut self, kind: ObjectKind) -> Fault {
         self.counters.objects_refused[kind as usize] += 1;
         let (used, max) = (self.objects()[kind as usize], self.settings.objects_bytes_max);
-        if self.refusal_told.is_none_or(|at| self.now.monotonic >= at) {
-            self.refusal_told = Some(self.now.monotonic + REFUSALS_SILENT);
+        if self.refusal_log_after.is_none_or(|at| self.now.monotonic >= at) {
+            self.refusal_log_after = Some(self.now.monotonic + REFUSALS_SILENT);
             let (vhost, kind) = (&self.settings.vhost, kind.name());
             tracing::warn!(%vhost, kind, used, max, "memory for objects (memory.objects) is used up: refused");
         }
@@ -146,7 +146,7 @@ impl Engine {
     ///
     /// # Errors
     /// QuotaExceeded: memory for objects is used up.
-    pub(crate) fn admit_link_of_node(&mut self) -> Result<(), Fault> {
+    pub(crate) fn admit_node_link(&mut self) -> Result<(), Fault> {
         self.admit(ObjectKind::Connections, super::link::LINK_BYTES)
     }
 

@@ -112,7 +112,7 @@ impl Engine {
         match self.verdict(link, about(permission, on)) {
             Verdict::Permitted => Ok(()),
             Verdict::Refused => Err(self.refuse_access(permission, on, &self.user_of(link))),
-            Verdict::Unknown => Err(open()),
+            Verdict::Unknown => Err(unanswered()),
         }
     }
 
@@ -122,7 +122,7 @@ impl Engine {
             match self.verdict(link, about(permission, on)) {
                 Verdict::Permitted => return Ok(()),
                 Verdict::Refused => {}
-                Verdict::Unknown => return Err(open()),
+                Verdict::Unknown => return Err(unanswered()),
             }
         }
         Err(self.refuse_access(Permission::Configure, on, &self.user_of(link)))
@@ -143,7 +143,7 @@ impl Engine {
         match self.verdict(link, sought) {
             Verdict::Permitted => Ok(()),
             Verdict::Refused => Err(self.refuse_topic(permission, exchange, key, Dialect::Dot, &self.user_of(link))),
-            Verdict::Unknown => Err(open()),
+            Verdict::Unknown => Err(unanswered()),
         }
     }
 
@@ -190,12 +190,12 @@ fn about(permission: Permission, on: Resource<'_>) -> Sought<'_> {
 }
 
 /// The fault of a check that has no answer yet. Its text is empty, which no other fault's is.
-fn open() -> Fault {
+fn unanswered() -> Fault {
     Fault::new(FaultKind::AccessRefused, "")
 }
 
 /// Whether the fault means that the command waits for an answer, and is no refusal.
-pub(super) fn is_open(fault: &Fault) -> bool {
+pub(super) fn is_unanswered(fault: &Fault) -> bool {
     fault.text.is_empty()
 }
 

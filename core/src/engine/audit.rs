@@ -82,7 +82,7 @@ impl Engine {
         for (_, message) in &self.behind.refused {
             found.message(message);
         }
-        for entry in self.memory.doomed() {
+        for entry in self.memory.to_drop() {
             found.entry(entry);
         }
         for (key, q) in self.queues.iter() {
@@ -278,7 +278,7 @@ impl Engine {
                 let active = q.arguments.single_active.then(|| q.consumers.first()).flatten();
                 let mut served = q.consumers.iter().filter(|k| active.is_none_or(|a| a == *k));
                 let wanted = served.any(|key| self.has_credit(key, flags) && !self.is_noted(key));
-                assert!(!wanted || q.is_paging() || q.hungry, "a page is waited for");
+                assert!(!wanted || q.is_paging() || q.awaits_reads, "a page is waited for");
                 return;
             }
             Head::Entry(front) => front,
@@ -301,7 +301,10 @@ impl Engine {
                 .consumers
                 .iter()
                 .any(|key| self.has_credit(key, front.flags) && !self.is_noted(key));
-            assert!(waits || q.loading > 0 || q.hungry || !wanted, "a mark is waited for");
+            assert!(
+                waits || q.loading > 0 || q.awaits_reads || !wanted,
+                "a mark is waited for"
+            );
             return;
         }
         assert!(!self.could_serve(queue), "queue '{}' could be served", q.name);
@@ -330,7 +333,7 @@ impl Engine {
             return false;
         };
         q.loading == 0
-            && !q.hungry
+            && !q.awaits_reads
             && q.would_be_marked(front.seq, front.flags, self.staging.written_ticket())
             && self.has_credit(key, front.flags)
     }

@@ -165,7 +165,7 @@ impl Engine {
     /// Logs the deletion of what was durable. Returns what to wait for.
     pub(crate) fn log_removed(&mut self, removed: &[Removed]) -> Option<u64> {
         if self.router.has_pending_deletions() {
-            self.timers.set_burial(self.now.monotonic);
+            self.timers.set_deferred(self.now.monotonic);
         }
         let mut any = false;
         for r in removed {

@@ -70,7 +70,7 @@ impl Publisher {
         self.numbered - self.told
     }
     /// Marks a publish as needing no wait of its own.
-    pub(crate) fn is_through(&mut self, number: u64) {
+    pub(crate) fn needs_no_wait(&mut self, number: u64) {
         match self.pending.back_mut() {
             // An earlier publish waits: both are confirmed together.
             Some((upto, _)) => *upto = number,

@@ -141,7 +141,7 @@ impl Engine {
             self.watch_queue_expiry(queue);
             let Engine { queues, memory, .. } = self;
             if let Some(q) = queues.get_mut(queue) {
-                memory.note_deep(q, queue);
+                memory.note_evictable(q, queue);
             }
         }
         units

@@ -101,7 +101,7 @@ impl Engine {
         {
             q.ending = true;
             self.ending_queues.push_back(queue);
-            self.timers.set_burial(self.now.monotonic);
+            self.timers.set_deferred(self.now.monotonic);
         }
     }
 
@@ -143,7 +143,7 @@ impl Engine {
             Some(Deleting::Messages { queue, .. }) => self.ending_purges.push_back(queue),
             Some(Deleting::Exchange(name)) => self.router.postpone_deletion(name),
         }
-        self.timers.set_burial(self.now.monotonic);
+        self.timers.set_deferred(self.now.monotonic);
     }
 
     /// Waits for the end of a queue of that name whose deletion has begun.
@@ -179,7 +179,7 @@ impl Engine {
             self.log_removed(&removed);
         }
         if !(self.ending_queues.is_empty() && self.ending_purges.is_empty()) || self.router.has_pending_deletions() {
-            self.timers.set_burial(self.now.monotonic);
+            self.timers.set_deferred(self.now.monotonic);
         }
     }
 
@@ -196,11 +196,11 @@ impl Engine {
         self.trace_gone(queue, HopKind::QueueDeleted);
         let Some(mut q) = self.queues.remove(queue) else { return };
         self.forget_spills(&q);
-        self.memory.forget_deep(&q, &self.queues);
+        self.memory.forget_evictable(&q, &self.queues);
         self.cancel_queue_timers(queue, &q);
         self.counters.queues_deleted += 1;
         let messages = q.reported_depth();
-        self.memory.doom(q.take_ready());
+        self.memory.drop_later(q.take_ready());
         if q.durable {
             let key = queue_key(q.id);
             self.staging.record(Record::Key { key, value: None });
@@ -258,7 +258,7 @@ impl Engine {
             }
         }
         if !self.orphans.is_empty() {
-            self.timers.set_burial(self.now.monotonic);
+            self.timers.set_deferred(self.now.monotonic);
         }
     }
 }

@@ -113,13 +113,13 @@ impl Engine {
         {
             q.dispatched_later = true;
             self.behind.dispatches.push(queue);
-            self.timers.set_burial(self.now.monotonic + SOON);
+            self.timers.set_deferred(self.now.monotonic + SOON);
         }
     }
 
     /// At the beginning of a turn: touches the queues whose dispatch the former turn did not finish.
     #[inline]
-    pub(crate) fn touch_those_behind(&mut self) {
+    pub(crate) fn touch_deferred(&mut self) {
         while let Some(queue) = self.behind.dispatches.pop() {
             if let Some(q) = self.queues.get_mut(queue) {
                 q.dispatched_later = false;

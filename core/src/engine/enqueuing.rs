@@ -136,7 +136,7 @@ impl Enqueuing<'_> {
             if queue.is_limited() {
                 after.limited.push(key);
             }
-            self.memory.note_deep(queue, key);
+            self.memory.note_evictable(queue, key);
             touched.add(key, queue);
         }
         self.counters.enqueued += enqueued.queues as u64;

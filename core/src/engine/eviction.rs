@@ -20,8 +20,8 @@ impl Engine {
     /// publishers are not read, and consumers need not send anything to take messages. So a timer continues the
     /// eviction as long as publishers wait for memory.
     pub(crate) fn relieve_memory(&mut self) {
-        if self.memory.bury() {
-            self.timers.set_burial(self.now.monotonic);
+        if self.memory.drop_some() {
+            self.timers.set_deferred(self.now.monotonic);
         }
         self.memory.shed_above = self.settings.cache_bytes_max / 2;
         let mut progress = false;
@@ -97,7 +97,7 @@ impl Engine {
             return false;
         }
         // Once more than there are queues: the last round notices that all of them were scanned without success.
-        for _ in 0..=self.memory.deep.len() {
+        for _ in 0..=self.memory.evictable.len() {
             if eviction.is_enough(&self.memory) {
                 self.memory.rescan_above = 0;
                 break;
@@ -105,7 +105,7 @@ impl Engine {
             if eviction.steps == 0 {
                 break;
             }
-            let Some(queue) = self.memory.deep.pop_front() else {
+            let Some(queue) = self.memory.evictable.pop_front() else {
                 self.memory.looked(false, now);
                 break;
             };
@@ -210,9 +210,9 @@ impl Eviction {
             staging.message(message, Routes::from_iter([route]));
         }
         // Entries that stay for now may be evicted when the spare is halved.
-        q.deep = leaving.offered || !head.is_whole();
-        if q.deep {
-            memory.deep.push_back(key);
+        q.evictable = leaving.offered || !head.is_whole();
+        if q.evictable {
+            memory.evictable.push_back(key);
         }
         leaving.later || memory.bytes() < bytes_before
     }

@@ -50,7 +50,7 @@ impl Engine {
         let channel = g.channel;
         let queue = match self.find_queue_to_get_from(link, channel, &g.queue, again) {
             Ok(queue) => queue,
-            Err(fault) if asking::is_open(&fault) => return,
+            Err(fault) if asking::is_unanswered(&fault) => return,
             Err(fault) => {
                 let op = Op::Get;
                 let fault = Box::new(fault);
@@ -100,7 +100,7 @@ impl Engine {
                     }
                     let Some(units) = self.death_work(queue).filter(|_| work > 0) else {
                         // Behind many that have expired: it goes on in the next turn.
-                        self.timers.set_burial(now.monotonic + SOON);
+                        self.timers.set_deferred(now.monotonic + SOON);
                         return self.get_again_later(link, g, queue, again);
                     };
                     work = work.saturating_sub(units);

@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 /// The progress of a reading of the counts.
 #[derive(Debug, Default)]
-pub struct Look {
+pub struct FlowCursor {
     stage: Stage,
     /// The index at which the stage continues.
     place: u32,
@@ -39,7 +39,7 @@ enum Stage {
     Done,
 }
 
-impl Look {
+impl FlowCursor {
     /// Whether everything was read.
     pub fn is_done(&self) -> bool {
         self.stage == Stage::Done
@@ -75,7 +75,7 @@ impl Engine {
     /// Continues a reading: returns what about `budget` places and queues have counted since the last reading. Call it
     /// until [`FlowCursor::is_done`]; an empty list does not mean that. Topics and exchanges are listed before the
     /// clients that publish to them.
-    pub fn flow(&mut self, look: &mut Look, budget: usize) -> Vec<Flowed> {
+    pub fn flow(&mut self, look: &mut FlowCursor, budget: usize) -> Vec<Flowed> {
         let mut flowed = Vec::new();
         match look.stage {
             Stage::Begin => {

@@ -25,7 +25,7 @@ impl Engine {
         };
         let spare = memory.spare_bytes();
         match q.wanted_page(count.min(PAGE_ENTRIES / 2)) {
-            Some(_) if memory.pages >= PAGES_MAX => memory.is_hungry(q, queue),
+            Some(_) if memory.pages >= PAGES_MAX => memory.await_reads(q, queue),
             Some((priority, run)) => {
                 q.page_asked(priority);
                 memory.pages += 1;
@@ -38,7 +38,7 @@ impl Engine {
             }
             None => {}
         }
-        if q.loading > 0 || q.hungry {
+        if q.loading > 0 || q.awaits_reads {
             return;
         }
         let (mut room, mut full, mut asked) = (usize::try_from(spare).unwrap_or(usize::MAX), false, 0);
@@ -65,12 +65,12 @@ impl Engine {
         }
         q.loading += asked;
         if full && q.loading == 0 {
-            memory.is_hungry(q, queue);
+            memory.await_reads(q, queue);
         }
         // What comes back may have to leave again.
-        if q.loading > 0 && !q.deep {
-            q.deep = true;
-            memory.deep.push_back(queue);
+        if q.loading > 0 && !q.evictable {
+            q.evictable = true;
+            memory.evictable.push_back(queue);
         }
     }
     fn loading_max(&self) -> usize {
@@ -92,10 +92,10 @@ impl Engine {
         self.resume_replays();
         while self.memory.loading < self.loading_max()
             && self.memory.pages < PAGES_MAX
-            && let Some(queue) = self.memory.hungry.pop_front()
+            && let Some(queue) = self.memory.awaiting_reads.pop_front()
         {
             if let Some(q) = self.queues.get_mut(queue) {
-                q.hungry = false;
+                q.awaits_reads = false;
                 woken.push(queue);
                 if !q.consumers.is_empty() {
                     // Here, so that the next one finds less room.
@@ -120,7 +120,7 @@ impl Engine {
             if self
                 .queues
                 .get_mut(queue)
-                .is_some_and(|q| q.loading > 0 || q.hungry || q.is_paging())
+                .is_some_and(|q| q.loading > 0 || q.awaits_reads || q.is_paging())
             {
                 self.memory.waiting_gets.push((queue, link, get));
             } else {

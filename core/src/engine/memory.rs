@@ -28,9 +28,9 @@ pub(crate) struct Memory {
     /// Above it, bodies of unsettled deliveries are evicted if the log has them.
     pub(super) shed_above: usize,
     /// Queues long enough to have bodies that may leave.
-    pub(super) deep: VecDeque<QueueKey>,
-    /// How many of `deep` are gone.
-    deep_gone: usize,
+    pub(super) evictable: VecDeque<QueueKey>,
+    /// How many of `evictable` are gone.
+    evictable_gone: usize,
     /// How often the spare of the queues was halved.
     halved: u32,
     /// The spare is not doubled before then.
@@ -44,11 +44,11 @@ pub(crate) struct Memory {
     /// Pages on their way from disk.
     pub(super) pages: usize,
     /// Queues that want something when some of that is here.
-    pub(super) hungry: VecDeque<QueueKey>,
+    pub(super) awaiting_reads: VecDeque<QueueKey>,
     /// Bodies of deliveries to be sent again that are on their way from disk: whose, and under which packet id.
     pub(crate) resends: HashMap<(QueueId, u64), (SessionKey, u16)>,
     /// Entries of purged and deleted queues. They are dropped in slices: all at once would be a long hold.
-    doomed: VecDeque<Ready>,
+    to_drop: VecDeque<Ready>,
     /// What the reader is to fetch; taken by `drain`.
     pub(crate) requests: Vec<Request>,
     /// `Get`s whose message is on its way from disk.
@@ -77,7 +77,7 @@ pub(super) const READ_ENTRIES: usize = 256;
 /// Entries looked at in one hold of the lock.
 pub(super) const EVICT_STEPS: usize = 2048;
 /// Doomed entries dropped in one hold of the lock.
-const BURY_STEPS: usize = 1024;
+const DROP_STEPS: usize = 1024;
 /// Entries read back from the log at once, at most. When half as many are left, the next ones are asked for.
 pub(super) const PAGE_ENTRIES: usize = 128;
 /// Pages on their way at once. The more there are, the less often a segment's directory is opened for them.
@@ -105,13 +105,13 @@ impl Memory {
         }
     }
     /// The message is kept in memory, and by no queue's entry.
-    pub(crate) fn hold(&mut self, message: &Message) {
+    pub(crate) fn keep(&mut self, message: &Message) {
         if message.log_state().pin() {
             self.bytes += message.memory();
         }
     }
-    /// Undoes [`Memory::hold`].
-    pub(crate) fn let_go(&mut self, message: &Message) {
+    /// Undoes [`Memory::keep`].
+    pub(crate) fn release(&mut self, message: &Message) {
         if message.log_state().unpin() {
             self.bytes -= message.memory();
         }
@@ -157,45 +157,45 @@ impl Memory {
         true
     }
     /// Drops what a queue had, at once or in the holds that follow.
-    pub(crate) fn doom(&mut self, ready: Ready) {
-        self.doomed.push_back(ready);
-        self.bury();
+    pub(crate) fn drop_later(&mut self, ready: Ready) {
+        self.to_drop.push_back(ready);
+        self.drop_some();
     }
     /// Drops some of what is doomed. Returns whether there is more.
-    pub(super) fn bury(&mut self) -> bool {
-        for _ in 0..BURY_STEPS {
-            let Some(ready) = self.doomed.front_mut() else {
+    pub(super) fn drop_some(&mut self) -> bool {
+        for _ in 0..DROP_STEPS {
+            let Some(ready) = self.to_drop.front_mut() else {
                 return false;
             };
             match ready.pop_any() {
                 Some(entry) => self.drop_body(&entry.body),
-                None => _ = self.doomed.pop_front(),
+                None => _ = self.to_drop.pop_front(),
             }
         }
-        !self.doomed.is_empty()
+        !self.to_drop.is_empty()
     }
     /// Entries that are doomed and not dropped yet.
     #[cfg(feature = "testing")]
-    pub(crate) fn doomed(&self) -> impl Iterator<Item = &Entry> {
-        self.doomed.iter().flat_map(Ready::entries)
+    pub(crate) fn to_drop(&self) -> impl Iterator<Item = &Entry> {
+        self.to_drop.iter().flat_map(Ready::entries)
     }
     /// Notes that the queue has bodies that may leave: one that nobody consumes, or a long one.
-    pub(crate) fn note_deep(&mut self, queue: &mut Queue, key: QueueKey) {
+    pub(crate) fn note_evictable(&mut self, queue: &mut Queue, key: QueueKey) {
         let deep = if queue.consumers.is_empty() {
             queue.ready().in_memory() > 0
         } else {
             queue.ready().in_memory() > SPARE || queue.ready().bytes() > self.spare_bytes()
         };
-        if deep && !queue.deep {
-            queue.deep = true;
-            self.deep.push_back(key);
+        if deep && !queue.evictable {
+            queue.evictable = true;
+            self.evictable.push_back(key);
         }
     }
     /// The queue wants what is on disk, and has to wait its turn.
-    pub(super) fn is_hungry(&mut self, queue: &mut Queue, at: QueueKey) {
-        if !queue.hungry {
-            queue.hungry = true;
-            self.hungry.push_back(at);
+    pub(super) fn await_reads(&mut self, queue: &mut Queue, at: QueueKey) {
+        if !queue.awaits_reads {
+            queue.awaits_reads = true;
+            self.awaiting_reads.push_back(at);
         }
     }
     pub(super) fn spare_bytes(&self) -> u64 {
@@ -204,7 +204,7 @@ impl Memory {
     /// Notes the scan of a queue. `left`: it evicted something, or soon will. Returns whether to stop scanning.
     pub(super) fn looked(&mut self, left: bool, now: Time) -> bool {
         self.fruitless_scans = if left { 0 } else { self.fruitless_scans + 1 };
-        if self.fruitless_scans <= self.deep.len() {
+        if self.fruitless_scans <= self.evictable.len() {
             return false;
         }
         self.fruitless_scans = 0;
@@ -226,14 +226,14 @@ impl Memory {
     }
     /// The queue is gone. Its note goes too, if there are many of that kind: a vhost whose queues come and go may never
     /// be short of memory, and never look at the notes.
-    pub(crate) fn forget_deep(&mut self, queue: &Queue, queues: &Queues) {
-        if !queue.deep {
+    pub(crate) fn forget_evictable(&mut self, queue: &Queue, queues: &Queues) {
+        if !queue.evictable {
             return;
         }
-        self.deep_gone += 1;
-        if self.deep_gone > 64 && self.deep_gone * 2 > self.deep.len() {
-            self.deep_gone = 0;
-            self.deep.retain(|key| queues.contains(*key));
+        self.evictable_gone += 1;
+        if self.evictable_gone > 64 && self.evictable_gone * 2 > self.evictable.len() {
+            self.evictable_gone = 0;
+            self.evictable.retain(|key| queues.contains(*key));
         }
     }
 }

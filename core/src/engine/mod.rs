@@ -336,7 +336,7 @@ pub struct Engine {
     /// Memory of links, channels, queues, sessions and subscriptions.
     ledger: Arc<Ledger>,
     /// When a refused object may be logged again.
-    refusal_told: Option<Time>,
+    refusal_log_after: Option<Time>,
     sessions: Sessions,
     /// Links that wait for a session that another link still has.
     successors: Successors,
@@ -359,7 +359,7 @@ pub struct Engine {
     ended: Option<CloseReason>,
     counters: Counters,
     /// Unlogged wills already reported in a warning.
-    wills_told: u64,
+    wills_reported: u64,
     /// The rights of users in this vhost.
     rights: UserRights,
     /// The vhost's limits on connections and queues.
@@ -407,7 +407,7 @@ impl Engine {
             ending_queues: VecDeque::new(),
             orphans: VecDeque::new(),
             ledger,
-            refusal_told: None,
+            refusal_log_after: None,
             sessions: Sessions::default(),
             successors: Successors::default(),
             confirms: Confirms::default(),
@@ -422,7 +422,7 @@ impl Engine {
             pressure: None,
             ended: None,
             counters: Counters::default(),
-            wills_told: 0,
+            wills_reported: 0,
             rights: UserRights::default(),
             vhost_limits: VhostLimits::default(),
             policies: Policies::default(),
@@ -469,7 +469,7 @@ impl Engine {
     }
 
     /// As [`Engine::attach`], for a connection of the node itself, which belongs to no user and may do everything.
-    pub(crate) fn attach_of_node(&mut self, now: Now, attach: &Attach, wake: Arc<dyn Wake>) -> Link {
+    pub(crate) fn attach_as_node(&mut self, now: Now, attach: &Attach, wake: Arc<dyn Wake>) -> Link {
         let access = Access::of_node(&self.rights);
         self.attach_with(now, attach, access, Peer::on_this_machine().into(), wake)
     }
@@ -590,9 +590,9 @@ impl Engine {
         self.node_pressure = pressure;
         if was_short && !self.is_disk_short() {
             self.resume_postponed();
-            let wills = self.counters.wills_not_logged - self.wills_told;
+            let wills = self.counters.wills_not_logged - self.wills_reported;
             if wills > 0 {
-                self.wills_told += wills;
+                self.wills_reported += wills;
                 tracing::warn!(vhost = %self.settings.vhost, wills, "wills were not logged while the disk was full");
             }
         }
@@ -677,7 +677,7 @@ impl Engine {
         self.now = now;
         self.internal_budget = Budget::of_hold(&self.settings);
         self.side_budget = Budget::of_hold(&self.settings);
-        self.touch_those_behind();
+        self.touch_deferred();
     }
 
     /// Notes how much work a hold did. Others waited that long.
@@ -719,7 +719,7 @@ impl Engine {
         }
     }
     fn fail(&mut self, link: Link, channel: ChannelNumber, op: Op, fault: Fault) {
-        if asking::is_open(&fault) {
+        if asking::is_unanswered(&fault) {
             return;
         }
         self.note_failure(link, channel);

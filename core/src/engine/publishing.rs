@@ -318,7 +318,7 @@ impl Engine {
         };
         let (ticket, need, message) = match wait {
             Wait::Nothing => {
-                l.channel(channel).publisher.is_through(number);
+                l.channel(channel).publisher.needs_no_wait(number);
                 return l.note_confirms(channel);
             }
             Wait::Message(message, need) => (self.staging.wait_for(need), need, Some(message)),

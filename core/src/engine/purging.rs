@@ -82,7 +82,7 @@ impl Engine {
         if logged && !has_outstanding {
             self.staging.record(Record::Purge { queue: id, upto });
         }
-        self.memory.doom(ready);
+        self.memory.drop_later(ready);
         (messages, logged)
     }
 

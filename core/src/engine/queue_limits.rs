@@ -101,7 +101,7 @@ impl Engine {
             self.traces.postpone(message);
         }
         self.behind.refused.push_back((queue, message.clone()));
-        self.timers.set_burial(self.now.monotonic + SOON);
+        self.timers.set_deferred(self.now.monotonic + SOON);
     }
 
     /// Goes on with dead letters of refused messages.
@@ -118,7 +118,7 @@ impl Engine {
             self.memory.drop_body(&Body::Memory(message));
         }
         if !self.behind.refused.is_empty() {
-            self.timers.set_burial(self.now.monotonic + SOON);
+            self.timers.set_deferred(self.now.monotonic + SOON);
         }
     }
 
@@ -129,7 +129,7 @@ impl Engine {
         {
             q.overfull = true;
             self.behind.overfull.push_back(queue);
-            self.timers.set_burial(self.now.monotonic + SOON);
+            self.timers.set_deferred(self.now.monotonic + SOON);
         }
     }
 
@@ -148,7 +148,7 @@ impl Engine {
             }
         }
         if !self.behind.overfull.is_empty() {
-            self.timers.set_burial(self.now.monotonic + SOON);
+            self.timers.set_deferred(self.now.monotonic + SOON);
         }
     }
 }

@@ -399,7 +399,7 @@ impl Engine {
                     let fits = self.memory.bytes() + message.memory() <= self.settings.cache_bytes_max / 2;
                     self.retained.restore(&message, fits);
                     if fits {
-                        self.memory.hold(&message);
+                        self.memory.keep(&message);
                     }
                     if let Some(deadline) = message.envelope().deadline {
                         self.timers.set_retained(now.monotonic + (deadline - now.wall));

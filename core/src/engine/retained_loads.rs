@@ -30,7 +30,7 @@ pub(crate) struct RetainedLoads {
     /// Whose next message has come, or could not be asked for.
     called: VecDeque<Link>,
     /// Who waits for some of `under_way` to come before its own can be asked for.
-    hungry: VecDeque<Link>,
+    awaiting_room: VecDeque<Link>,
 }
 
 struct Load {
@@ -47,11 +47,11 @@ impl RetainedLoads {
     /// What it takes, without the messages themselves.
     pub(crate) fn memory(&self) -> usize {
         const LOAD: usize = size_of::<(u64, Load)>() + 64;
-        self.under_way.len() * LOAD + (self.called.len() + self.hungry.len()) * size_of::<Link>()
+        self.under_way.len() * LOAD + (self.called.len() + self.awaiting_room.len()) * size_of::<Link>()
     }
     #[cfg(feature = "testing")]
     pub(crate) fn is_empty(&self) -> bool {
-        self.under_way.is_empty() && self.called.is_empty() && self.hungry.is_empty() && self.bytes == 0
+        self.under_way.is_empty() && self.called.is_empty() && self.awaiting_room.is_empty() && self.bytes == 0
     }
 }
 
@@ -69,7 +69,7 @@ impl Engine {
                 continue;
             }
             if loads.bytes > 0 && loads.bytes + wanted.len as usize > most {
-                loads.hungry.extend(waiting);
+                loads.awaiting_room.extend(waiting);
                 return;
             }
             loads.bytes += wanted.len as usize;
@@ -107,7 +107,7 @@ impl Engine {
 
     fn retained_came(&mut self, key: &Key, number: u64, message: &Message) {
         if self.retained.loaded(key, number, message) {
-            self.memory.hold(message);
+            self.memory.keep(message);
             self.counters.bodies_loaded += 1;
         }
     }
@@ -133,12 +133,12 @@ impl Engine {
                 self.resume_replay(link, &mut budget);
             }
         }
-        for _ in 0..self.retained_loads.hungry.len() {
+        for _ in 0..self.retained_loads.awaiting_room.len() {
             let most = (self.settings.cache_bytes_max / SHARE).max(1);
             if self.retained_loads.bytes >= most {
                 return;
             }
-            if let Some(link) = self.retained_loads.hungry.pop_front() {
+            if let Some(link) = self.retained_loads.awaiting_room.pop_front() {
                 self.resume_replay(link, &mut budget);
             }
         }

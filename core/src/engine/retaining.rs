@@ -36,7 +36,7 @@ impl Engine {
     /// A retained message that was in memory is replaced, cleared, or has left for the log.
     fn let_go_of_retained(&mut self, message: Option<Message>) {
         if let Some(message) = message {
-            self.memory.let_go(&message);
+            self.memory.release(&message);
         }
     }
 
@@ -51,7 +51,7 @@ impl Engine {
             && let Some(message) = self.retained.evict(written)
         {
             self.counters.bodies_evicted += 1;
-            self.memory.let_go(&message);
+            self.memory.release(&message);
             steps -= 1;
         }
         steps < EVICT_STEPS
@@ -64,7 +64,7 @@ impl Engine {
         self.let_go_of_retained(before);
         match change {
             Change::Stored => {
-                self.memory.hold(message);
+                self.memory.keep(message);
                 let value = catalog::encode_retained(message);
                 self.staging.record(Record::Key {
                     key,

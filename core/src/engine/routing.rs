@@ -61,7 +61,7 @@ impl Engine {
         };
         self.internal_budget = budget;
         if unfinished {
-            self.timers.set_burial(self.now.monotonic);
+            self.timers.set_deferred(self.now.monotonic);
         }
         !unfinished
     }

@@ -23,7 +23,7 @@ impl Engine {
                 Timer::Head(queue) => self.expire_head(queue),
                 Timer::QueueExpiry(queue) => self.expire_queue(queue),
                 Timer::Retained => self.expire_retained(),
-                Timer::Burial => {
+                Timer::Deferred => {
                     self.end_orphans(&mut budget);
                     self.end_deletions(&mut budget);
                     self.enforce_limits();

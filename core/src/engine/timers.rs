@@ -32,7 +32,7 @@ pub(crate) enum Timer {
     Relief,
     /// What purged and deleted queues had is not all dropped yet, or not all their consumers are ended, or the queues of a
     /// dead letter are not all found: work that goes on in slices.
-    Burial,
+    Deferred,
 }
 
 /// The engine's timers. Whoever sets one remembers when it is due, and cancels it before it sets another: what comes and
@@ -76,9 +76,9 @@ impl Timers {
         at
     }
     /// Schedules the next slice of deferred drops; any timer call runs one.
-    pub(crate) fn set_burial(&mut self, now: Time) {
-        if !matches!(self.due.first(), Some((_, Timer::Burial))) {
-            self.set(now, Timer::Burial);
+    pub(crate) fn set_deferred(&mut self, now: Time) {
+        if !matches!(self.due.first(), Some((_, Timer::Deferred))) {
+            self.set(now, Timer::Deferred);
         }
     }
     pub(super) fn next(&self) -> Option<Time> {

@@ -21,7 +21,7 @@ use crate::properties::Codecs;
 use crate::slots::{Link, QueueKey};
 use crate::tally::Mark;
 use crate::time::{Now, Time, Wall};
-use crate::topic::{Levels, is_of_broker};
+use crate::topic::{Levels, is_broker_topic};
 use hashbrown::HashMap;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -344,7 +344,7 @@ impl Traces {
         let dialect = message.envelope().dialect;
         let mut asked = Asked::Nothing;
         // What the node tells of itself is no traffic.
-        if !is_of_broker(message.key(), dialect) {
+        if !is_broker_topic(message.key(), dialect) {
             let levels = Levels::new(message.key(), dialect);
             let catching = self.list.iter().filter(|trace| trace.state() == TraceState::Catching);
             for trace in catching.filter(|trace| trace.request.asks_for_address(message, &levels)) {

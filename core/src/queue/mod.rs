@@ -106,9 +106,9 @@ pub(crate) struct Queue {
     /// It is on the engine's list of queues to dispatch.
     pub(crate) touched: bool,
     /// It is on the engine's list of queues whose bodies may leave memory.
-    pub(crate) deep: bool,
+    pub(crate) evictable: bool,
     /// It is on the engine's list of queues that wait for others' reads to finish before their own bodies are read.
-    pub(crate) hungry: bool,
+    pub(crate) awaits_reads: bool,
     /// Its deletion has begun and takes more than one hold. Nothing is bound to it any more.
     pub(crate) ending: bool,
     /// It is deleted when its last consumer is cancelled.
@@ -212,12 +212,12 @@ impl Queue {
             acks: Vec::new(),
             marks: HandOutMarks::default(),
             loading: 0,
-            hungry: false,
+            awaits_reads: false,
             paging: None,
             absent: Vec::new(),
             redelivered_below: 0,
             returned: BTreeMap::new(),
-            deep: false,
+            evictable: false,
             spilled: None,
             used_at: now,
             expiry_check: None,

@@ -3,7 +3,7 @@
 use crate::support::*;
 use gatepost_core::command::{Command, PublishFlags};
 use gatepost_core::engine::Settings;
-use gatepost_core::engine::flow::{Flowed, Look, Source, Tally};
+use gatepost_core::engine::flow::{FlowCursor, Flowed, Source, Tally};
 use gatepost_core::message::{Envelope, Message};
 use gatepost_core::store::StoreSettings;
 use gatepost_core::testing::world::{Client, World};
@@ -23,7 +23,7 @@ fn look(w: &mut World, budget: usize) -> BTreeMap<String, u64> {
     let mut edges = BTreeMap::new();
     let mut add =
         |from: &str, to: &str, messages: u64| *edges.entry(format!("{from} -> {to}")).or_insert(0) += messages;
-    let mut look = Look::default();
+    let mut look = FlowCursor::default();
     for _ in 0..100_000 {
         if look.is_done() {
             return edges;
@@ -246,7 +246,7 @@ fn how_long_messages_have_waited_is_told_of_some() {
         w.advance(ms(100));
     }
     run(&mut w, app, [consume_no_ack("q", 1)]);
-    let (mut at, mut waits, mut consumers) = (Look::default(), Vec::new(), Vec::new());
+    let (mut at, mut waits, mut consumers) = (FlowCursor::default(), Vec::new(), Vec::new());
     while !at.is_done() {
         for flowed in w.turn(|engine| engine.flow(&mut at, 10)) {
             match flowed {
@@ -294,7 +294,7 @@ fn a_wide_fan_out_is_listed_in_part() {
             [publish(PublishFlags::default(), message("amq.fanout", "", "x", false))],
         );
     }
-    let (mut at, mut found) = (Look::default(), Vec::new());
+    let (mut at, mut found) = (FlowCursor::default(), Vec::new());
     while !at.is_done() {
         found.extend(w.turn(|engine| engine.flow(&mut at, 10)));
     }

@@ -131,7 +131,7 @@ fn the_nodes_own_topics_are_retained_in_memory_for_those_who_may_read_them() {
         )
     };
     let mut node = broker
-        .run(NOW, |engine| InProcess::attach_of_node(engine, NOW, "$SYS"))
+        .run(NOW, |engine| InProcess::attach_as_node(engine, NOW, "$SYS"))
         .expect("the log works")
         .expect("there is room");
     assert!(say(&mut broker, &mut node, [figure("7")]).is_empty());

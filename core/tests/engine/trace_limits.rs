@@ -159,7 +159,7 @@ fn a_message_is_missed_when_memory_for_objects_is_used_up() {
 /// The flow map counts the same whether messages are traced or not.
 #[test]
 fn the_flow_map_counts_on_while_messages_are_traced() {
-    use gatepost_core::engine::flow::{Flowed, Look};
+    use gatepost_core::engine::flow::{FlowCursor, Flowed};
     for traced in [false, true] {
         let settings = Settings {
             flow: true,
@@ -179,7 +179,7 @@ fn the_flow_map_counts_on_while_messages_are_traced() {
             run(&mut w, app, [topic("plant.1", false), put_transient("q", "m")]);
         }
         hear(&mut w, worker);
-        let mut look = Look::default();
+        let mut look = FlowCursor::default();
         let (mut routed, mut published, mut delivered) = (0, 0, 0);
         while !look.is_done() {
             for flowed in w.turn(|engine| engine.flow(&mut look, 1000)) {

@@ -61,7 +61,7 @@ impl Errand {
         let now = node.clock.now();
         let connection = vhost.enter(|engine| match user {
             Some(user) => InProcess::attach_woken(engine, now, user, NAME, bell.clone()),
-            None => InProcess::attach_of_node_woken(engine, now, NAME, bell.clone()),
+            None => InProcess::attach_as_node_with_wake(engine, now, NAME, bell.clone()),
         })?;
         Ok(Errand {
             node: Arc::clone(node),

@@ -24,7 +24,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse as _;
 use axum::routing::get;
-use gatepost_core::engine::flow::Look;
+use gatepost_core::engine::flow::FlowCursor;
 use gatepost_core::store::VhostId;
 use map::{EDGES_MAX, Gathering, Map, Part, Shown, shown};
 pub(super) use node::called;
@@ -156,7 +156,7 @@ pub(crate) async fn run(node: &Arc<Node>) {
 /// Looks at a vhost. Between two holds others have their turn, at the engine and on this thread.
 async fn look(node: &Node, vhost: &Vhost, interval: f64) {
     vhost.enter(|engine| engine.set_flow(true));
-    let (mut look, mut gathering) = (Look::default(), Gathering::new(&vhost.name));
+    let (mut look, mut gathering) = (FlowCursor::default(), Gathering::new(&vhost.name));
     while !look.is_done() {
         gathering.add(vhost.enter(|engine| engine.flow(&mut look, PER_HOLD)));
         node.flow.note_gathering(&gathering);
