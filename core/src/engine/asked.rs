@@ -10,34 +10,36 @@ use crate::message::Message;
 use crate::tally::Mark;
 use std::mem::size_of;
 
-/// What active traces ask of an address.
+/// Which messages to an address active traces ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Asked {
     /// None of its messages.
     Nothing = 1,
-    /// Messages with certain properties.
+    /// Those with certain properties.
     Properties = 2,
-    /// All its messages.
+    /// All of them.
     All = 3,
 }
 
-/// Addresses without a remembered route that are noted: queues of the default exchange, and what headers exchanges route.
+/// The most addresses without a remembered route that are noted: queues of the default exchange, and routes of headers
+/// exchanges.
 const PLACES: usize = 1024;
 const PLACES_BYTES: usize = PLACES * size_of::<(u64, Mark)>();
-/// Bits of a mark that say what is asked. Those above are the generation, which returns after a thousand million changes.
+/// The low bits of a mark say what is asked for. The bits above are the generation, which repeats after a thousand
+/// million changes.
 const ASKED: u32 = 0b11;
 
-/// See the module.
+/// What traces ask for, by address: see the module.
 #[derive(Default)]
 pub(crate) struct AskedAddresses {
     generation: u32,
-    /// By hash of the address. Empty while no trace is active.
+    /// Marks by the hash of the address. Empty while no trace is active.
     places: Vec<(u64, Mark)>,
 }
 
 impl AskedAddresses {
-    /// The traces that catch messages are others than before. `any`: there are some.
+    /// The traces that catch messages have changed. `any`: there are some.
     pub(crate) fn change(&mut self, any: bool, charge: &mut Charge) {
         self.generation = self.generation.wrapping_add(ASKED + 1);
         if any && self.places.is_empty() {
@@ -49,7 +51,7 @@ impl AskedAddresses {
         }
     }
 
-    /// What a mark says, if it is about the traces of now.
+    /// What a mark says, if it is of the current generation.
     #[inline]
     pub(crate) fn read(&self, Mark(mark): Mark) -> Option<Asked> {
         if mark & !ASKED != self.generation {
@@ -63,12 +65,12 @@ impl AskedAddresses {
         }
     }
 
-    /// A mark of now.
+    /// A mark of the current generation.
     pub(crate) fn mark(&self, asked: Asked) -> Mark {
         Mark(self.generation | asked as u32)
     }
 
-    /// What is noted here of the message's address.
+    /// The mark noted here for the message's address.
     #[inline]
     pub(crate) fn find(&self, message: &Message) -> Mark {
         let hash = message.route_hash();
@@ -78,7 +80,7 @@ impl AskedAddresses {
         }
     }
 
-    /// Notes it here, in place of another address.
+    /// Notes a mark here, in place of that of another address.
     pub(crate) fn note(&mut self, message: &Message, mark: Mark) {
         let hash = message.route_hash();
         if let Some(place) = self.places.get_mut(hash as usize % PLACES) {

@@ -10,13 +10,14 @@ use crate::command::{Channel as ChannelNumber, Get, Outcome};
 use crate::queue::unsettled::cost;
 use crate::slots::Link;
 
-/// Messages that a closing channel has fetched and not taken, of which so many go back at once.
+/// How many messages that a closing channel has fetched and not taken are returned at once.
 const FETCHED_AT_ONCE: usize = 256;
 /// Work units of deleting a queue.
 const QUEUE_WORK: usize = 16;
 
 impl Engine {
-    /// Ends a channel: its consumers go, its unsettled deliveries go back, marked redelivered.
+    /// Closes a channel: cancels its consumers, and returns its unsettled deliveries to their queues, marked as
+    /// redelivered.
     pub(crate) fn close_channel(
         &mut self,
         link: Link,
@@ -32,13 +33,14 @@ impl Engine {
             }
             budget.check()?;
             if let Some(key) = c.consumers.pop() {
-                // An auto-delete queue goes with its last consumer, and what the channel has of it with the queue.
+                // An auto-delete queue is deleted with its last consumer, and with it deliveries that the channel has
+                // of it.
                 let units = self.remove_consumer(key);
                 budget.spend(units);
             }
         }
         self.give_back_postponed(link, channel, budget)?;
-        // Without consumers nothing new comes, however many holds this takes.
+        // Without consumers no new deliveries come, however many holds this takes.
         self.settle_upto(link, channel, u64::MAX, Outcome::Requeue, budget)?;
         let answers = |of: &Link, get: &Get| *of == link && get.channel == channel;
         let before = self.memory.waiting_gets.len();
@@ -53,7 +55,7 @@ impl Engine {
             let found = l.find_channel(channel);
             let listed = found.as_ref().is_some_and(|c| c.listed != 0);
             self.counters.channels_closed += u64::from(found.is_some_and(|c| c.strict));
-            // They may have been what the others waited behind.
+            // Other links may be throttled because of them.
             l.release_gated(channel, log);
             for key in l.close_channel(channel).into_entries() {
                 self.confirms.orphan(key, durable);
@@ -67,7 +69,8 @@ impl Engine {
         Ok(())
     }
 
-    /// What a channel has fetched and not taken goes back to its queues. What it takes while that lasts it has to settle.
+    /// Returns messages that a channel has fetched and not taken to their queues. It still has to settle those it takes
+    /// meanwhile.
     fn put_back_fetched(&mut self, link: Link, channel: ChannelNumber, budget: &mut Budget) -> Result<(), Unfinished> {
         loop {
             let Some(l) = self.links.get_mut(link) else {
@@ -87,12 +90,13 @@ impl Engine {
         }
     }
 
-    /// The connection is gone. What it leaves is taken apart piece by piece: its session, its channels, its queues.
+    /// The connection is gone. Its session, channels and queues are removed step by step.
     pub(crate) fn detach(&mut self, link: Link, budget: &mut Budget) -> Result<(), Unfinished> {
         let Some(l) = self.links.get_mut(link) else {
             return Ok(());
         };
-        // Nothing is to be reserved to it while it goes. What is goes back at once, or each consumer would look for its own.
+        // Nothing may be reserved for it any more. All reservations return at once; otherwise each consumer would have
+        // to search for its own.
         l.stalled = true;
         self.forget_unfinished(link);
         self.give_back_reservations(link);

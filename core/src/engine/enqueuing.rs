@@ -149,7 +149,8 @@ impl Enqueuing<'_> {
     }
 }
 
-/// As what the queue takes the message, with the subscription identifiers it has there. `is_own`: its own session publishes it.
+/// The flags and subscription identifiers with which the queue takes the message; `None` if it does not. `is_own`: the
+/// session that owns the queue published it.
 #[inline]
 fn admitted(target: &Target, is_own: bool, envelope: &Envelope) -> Option<(EntryFlags, Option<Arc<[u32]>>)> {
     match target.admission(is_own) {

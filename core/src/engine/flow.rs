@@ -233,7 +233,8 @@ impl Engine {
         }
     }
 
-    /// A message went along no remembered route: it is counted with the one that is remembered now, or by its exchange.
+    /// Counts a message that followed no remembered route: with the route that is remembered now, or else by its
+    /// exchange.
     #[inline(never)]
     pub(super) fn note_walked(&mut self, message: &Message, queues: &[QueueSlot]) -> Source {
         let bytes = message.body().len();
@@ -246,7 +247,7 @@ impl Engine {
     }
 }
 
-/// What a link has published since the last look.
+/// What a link has published since the last reading.
 fn published(l: &mut LinkState) -> Option<Flowed> {
     let (to, others) = l.sent.as_mut().map(|sent| Sent::take(sent))?;
     let party = party(l);

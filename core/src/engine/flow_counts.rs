@@ -197,12 +197,13 @@ impl FlowCounts {
         };
     }
 
-    /// Begins or ends tracing.
+    /// Turns tracing on or off.
     pub(crate) fn turn_traces(&mut self, on: bool) {
         self.set(self.is_on(), on);
     }
 
-    /// What the counts of one look take in memory, about: nothing while counting is off. What `by_name` takes is charged.
+    /// Bytes that the counts between two readings may occupy, roughly; 0 while counting is off. `by_name` is charged on
+    /// its own.
     pub(crate) fn memory(&self) -> usize {
         self.pairs * PAIR_BYTES
             + self.got.len() * hashed::<((Link, QueueKey), u64)>()
@@ -210,7 +211,7 @@ impl FlowCounts {
             + self.gone.len() * GONE_BYTES
     }
 
-    /// Begins or ends counting.
+    /// Turns counting on or off.
     pub(crate) fn turn(&mut self, on: bool) {
         if self.is_on() != on {
             self.charge.shrink(self.by_name.capacity() * size_of::<Tally>());
@@ -222,12 +223,12 @@ impl FlowCounts {
         }
     }
 
-    /// Whether anything was counted since it was last asked.
+    /// Whether anything was counted since the last call.
     pub(crate) fn take_any(&mut self) -> bool {
         std::mem::take(&mut self.any)
     }
 
-    /// Whether what is found in this look is to be forgotten.
+    /// Whether the counts found by this reading are to be dropped.
     pub(crate) fn take_stale(&mut self) -> bool {
         self.is_on() && std::mem::take(&mut self.stale)
     }
@@ -254,12 +255,12 @@ impl FlowCounts {
         self.by_name[slot].count(bytes);
     }
 
-    /// Slots of queues that messages to the default exchange were counted for.
+    /// The end of the range of slots for [`FlowCounts::take_by_name`].
     pub(crate) fn names_end(&self) -> u32 {
         self.by_name.len() as u32
     }
 
-    /// Messages to the default exchange for the queue in a slot.
+    /// Takes the counts of messages to the default exchange for the queue in a slot.
     pub(crate) fn take_by_name(&mut self, slot: u32) -> Tally {
         let tally = self.by_name.get_mut(slot as usize);
         tally.map(std::mem::take).unwrap_or_default()
@@ -268,7 +269,7 @@ impl FlowCounts {
     /// Counts a message whose route cannot be remembered.
     pub(crate) fn note_walked(&mut self, exchange: &str, queues: &[QueueSlot], bytes: usize) -> Source {
         if !self.walked.contains_key(exchange) && self.pairs < PAIRS_MAX {
-            // An exchange counts as a pair, or those whose messages reach no queue would be without number.
+            // The exchange counts as a pair, too. Otherwise exchanges whose messages reach no queue would be unlimited.
             self.pairs += 1;
             self.walked.insert(exchange.into(), HashMap::new());
         }
@@ -285,7 +286,7 @@ impl FlowCounts {
         Source::exchange(exchange)
     }
 
-    /// What was counted by [`FlowCounts::note_walked`].
+    /// Takes what [`FlowCounts::note_walked`] counted.
     pub(crate) fn take_walked(&mut self) -> Vec<(Name, Vec<(QueueSlot, Tally)>)> {
         self.pairs = 0;
         let walked = std::mem::take(&mut self.walked).into_iter();
@@ -294,7 +295,7 @@ impl FlowCounts {
         walked
     }
 
-    /// Counts a message that a link has fetched.
+    /// Counts a message that a link fetched.
     pub(crate) fn note_got(&mut self, link: Link, queue: QueueKey) {
         if !self.is_on() {
             return;
@@ -307,15 +308,15 @@ impl FlowCounts {
         }
     }
 
-    /// What was counted by [`FlowCounts::note_got`].
+    /// Takes what [`FlowCounts::note_got`] counted.
     pub(crate) fn take_got(&mut self) -> Vec<((Link, QueueKey), u64)> {
         let mut got: Vec<_> = std::mem::take(&mut self.got).into_iter().collect();
         got.sort_unstable();
         got
     }
 
-    /// Counts a delivery of a consumer. Returns whether to note how long it has waited, and whether to tell traces.
-    /// `is_followed`: some message is followed.
+    /// Counts a delivery of a consumer. Returns whether to note how long it has waited, and whether to inform traces.
+    /// `is_followed`: a trace follows some message.
     #[inline]
     pub(crate) fn note_delivered(
         &mut self,
@@ -346,12 +347,12 @@ impl FlowCounts {
         }
     }
 
-    /// The samples so far.
+    /// Takes the samples of waiting times.
     pub(crate) fn take_waits(&mut self) -> Vec<(ConsumerKey, u32)> {
         std::mem::take(&mut self.waits)
     }
 
-    /// Keeps what somebody had counted that goes before the next look.
+    /// Keeps the counts of a link or consumer that is removed before the next reading.
     pub(crate) fn keep(&mut self, last: Flowed) {
         if self.is_on() && self.gone.len() < GONE_MAX {
             self.any = true;
@@ -359,7 +360,7 @@ impl FlowCounts {
         }
     }
 
-    /// What was kept.
+    /// Takes the counts of removed links and consumers.
     pub(crate) fn take_gone(&mut self) -> Vec<Flowed> {
         std::mem::take(&mut self.gone)
     }
@@ -369,7 +370,8 @@ impl FlowCounts {
 mod tests {
     use super::*;
 
-    /// Two topics of a client whose numbers are alike took each other's place with every message, so neither was ever shown.
+    /// Two topics of a client that belong to the same place replaced each other with every message, so neither was ever
+    /// shown.
     #[test]
     fn topics_whose_numbers_are_alike_are_counted_side_by_side() {
         let mut sent = Sent::default();

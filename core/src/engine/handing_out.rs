@@ -209,11 +209,11 @@ impl Engine {
             q.kind == QueueKind::Shared
         });
         if shared {
-            // Another member may have had it before.
+            // Another member of the group may have had it before.
             entry.subscription_ids = ids;
         }
         if qos == 0 || shared {
-            // DUP is for the same client being sent the same message again. MQTT 5 3.3.1.1
+            // DUP means that the same client is sent the message again. MQTT 5 3.3.1.1
             flags = DeliveryFlags(flags.0 & !DeliveryFlags::REDELIVERED.0);
         }
         let extra = entry.delivery_extra();
@@ -265,7 +265,7 @@ impl Engine {
             && logged
             && let Some(q) = self.queues.get(queue)
         {
-            // The id is in the log before the message goes: after a crash it is the same id that is sent again.
+            // The id is logged before the message is sent: after a crash it is sent again with the same id.
             self.staging.record(Record::State(State::PacketId {
                 queue: q.id,
                 seq,

@@ -23,55 +23,55 @@ use std::collections::VecDeque;
 use std::mem::size_of;
 use std::sync::Arc;
 
-/// A connection: its state here, and about 1 KiB outside the engine (session, socket, task, read events).
+/// Bytes of a connection: its state here, and about 1 KiB outside the engine (session, socket, task, events).
 pub(crate) const LINK_BYTES: usize = allocation(size_of::<LinkState>()) + (1 << 10);
-/// A channel and its place in the link's list.
+/// Bytes of a channel and its place in the link's list.
 const CHANNEL_BYTES: usize = allocation(size_of::<Channel>()) + allocation(size_of::<SeldomCounts>()) + 16;
 
-/// Answers of a connection that may wait for the log. Its next command waits then, too: a client that asks and asks while a disk
-/// is slow would have us remember every answer.
+/// With this many answers of a connection waiting for the log, its next command waits, too. Otherwise a client that
+/// keeps asking while the disk is slow would make the list of answers grow without limit.
 pub(crate) const GATED_ANSWERS_MAX: usize = 1024;
-/// About what a gated answer costs, with what it may have allocated.
+/// Bytes of a gated answer and what it may have allocated, roughly.
 const GATED_BYTES: usize = size_of::<(Gate, Out)>() + 64;
-/// Gated answers are counted in steps of so many: with QoS 2 each delivery is one.
+/// Gated answers are charged in steps of this many, because with QoS 2 each delivery is one.
 const GATED_STEP: usize = 32;
 
-/// What a will costs.
+/// Bytes of a will.
 pub(crate) fn will_bytes(will: &Will) -> usize {
     allocation(size_of::<Will>()) + will.message.memory()
 }
 
 /// One attached connection.
 ///
-/// Laid out in this order: what each turn touches lies together, so that a turn meets few cold cache lines.
+/// Fields are in this order so that those a turn touches lie together: cold cache lines are most of the cost of a turn.
 #[repr(C)]
 pub(crate) struct LinkState {
-    /// No wake is to be sent: one is on its way already, or the link takes right now and is told at the end of that take
-    /// whether there is more, or it has no room and comes back by itself.
+    /// No wake is to be sent. Either one was sent already; or the link is taking right now, and the end of that take
+    /// says whether there is more; or it has no room and returns when it has.
     woken: bool,
-    /// The socket had no room at the last take: nothing is reserved until it has.
+    /// The socket had no room at the last take. Nothing is reserved for the link until it has.
     pub(crate) stalled: bool,
-    /// Its session goes to another link once it has detached: it is told so, and nothing more.
+    /// Its session goes to another link once it has detached. It is told so, and gets nothing else.
     pub(crate) taken_over: bool,
-    /// It has published: only such links are told about pressure.
+    /// It has published. Only such links are told about pressure.
     pub(crate) publishes: bool,
     /// Some channel failed and is not closed yet.
     pub(crate) failures: bool,
-    /// The outbox waits for bodies to be sent again that are on their way from disk.
+    /// The outbox waits for bodies to be sent again, which are being read.
     pub(crate) resend_loading: bool,
-    /// Its first command waits for a call: for the session it asks for, which another link has; for room for its walk; or
-    /// for messages that it has asked for.
+    /// Its first command waits, and the link will be woken: for a session that another link has, for memory for its
+    /// walk, or for messages that it asked for.
     pub(crate) waits: bool,
-    /// Its first command waits for room for a walk.
+    /// Its first command waits for memory for a walk.
     pub(crate) awaits_walk: bool,
-    /// The number of its protocol's counters.
+    /// The index of its protocol's counters.
     pub(crate) traffic: u8,
-    /// What it was last told about pressure.
+    /// The pressure that it was told last.
     pub(crate) told: Option<Pressure>,
-    /// The pressure that its publishes have met: what it was told, or is told by its next take.
+    /// The pressure that its publishes have run into: it was told about it, or will be by its next take.
     pub(crate) met: Option<Pressure>,
     pub(crate) closed: Option<CloseReason>,
-    /// The MQTT session it drives.
+    /// The MQTT session that it drives.
     pub(crate) session: Option<SessionKey>,
     wake: Arc<dyn Wake>,
     /// Sorted by number; most links have one or two.
@@ -91,58 +91,59 @@ pub(crate) struct LinkState {
     pub(crate) sent: Option<Box<Sent>>,
     /// Answers of all its channels that wait for the log, or behind one that does.
     gated: u32,
-    /// Seconds of silence that were agreed on; 0: none. Here, because it fits here.
+    /// Agreed seconds of silence; 0: none. It is here because it fills a gap in the layout.
     pub(crate) heartbeat_s: u16,
     /// What its socket has carried, as of its last visit.
     pub(crate) carried: Carried,
-    /// Bytes of what its channels have unsettled or have fetched.
+    /// Bytes of what its channels have unsettled or fetched.
     pub(crate) unsettled_bytes: usize,
     pub(crate) rare: Seldom<Rare>,
-    /// Consumers that were passed over for lack of room here.
+    /// Consumers that were passed over because this link had no room.
     pub(crate) starved: VecDeque<ConsumerKey>,
     /// `Returned` and `Refused`, which precede the confirms.
     pub(crate) verdicts: VecDeque<Event>,
-    /// Who it is, and what is known of what it may do.
+    /// Its user, and what was found out about its rights.
     pub(crate) access: Access,
-    // Seldom used.
+    // Rarely used fields follow.
     pub(crate) id: Link,
-    /// What it costs, with its channels and its will.
+    /// The memory of the link, with its channels and its will.
     charge: Charge,
     pub(crate) protocol: &'static str,
-    /// What the client calls itself.
+    /// The name that the client gives itself.
     pub(crate) client_name: Option<Name>,
     pub(crate) peer: Arc<Peer>,
     pub(crate) connected_at: Wall,
     pub(crate) handshake: Option<Box<Handshake>>,
-    /// To be published if it goes without goodbye.
+    /// To be published if the connection ends without DISCONNECT.
     pub(crate) will: Option<Box<Will>>,
 }
 
-/// What most links never have.
+/// State that most links never have.
 #[derive(Default)]
 pub(crate) struct Rare {
-    /// Consumers that are throttled: they are offered nothing until somebody settles.
+    /// Throttled consumers: they are offered nothing until something is settled.
     pub(crate) throttled: Vec<ConsumerKey>,
     pub(crate) exclusive_queues: Vec<QueueKey>,
-    /// What the operator said who closed it.
+    /// The reason that an operator gave for closing it.
     pub(crate) closed_because: Option<Name>,
-    /// The client whose session it waits for, from the first attempt until it has it.
+    /// The client whose session it waits for, from its first attempt until it has the session.
     pub(crate) succeeds: Option<Name>,
     /// Its first command is a transaction whose queues are not all found yet.
     pub(crate) committing: Option<Box<Committing>>,
-    /// What `routing` and `committing` take.
+    /// Bytes of `routing` and `committing`.
     pub(crate) walk_bytes: usize,
-    /// Its `Get`s whose messages are on their way from disk.
+    /// The number of its `Get`s whose messages are being read.
     pub(crate) waiting_gets: usize,
-    /// Its first command is a deletion or a purge that has begun, and goes on without it.
+    /// Its first command is a deletion or a purge that has begun, and that is finished even if the link goes.
     pub(crate) deleting: Option<Deleting>,
-    /// What is known of the answer to a SUBSCRIBE or UNSUBSCRIBE that takes more than one hold.
+    /// The results so far of a SUBSCRIBE or UNSUBSCRIBE that takes more than one hold.
     pub(crate) answered: Option<Box<Answered>>,
-    /// The retained messages that its unfinished bind still replays.
+    /// The retained messages that its unfinished bind still has to replay.
     pub(crate) bound_replay: Option<Box<BoundReplay>>,
 }
 
-/// An idle client costs this, a session, and what the gateway has of it. It had become 560 bytes once, field by field.
+/// An idle client costs this, a session, and what the gateway keeps for it. Field by field, this had once grown to 560
+/// bytes.
 const _: () = assert!(size_of::<LinkState>() <= 432);
 
 /// What a connection's socket has carried.
@@ -152,14 +153,14 @@ pub struct Carried {
     pub bytes_in: u64,
     /// Bytes written.
     pub bytes_out: u64,
-    /// Reads that brought something.
+    /// Reads that returned bytes.
     pub reads: u64,
     /// Writes.
     pub writes: u64,
 }
 
 impl Carried {
-    /// Adds more.
+    /// Adds the counts of `more`.
     pub fn add(&mut self, more: Carried) {
         self.bytes_in += more.bytes_in;
         self.bytes_out += more.bytes_out;
@@ -170,23 +171,23 @@ impl Carried {
 
 /// One channel of a link.
 ///
-/// Laid out in this order: what each turn touches lies together, so that a turn meets few cold cache lines.
+/// Fields are in this order so that those a turn touches lie together: cold cache lines are most of the cost of a turn.
 #[repr(C)]
 pub(crate) struct Channel {
     pub(crate) number: ChannelNumber,
-    /// Its first failure ends it.
+    /// Its first failure closes it.
     pub(crate) strict: bool,
-    /// It failed: nothing is done for it until it is closed.
+    /// It failed: its commands are ignored until it is closed.
     pub(crate) failed: bool,
     /// Prefetch of consumers started from now on.
     pub(crate) prefetch_each: u32,
-    /// For the deliveries of all its consumers together. Reserved or unsettled, they count.
+    /// Limits the deliveries of all its consumers together, whether reserved or unsettled.
     pub(crate) credit: Credit,
-    /// All up to that number goes back, which takes more than one hold.
+    /// All deliveries up to that number are being returned to their queues, which takes more than one hold.
     pub(crate) recovering: Option<u64>,
-    /// Deliveries numbered so far.
+    /// The number of deliveries so far.
     pub(crate) delivered: u64,
-    /// Of these, those to consumers that settle nothing.
+    /// Of these, deliveries to consumers that do not settle.
     pub(crate) delivered_no_ack: u64,
     /// Messages published.
     pub(crate) published: u64,
@@ -195,21 +196,21 @@ pub(crate) struct Channel {
     /// Answers that wait for the log, and those that must follow them.
     gated: VecDeque<(Gate, Out)>,
     pub(crate) publisher: Publisher,
-    /// Its number on the engine's list of channels with bodies in memory; 0: it is not on it.
+    /// Its number on the engine's list of channels with bodies in memory; 0: it is not listed.
     pub(crate) listed: u64,
     pub(crate) unsettled: Unsettled,
-    // Seldom used.
-    /// Rejected deliveries whose dead-lettering is postponed until the disk has room.
+    // Rarely used fields follow.
+    /// Rejected deliveries whose dead-lettering is postponed until the disk has space.
     pub(crate) postponed: Option<Box<Postponed>>,
     pub(crate) consumers: Vec<ConsumerKey>,
     pub(crate) last_queue: Option<Name>,
     pub(crate) seldom: Seldom<SeldomCounts>,
-    /// Counts it among its user's channels.
+    /// Counts it among its user's channels as long as it exists.
     pub(crate) seat: Option<Seat>,
     pub(crate) mode: ChannelMode,
 }
 
-/// What a channel has done, for those who list channels.
+/// Counts of a channel, for listings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ChannelCounts {
     /// Messages published.
@@ -232,11 +233,11 @@ pub struct ChannelCounts {
     pub get_empty: u64,
     /// Deliveries settled as accepted.
     pub acknowledged: u64,
-    /// Deliveries of messages handed out before.
+    /// Deliveries of messages that were handed out before.
     pub redelivered: u64,
 }
 
-/// Of [`ChannelCounts`], what most channels never have.
+/// The part of [`ChannelCounts`] that stays zero for most channels.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct SeldomCounts {
     pub(crate) unroutable_dropped: u64,
@@ -250,9 +251,9 @@ pub(crate) struct SeldomCounts {
 /// See [`Channel::postponed`].
 #[derive(Default)]
 pub(crate) struct Postponed {
-    /// By the order of their rejection.
+    /// In the order of their rejection.
     pub(crate) rejected: Unsettled,
-    /// Rejected so far.
+    /// The number of deliveries rejected so far.
     pub(crate) numbered: u64,
 }
 
@@ -261,7 +262,7 @@ impl Channel {
     pub(crate) fn gated(&self) -> &VecDeque<(Gate, Out)> {
         &self.gated
     }
-    /// What it has done so far.
+    /// Its counts so far.
     pub(crate) fn counts(&self) -> ChannelCounts {
         let seldom = self.seldom.get().copied().unwrap_or_default();
         ChannelCounts {
@@ -269,7 +270,7 @@ impl Channel {
             confirmed: self.publisher.numbered() - self.publisher.unconfirmed(),
             unroutable_dropped: seldom.unroutable_dropped,
             unroutable_returned: seldom.unroutable_returned,
-            // All deliveries are numbered, and those fetched, too.
+            // `delivered` counts all deliveries, also those without settling and those fetched.
             delivered: self.delivered - self.delivered_no_ack - seldom.got - seldom.got_no_ack,
             delivered_no_ack: self.delivered_no_ack,
             got: seldom.got,
@@ -357,7 +358,7 @@ impl LinkState {
         }
     }
 
-    /// Counts a message that it has published, for the flow map.
+    /// Counts a published message for the flow map.
     #[inline]
     pub(crate) fn note_sent(&mut self, to: Source, bytes: usize) {
         match &mut self.sent {
@@ -369,11 +370,12 @@ impl LinkState {
         }
     }
 
-    /// Whether a command goes back because it is a publish that meets pressure for the first time.
+    /// Whether a command is returned because it is the first publish since pressure began.
     ///
-    /// The link does not know of the pressure yet: it is told only once it publishes. The publish goes back, and meets the
-    /// pressure where the connection parks publishes; applied now, it could be refused although its protocol has no word for
-    /// that. Once for each pressure, so that what is left of a link that is gone ends.
+    /// The link does not know about the pressure yet, because only links that publish are told. The publish goes back
+    /// to the connection, which is told and parks it. If it were applied now it could be refused, and its protocol may
+    /// have no way to say so. This happens once for each pressure, so that the remaining commands of a link that is
+    /// gone are not returned for ever.
     #[inline]
     pub(crate) fn meets(&mut self, pressure: Option<Pressure>, command: &Command) -> bool {
         if self.met == pressure
@@ -396,32 +398,32 @@ impl LinkState {
                 .is_some_and(|channel| self.find_channel(channel).is_some_and(|c| c.failed))
     }
 
-    /// Wakes the link's task once, unless it was woken since its last take.
+    /// Wakes the link's task, unless it was woken already since its last take.
     pub(crate) fn wake(&mut self, wakes: &mut Vec<Arc<dyn Wake>>) {
         if !self.woken {
             self.woken = true;
             wakes.push(self.wake.clone());
         }
     }
-    /// Wakes the link's task although it may have no room: it is to do something else than to take messages.
+    /// Wakes the link's task even if it has no room, because it has to do something other than take messages.
     pub(crate) fn call(&mut self, wakes: &mut Vec<Arc<dyn Wake>>) {
         self.woken = false;
         self.wake(wakes);
     }
-    /// The link is at the engine and will take before the lock is released: until [`LinkState::taken`] it needs no wake,
-    /// because that take looks at everything there is.
+    /// The link visits the engine and will take before the lock is released. Until [`LinkState::taken`] it needs no
+    /// wake, because that take sees everything.
     pub(crate) fn visits(&mut self) {
         self.woken = true;
     }
-    /// The link takes now; `stalled` if it has no room, in which case it comes back by itself. One that loses its session
+    /// The link takes now. `stalled`: it has no room, and returns by itself when it has. A link that loses its session
     /// never has room again.
     pub(crate) fn taking(&mut self, stalled: bool) {
         self.woken = true;
         self.stalled = stalled || self.taken_over;
     }
-    /// The take is over: from now on the link is woken again, unless it comes back by itself. Returns whether it has
-    /// something to take already (`pressure`: what publishers are to be told). A wake was not sent for that, so it must not
-    /// be forgotten.
+    /// The take is over: from now on the link is woken again, unless it returns by itself. Returns whether there is
+    /// something to take already (`pressure`: what publishers are to be told). No wake was sent for that, so the caller
+    /// must not ignore it.
     pub(crate) fn taken(&mut self, pressure: Option<Pressure>) -> bool {
         self.woken = self.stalled;
         !self.stalled
@@ -431,7 +433,7 @@ impl LinkState {
                 || !self.confirm_dirty.is_empty()
                 || (self.publishes && self.told != pressure))
     }
-    /// Whether the outbox has something that does not come back by itself.
+    /// Whether the outbox has something for which the link does not return by itself.
     pub(crate) fn has_more(&self) -> bool {
         !self.outbox.is_empty() && !self.resend_loading
     }
@@ -439,7 +441,7 @@ impl LinkState {
         !self.stalled && self.outbox.has_room()
     }
 
-    /// The channel, created if need be.
+    /// The channel, which is created if it does not exist.
     pub(crate) fn channel(&mut self, number: ChannelNumber) -> &mut Channel {
         // Most links use one channel.
         if self.channels.first().is_some_and(|c| c.number == number) {
@@ -471,13 +473,13 @@ impl LinkState {
             c.published += 1;
             return c.publisher.next_number();
         }
-        // A client without channels (MQTT at QoS 0) gets none for this.
+        // A client without channels (MQTT at QoS 0) does not get one for this.
         if let Some(c) = self.find_channel(channel) {
             c.published += 1;
         }
         0
     }
-    /// Forgets the channel, but for the answers that still wait for the log: what was asked before the close is
+    /// Removes the channel. Its answers that still wait for the log stay, because commands before the close are
     /// answered before it. Returns its publishing side.
     pub(crate) fn close_channel(&mut self, number: ChannelNumber) -> Publisher {
         self.confirm_dirty.retain(|c| *c != number);
@@ -497,18 +499,18 @@ impl LinkState {
         };
         std::mem::take(&mut closed.publisher)
     }
-    /// Takes over the will of its session's client.
+    /// Sets the will of its session's client.
     pub(crate) fn set_will(&mut self, will: Option<Will>) {
-        // Counted for as long as the connection lives: it is dropped or fired when that ends.
+        // It is charged as long as the connection lives, after which it is dropped or published.
         self.charge.grow(will.as_ref().map_or(0, will_bytes));
         self.will = will.map(Box::new);
     }
-    /// The number of one of its channels.
+    /// The number of any of its channels.
     pub(crate) fn some_channel(&self) -> Option<ChannelNumber> {
         self.channels.last().map(|c| c.number)
     }
-    /// Drops what the link will not take any more, now that it is gone. Reservations were given back; what was fetched goes
-    /// back with its channel.
+    /// Drops what the link, which is gone, will not take any more. Its reservations were returned; fetched messages
+    /// return with their channels.
     pub(crate) fn forget_answers(&mut self) {
         self.outbox.forget_answers();
         for channel in &mut self.channels {
@@ -519,7 +521,7 @@ impl LinkState {
     pub(crate) fn channel_count(&self) -> usize {
         self.channels.len()
     }
-    /// The first channel whose number is that or higher.
+    /// The first channel with that number or a higher one.
     pub(crate) fn channel_from(&self, number: usize) -> Option<&Channel> {
         let at = self.channels.partition_point(|c| usize::from(c.number) < number);
         self.channels.get(at).map(|c| &**c)
@@ -528,18 +530,18 @@ impl LinkState {
         self.channels.iter().map(|c| &**c)
     }
 
-    /// Queues an answer behind what its channel still waits for; `gate`: what it waits for itself.
+    /// Queues an answer behind those that its channel already waits for. `gate`: what it waits for itself.
     pub(crate) fn push(&mut self, number: ChannelNumber, out: Out, gate: Gate, log: Reached) {
         if !log.opens(gate) {
             return self.gate(number, gate, out);
         }
-        // The channel may be closed: the last answer on it does not open it again.
+        // The channel may be closed: an answer must not create it again.
         match self.find_channel(number) {
             Some(channel) if !channel.gated.is_empty() => self.gate(number, Gate::Open, out),
             _ => self.outbox.push(out),
         }
     }
-    /// Has an answer wait.
+    /// Makes an answer wait.
     pub(crate) fn gate(&mut self, number: ChannelNumber, gate: Gate, out: Out) {
         self.channel(number).gated.push_back((gate, out));
         self.count_gated(self.gated as usize + 1);
@@ -552,26 +554,26 @@ impl LinkState {
             self.charge.exchange(before, now);
         }
     }
-    /// Whether so many of its answers wait that its next command does, too. It is woken when they go.
+    /// Whether so many of its answers wait that its next command waits, too. The link is woken when they are released.
     pub(crate) fn is_backed_up(&self) -> bool {
         self.gated as usize >= GATED_ANSWERS_MAX
     }
-    /// Its `Get`s whose messages are on their way from disk.
+    /// The number of its `Get`s whose messages are being read.
     pub(crate) fn waiting_gets(&self) -> usize {
         self.rare.get().map_or(0, |rare| rare.waiting_gets)
     }
-    /// So many of them are answered, or nobody waits for them any more.
+    /// Notes that some of them were answered, or that nobody waits for them any more.
     pub(crate) fn forget_waiting_gets(&mut self, answered: usize) {
         if let Some(rare) = self.rare.get_mut() {
             rare.waiting_gets = rare.waiting_gets.saturating_sub(answered);
         }
     }
-    /// What was counted, for the audit.
+    /// The number of gated answers, for the audit.
     #[cfg(feature = "testing")]
     pub(crate) fn gated_answers(&self) -> usize {
         self.gated as usize
     }
-    /// Fills the place that the oldest awaited answer of the channel has kept.
+    /// Puts an answer into the place kept for the channel's oldest awaited answer.
     pub(crate) fn fill_awaited(&mut self, number: ChannelNumber, answer: Out, gate: Gate, log: Reached) {
         let Some(channel) = self.find_channel(number) else {
             return;
@@ -581,8 +583,8 @@ impl LinkState {
         }
         self.release_gated(number, log);
     }
-    /// Removes fetched messages that the channel has not taken, the newest first, as many as `most`, and the places of
-    /// those that have not come.
+    /// Removes at most `most` fetched messages that the channel has not taken, newest first, and the places of answers
+    /// that are awaited.
     pub(crate) fn take_fetched(&mut self, number: ChannelNumber, most: usize) -> Vec<Fetched> {
         let mut fetched = Vec::new();
         let mut keep = |out: Out| match out {
@@ -607,18 +609,18 @@ impl LinkState {
             self.channels[at].gated = gated;
             self.count_gated(self.gated as usize - gone);
         }
-        // What waits behind a gate was fetched later than what is to be taken.
+        // Messages behind a gate were fetched later than those in the outbox.
         let most = most - fetched.len();
         fetched.extend(self.outbox.take_fetched(number, most));
         fetched
     }
-    /// Has the next take look at the channel's confirms.
+    /// Makes the next take look at the channel's confirms.
     pub(crate) fn note_confirms(&mut self, channel: ChannelNumber) {
         if !self.confirm_dirty.contains(&channel) {
             self.confirm_dirty.push(channel);
         }
     }
-    /// Moves to the outbox what no longer waits.
+    /// Moves answers to the outbox that no longer wait.
     pub(crate) fn release_gated(&mut self, number: ChannelNumber, log: Reached) {
         let Ok(at) = self.channels.binary_search_by_key(&number, |c| c.number) else {
             return;
@@ -639,7 +641,7 @@ impl LinkState {
     }
 }
 
-/// Whether an answer to the command may have to wait for the log. What takes things away, or ends them, never waits.
+/// Whether the answer to a command may have to wait for the log. Commands that only remove or end something never wait.
 pub(crate) fn may_be_answered(command: &Command) -> bool {
     !matches!(
         command,

@@ -6,16 +6,16 @@ use crate::slots::{Link, Slots};
 /// All attached connections.
 #[derive(Default)]
 pub(crate) struct Links {
-    // Boxed: most slots of a vhost that once had many connections are free.
+    // Boxed, because most slots are unused in a vhost that once had many connections.
     slots: Slots<Link, Box<LinkState>>,
 }
 
 impl Links {
-    /// Adds the connection that `make` makes of its name.
+    /// Adds a connection, which `make` creates for its key.
     pub(crate) fn attach(&mut self, make: impl FnOnce(Link) -> LinkState) -> Link {
         self.slots.insert_with(|link| Box::new(make(link)))
     }
-    /// Forgets a connection.
+    /// Removes a connection.
     pub(crate) fn remove(&mut self, link: Link) -> Option<Box<LinkState>> {
         self.slots.remove(link)
     }
@@ -31,11 +31,11 @@ impl Links {
     pub(crate) fn slots_end(&self) -> u32 {
         self.slots.slots_end()
     }
-    /// What is in a slot now.
+    /// The connection in a slot.
     pub(crate) fn at(&self, slot: u32) -> Option<&LinkState> {
         self.get(self.slots.key_at(slot)?)
     }
-    /// As [`Links::at`], to be changed.
+    /// The connection in a slot, mutably.
     pub(crate) fn at_mut(&mut self, slot: u32) -> Option<&mut LinkState> {
         self.get_mut(self.slots.key_at(slot)?)
     }

@@ -1,4 +1,4 @@
-//! Bodies and pages of queues come back from the log when their turn comes.
+//! Reads bodies and pages of queues back from the log.
 
 use super::Engine;
 use super::memory::{LOADING_SHARE, PAGE_ENTRIES, PAGE_MIN, PAGES_MAX, READ_ENTRIES};
@@ -10,13 +10,13 @@ use crate::subscription_ids::ids_of;
 use crate::time::Now;
 
 impl Engine {
-    /// Asks for the bodies at the head of the queue.
+    /// Requests the bodies at the head of the queue.
     pub(crate) fn load_head(&mut self, queue: QueueKey) {
         self.load_entries(queue, READ_ENTRIES);
     }
 
-    /// Asks for the bodies among the first `count` entries of the queue, unless some are on their way, and for the next
-    /// entries if few are here.
+    /// Requests the bodies of the first `count` entries of the queue, unless some are being read already, and the next
+    /// page if few entries are in memory.
     pub(crate) fn load_entries(&mut self, queue: QueueKey, count: usize) {
         let loading_max = self.loading_max();
         let Engine { queues, memory, .. } = self;
@@ -67,18 +67,18 @@ impl Engine {
         if full && q.loading == 0 {
             memory.await_reads(q, queue);
         }
-        // What comes back may have to leave again.
+        // Bodies read back may be evicted again.
         if q.loading > 0 && !q.evictable {
             q.evictable = true;
             memory.evictable.push_back(queue);
         }
     }
     fn loading_max(&self) -> usize {
-        // Without a cache, one after the other.
+        // Without a cache, bodies are read one after the other.
         (self.settings.cache_bytes_max / LOADING_SHARE).max(1)
     }
 
-    /// The reader reports: these bodies are in memory, and these messages are in the log.
+    /// Takes the reader's answers: bodies, and pages of entries.
     pub fn loaded(&mut self, now: Now, answers: Vec<Answer>) {
         self.begin(now);
         let mut woken = Vec::new();
@@ -98,7 +98,7 @@ impl Engine {
                 q.awaits_reads = false;
                 woken.push(queue);
                 if !q.consumers.is_empty() {
-                    // Here, so that the next one finds less room.
+                    // Requested here, so that the next queue finds less room.
                     self.load_head(queue);
                 }
             }
@@ -113,7 +113,7 @@ impl Engine {
         self.relieve_memory();
     }
 
-    /// Answers the gets that need not wait any more.
+    /// Answers `Get`s that need not wait any more.
     pub(crate) fn retry_gets(&mut self) {
         let gets = std::mem::take(&mut self.memory.waiting_gets);
         for (queue, link, get) in gets {

@@ -1,7 +1,7 @@
-//! Whatever waits for the log to report a batch.
+//! Everything that waits for the log to report a batch.
 //!
-//! A batch is reported twice: when it is written, and when it is as durable as it needs to be. Each report lets go on what
-//! waited for it, in the order of the batches, in one loop: see `Engine::release_waits`.
+//! A batch is reported twice: when it is written, and when it is as durable as it needs to be. Each report continues
+//! what waited for it, in the order of the batches, in one loop: see `Engine::release_waits`.
 
 use super::staging::{Gate, Reached};
 use crate::command::Channel as ChannelNumber;
@@ -9,16 +9,16 @@ use crate::slots::{Link, QueueKey, SessionKey};
 use crate::time::Wall;
 use std::collections::VecDeque;
 
-/// What goes on when its batch is reported.
+/// Something that continues when its batch is reported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Waiter {
     /// A channel with confirms or gated answers.
     Channel(Link, ChannelNumber),
-    /// A queue whose next message must not leave before the log has its hand-out mark.
+    /// A queue whose next message must not be handed out before its hand-out mark is written.
     Marked(QueueKey),
-    /// A session that opens, and its new connection.
+    /// A session that is being opened, and its new connection.
     Session(SessionKey, Link),
-    /// What expires by this time: it may once the log has a time that is as late.
+    /// Messages that have expired by this time, and may be dropped once it is logged.
     Time(Wall),
 }
 
@@ -30,7 +30,7 @@ pub(crate) struct LogWaits {
 }
 
 impl LogWaits {
-    /// The waiter goes on when its gate opens.
+    /// Adds a waiter for a gate.
     pub(crate) fn at(&mut self, gate: Gate, waiter: Waiter) {
         match gate {
             Gate::Open | Gate::Never => {}
@@ -38,15 +38,15 @@ impl LogWaits {
             Gate::Durable(ticket) => self.for_durable(ticket, waiter),
         }
     }
-    /// The waiter goes on when that batch is written.
+    /// Adds a waiter for a batch to be written.
     pub(crate) fn for_written(&mut self, ticket: u64, waiter: Waiter) {
         add(&mut self.written, ticket, waiter);
     }
-    /// The waiter goes on when that batch is as durable as it needs to be.
+    /// Adds a waiter for a batch to be as durable as it needs to be.
     pub(crate) fn for_durable(&mut self, ticket: u64, waiter: Waiter) {
         add(&mut self.durable, ticket, waiter);
     }
-    /// Takes out one that has waited long enough.
+    /// Takes one whose batch has been reported.
     pub(crate) fn next(&mut self, log: Reached) -> Option<Waiter> {
         let written = self.written.pop_front_if(|(ticket, _)| *ticket <= log.written);
         let next = written.or_else(|| self.durable.pop_front_if(|(ticket, _)| *ticket <= log.durable));
@@ -55,12 +55,12 @@ impl LogWaits {
     pub(crate) fn len(&self) -> usize {
         self.written.len() + self.durable.len()
     }
-    /// Those that wait for a batch to be written, with its number.
+    /// Waiters for batches to be written, with the batches' numbers.
     #[cfg(feature = "testing")]
     pub(crate) fn until_written(&self) -> impl Iterator<Item = (u64, Waiter)> {
         self.written.iter().copied()
     }
-    /// Whether nobody waits on behalf of a connection.
+    /// Whether no waiter belongs to a connection.
     #[cfg(feature = "testing")]
     pub(crate) fn has_no_links(&self) -> bool {
         let mut all = self.written.iter().chain(&self.durable);
@@ -68,13 +68,13 @@ impl LogWaits {
     }
 }
 
-/// Mostly the batch is the newest. A hand-out mark that is on its way may be in an earlier one than what waits already.
+/// Inserts a waiter in order. Usually its batch is the newest, but a hand-out mark may be in an earlier one.
 fn add(list: &mut VecDeque<(u64, Waiter)>, ticket: u64, waiter: Waiter) {
     let at = match list.back() {
         Some((last, _)) if *last > ticket => list.partition_point(|(t, _)| *t <= ticket),
         _ => list.len(),
     };
-    // A channel asks for each of its publishes, and needs to be looked at once.
+    // A channel registers for each of its publishes, but has to be continued only once.
     if at == 0 || list[at - 1] != (ticket, waiter) {
         list.insert(at, (ticket, waiter));
     }

@@ -1,9 +1,9 @@
-//! Message bodies in memory. A body is counted once, however many queues have it. Over the budget, bodies that are in the log are
-//! dropped from memory, and so are the entries in the middle of a queue. When their turn comes, they are read back: first a page
-//! of entries, then the bodies.
+//! Message bodies in memory. A body is counted once, however many queues have it. Above the budget, bodies that the log
+//! has are evicted, and so are entries in the middle of a queue. They are read back when needed: first a page of
+//! entries, then the bodies.
 //!
-//! A queue with consumers keeps some bodies at its head in memory, its *spare*, and fetches as many bytes at once. If the spares
-//! of all queues together do not fit, each is halved, and doubled again when there is room.
+//! A queue with consumers keeps some bodies at its head in memory, its *spare*, and reads as many bytes at once. If the
+//! spares of all queues together do not fit, each is halved; they are doubled again when there is room.
 
 use super::queues::Queues;
 use crate::command::Get;
@@ -21,70 +21,71 @@ use std::time::Duration;
 /// The message memory of a vhost.
 #[derive(Default)]
 pub(crate) struct Memory {
-    /// Messages whose bodies are in memory, retained ones included.
+    /// Bytes of messages in memory, retained ones included.
     bytes: usize,
-    /// Entries that pin them.
+    /// The number of entries that pin them.
     entries: usize,
-    /// Above it, bodies of unsettled deliveries are evicted if the log has them.
+    /// Above so many bytes, bodies of unsettled deliveries are evicted if the log has them.
     pub(super) shed_above: usize,
-    /// Queues long enough to have bodies that may leave.
+    /// Queues with bodies that may be evicted.
     pub(super) evictable: VecDeque<QueueKey>,
-    /// How many of `evictable` are gone.
+    /// How many of `evictable` were deleted.
     evictable_gone: usize,
-    /// How often the spare of the queues was halved.
+    /// How often the spares were halved.
     halved: u32,
-    /// The spare is not doubled before then.
+    /// The spares are not doubled before this time.
     double_after: Time,
     /// Queues scanned in a row without evicting anything.
     fruitless_scans: usize,
     /// The last scan evicted nothing: scan again only above so many bytes, or while publishers wait.
     pub(super) rescan_above: usize,
-    /// Bytes of body on their way from disk.
+    /// Bytes of bodies being read.
     pub(super) loading: usize,
-    /// Pages on their way from disk.
+    /// The number of pages being read.
     pub(super) pages: usize,
-    /// Queues that want something when some of that is here.
+    /// Queues that wait for others' reads to finish before their own can be requested.
     pub(super) awaiting_reads: VecDeque<QueueKey>,
-    /// Bodies of deliveries to be sent again that are on their way from disk: whose, and under which packet id.
+    /// Bodies being read for deliveries that are sent again: the session, and the packet id.
     pub(crate) resends: HashMap<(QueueId, u64), (SessionKey, u16)>,
-    /// Entries of purged and deleted queues. They are dropped in slices: all at once would be a long hold.
+    /// Entries of purged and deleted queues, to be dropped in slices. Dropping all at once would be a long hold.
     to_drop: VecDeque<Ready>,
-    /// What the reader is to fetch; taken by `drain`.
+    /// Requests for the reader, taken by `drain`.
     pub(crate) requests: Vec<Request>,
-    /// `Get`s whose message is on its way from disk.
+    /// `Get`s whose message is being read.
     pub(crate) waiting_gets: Vec<(QueueKey, Link, Get)>,
 }
 
-/// An entry of a queue, with a share of the room that its list keeps free. A fan-out to many queues is one message and many of
-/// them. Entries without a body in memory are few: the middle of a queue is not here.
+/// Bytes of an entry, and of the free capacity that its list keeps for each. A message that fans out to many queues has
+/// many entries. Entries without a body in memory are few, because the middle of a queue is not in memory.
 const ENTRY_BYTES: usize = std::mem::size_of::<Entry>() * 5 / 4;
-/// Entries at the head of a queue with consumers whose bodies stay in memory.
+/// The number of entries at the head of a queue with consumers whose bodies stay in memory.
 pub(super) const SPARE: usize = 512;
-/// Bytes of body after which no more stay there, nor are fetched at once, where there is room.
+/// Bytes of bodies after which no further ones stay there, nor are read at once, before halving.
 const SPARE_BYTES: u64 = 256 << 10;
-/// How often they may be halved: down to 4 KiB.
+/// How often the spares may be halved: down to 4 KiB.
 const HALVED_MAX: u32 = 6;
-/// How soon they are doubled again.
+/// How soon the spares are doubled again.
 const DOUBLE_AFTER: Duration = Duration::from_millis(100);
-/// While publishers wait for memory, more bodies are let go so soon after a hold that let some go...
+/// While publishers wait for memory: the pause before the next eviction, if the last one evicted something...
 pub(super) const RELIEF_NEXT: Duration = Duration::from_millis(1);
-/// ...and so soon after one that found none.
+/// ...and if it did not.
 pub(super) const RELIEF_AGAIN: Duration = Duration::from_millis(100);
-/// Part of the cache that may be on its way from disk, and one body more.
+/// Bodies being read may occupy one part in `LOADING_SHARE` of the cache, and one body more.
 pub(super) const LOADING_SHARE: usize = 4;
-/// Entries fetched at once, at most.
+/// The most entries whose bodies are read at once.
 pub(super) const READ_ENTRIES: usize = 256;
-/// Entries looked at in one hold of the lock.
+/// The most entries looked at in one hold of the lock.
 pub(super) const EVICT_STEPS: usize = 2048;
-/// Doomed entries dropped in one hold of the lock.
+/// The most deferred entries dropped in one hold of the lock.
 const DROP_STEPS: usize = 1024;
-/// Entries read back from the log at once, at most. When half as many are left, the next ones are asked for.
+/// The most entries in a page. The next page is requested when half as many are left.
 pub(super) const PAGE_ENTRIES: usize = 128;
-/// Pages on their way at once. The more there are, the less often a segment's directory is opened for them.
+/// The most pages being read at the same time. The more there are, the less often a segment's directory is opened for
+/// them.
 pub(super) const PAGES_MAX: usize = 1024;
-/// Entries read back at least.
+/// The fewest entries in a page.
 pub(super) const PAGE_MIN: usize = 16;
-/// Priorities the log tells apart. Entries of a higher one never leave memory.
+/// Priorities that the log can store. Entries of higher priority are never evicted.
 pub(super) const PAGED_PRIORITIES: u8 = 31;
 
 impl Memory {
@@ -92,19 +93,20 @@ impl Memory {
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
-    /// Bytes of queued messages in memory and of the entries that pin them: a message that is in many queues has many. Over the
-    /// limit publishers wait; eviction looks at the messages alone, because an entry goes with its body.
+    /// Bytes of queued messages in memory, and of the entries that pin them: a message in many queues has many. Above a
+    /// limit on this sum, publishers wait. Eviction looks at the messages alone, because an entry is evicted with its
+    /// body.
     pub(crate) fn bytes_with_entries(&self) -> usize {
         self.bytes + self.entries * ENTRY_BYTES
     }
-    /// One more entry pins the message in memory. Its bytes are counted with the first.
+    /// Counts an entry that pins the message. The message's bytes count with its first entry.
     pub(crate) fn pin(&mut self, message: &Message) {
         self.entries += 1;
         if message.log_state().pin() {
             self.bytes += message.memory();
         }
     }
-    /// The message is kept in memory, and by no queue's entry.
+    /// Counts a message that is kept in memory without an entry in a queue.
     pub(crate) fn keep(&mut self, message: &Message) {
         if message.log_state().pin() {
             self.bytes += message.memory();
@@ -116,7 +118,7 @@ impl Memory {
             self.bytes -= message.memory();
         }
     }
-    /// A queue lets go of a body.
+    /// Uncounts an entry's body.
     pub(crate) fn drop_body(&mut self, body: &Body) {
         if let Body::Memory(message) = body {
             self.entries -= 1;
@@ -125,8 +127,8 @@ impl Memory {
             }
         }
     }
-    /// Evicts the body of an unsettled delivery if memory is short and the log has it. It is needed again only if the delivery
-    /// comes back.
+    /// Evicts the body of an unsettled delivery if memory is short and the log has it. It is needed again only if the
+    /// delivery comes back.
     pub(crate) fn shed(&mut self, entry: &mut Entry) {
         if self.is_short() {
             self.evict(entry);
@@ -139,7 +141,7 @@ impl Memory {
     pub(super) fn evict(&mut self, entry: &mut Entry) -> bool {
         self.evict_body(&mut entry.body, entry.flags)
     }
-    /// Replaces the body by its place in the log, if it is there.
+    /// Replaces the body by its position in the log, if it is there.
     pub(crate) fn evict_body(&mut self, body: &mut Body, flags: EntryFlags) -> bool {
         let Body::Memory(message) = &*body else {
             return true;
@@ -156,12 +158,12 @@ impl Memory {
         *body = disk;
         true
     }
-    /// Drops what a queue had, at once or in the holds that follow.
+    /// Drops a queue's entries, in this hold and in following ones.
     pub(crate) fn drop_later(&mut self, ready: Ready) {
         self.to_drop.push_back(ready);
         self.drop_some();
     }
-    /// Drops some of what is doomed. Returns whether there is more.
+    /// Drops some of the deferred entries. Returns whether there are more.
     pub(super) fn drop_some(&mut self) -> bool {
         for _ in 0..DROP_STEPS {
             let Some(ready) = self.to_drop.front_mut() else {
@@ -174,12 +176,12 @@ impl Memory {
         }
         !self.to_drop.is_empty()
     }
-    /// Entries that are doomed and not dropped yet.
+    /// Deferred entries that are not dropped yet.
     #[cfg(feature = "testing")]
     pub(crate) fn to_drop(&self) -> impl Iterator<Item = &Entry> {
         self.to_drop.iter().flat_map(Ready::entries)
     }
-    /// Notes that the queue has bodies that may leave: one that nobody consumes, or a long one.
+    /// Notes a queue whose bodies may be evicted: a long one, or one without consumers.
     pub(crate) fn note_evictable(&mut self, queue: &mut Queue, key: QueueKey) {
         let deep = if queue.consumers.is_empty() {
             queue.ready().in_memory() > 0
@@ -191,7 +193,7 @@ impl Memory {
             self.evictable.push_back(key);
         }
     }
-    /// The queue wants what is on disk, and has to wait its turn.
+    /// Notes that the queue needs a read, and has to wait for others' reads.
     pub(super) fn await_reads(&mut self, queue: &mut Queue, at: QueueKey) {
         if !queue.awaits_reads {
             queue.awaits_reads = true;
@@ -216,7 +218,7 @@ impl Memory {
         self.double_after = now + DOUBLE_AFTER;
         false
     }
-    /// There is room again.
+    /// There is room again: doubles the spares after a while.
     pub(super) fn relax(&mut self, now: Time) {
         self.rescan_above = 0;
         if self.halved > 0 && now >= self.double_after {
@@ -224,8 +226,8 @@ impl Memory {
             self.double_after = now + DOUBLE_AFTER;
         }
     }
-    /// The queue is gone. Its note goes too, if there are many of that kind: a vhost whose queues come and go may never
-    /// be short of memory, and never look at the notes.
+    /// The queue is deleted. Notes of deleted queues are removed when there are many: a vhost that often creates and
+    /// deletes queues may never be short of memory, and so never scan its notes.
     pub(crate) fn forget_evictable(&mut self, queue: &Queue, queues: &Queues) {
         if !queue.evictable {
             return;

@@ -1,4 +1,4 @@
-//! Before something that the log has expires, the log is told a time at which it has: see `noted_time.rs`.
+//! Before a logged message expires, a time after its deadline is logged: see `noted_time.rs`.
 
 use super::Engine;
 use super::budget::Budget;
@@ -12,7 +12,7 @@ use crate::store::Record;
 use crate::time::{Now, Wall};
 
 impl Engine {
-    /// Whether the log has a time at which `deadline` has passed. If not, it is told one.
+    /// Whether the log has a time after `deadline`. If not, such a time is staged.
     fn is_past_for_good(&mut self, deadline: Wall) -> bool {
         if deadline <= self.time.noted {
             return true;
@@ -25,7 +25,8 @@ impl Engine {
         false
     }
 
-    /// Whether the head of the queue, which has expired, may go now. If not, the queue is dispatched again once it may.
+    /// Whether the queue's head, which has expired, may be dropped now. If not, the queue is dispatched again when it
+    /// may.
     pub(crate) fn may_expire(&mut self, queue: QueueKey) -> bool {
         let Some(q) = self.queues.get_mut(queue) else {
             return true;
@@ -38,7 +39,7 @@ impl Engine {
         else {
             return true;
         };
-        // A message that no restart finds needs no care: one that is not logged, or only to free memory, or not yet.
+        // This only matters for a message that a restart would restore: one that is logged, and not only spilled.
         let is_kept = flags.has(EntryFlags::LOGGED) && !flags.has(EntryFlags::SPILLED);
         if !is_kept || !message.log_state().is_taken() {
             return true;
@@ -53,14 +54,14 @@ impl Engine {
         false
     }
 
-    /// A session that is kept ends. It does so at once, and the time is noted together with the records of its end.
+    /// A durable session ends. It ends at once; the time is logged together with the records of its end.
     pub(crate) fn note_end(&mut self, session: SessionKey, due: Wall) {
         if self.sessions.get(session).is_some_and(|s| s.kept) {
             self.is_past_for_good(due);
         }
     }
 
-    /// The same for retained messages.
+    /// The same for a retained message.
     pub(crate) fn may_expire_retained(&mut self, deadline: Wall) -> bool {
         if self.is_past_for_good(deadline) {
             return true;
@@ -69,8 +70,8 @@ impl Engine {
         false
     }
 
-    /// The wall clock has jumped ahead. What it makes due sooner is looked at now, some in each hold: timers run by the other
-    /// clock, and were set by what was left then.
+    /// The wall clock has jumped ahead. Timers run by the monotonic clock and were set before, so everything due by the
+    /// wall clock is checked now, some in each hold.
     pub fn follow_clock(&mut self, now: Now) {
         self.begin(now);
         self.time.looking_again = Some((0, 0));
@@ -83,7 +84,7 @@ impl Engine {
         self.relieve_memory();
     }
 
-    /// Goes on with [`Engine::follow_clock`].
+    /// Continues [`Engine::follow_clock`].
     pub(crate) fn go_on_with_clock(&mut self, budget: &mut Budget) {
         let Some((mut queue, mut session)) = self.time.looking_again.take() else {
             return;
@@ -110,7 +111,7 @@ impl Engine {
         self.timers.set(self.now.monotonic, Timer::Clock);
     }
 
-    /// The log has that time: what waited for it goes on, if it is late enough.
+    /// The log has that time: everything that waited for it continues, if it is late enough.
     pub(crate) fn note_time(&mut self, wall: Wall) {
         self.time.noted = self.time.noted.max(wall);
         self.time.underway = self.time.underway.filter(|later| *later > wall);

@@ -1,4 +1,4 @@
-//! What a link will take, in order: answers, and messages reserved to its consumers.
+//! What a link will take, in order: answers, and messages reserved for its consumers.
 
 use crate::command::Channel as ChannelNumber;
 use crate::event::Event;
@@ -6,19 +6,19 @@ use crate::queue::entry::Entry;
 use crate::slots::{ConsumerKey, QueueKey};
 use std::collections::VecDeque;
 
-/// Deliveries reserved to a link that has not taken them yet.
+/// The most deliveries reserved for a link that it has not taken yet.
 const RESERVED_MESSAGES_MAX: usize = 1024;
-/// Bytes of them; one message always fits.
+/// The most bytes of these. One message always fits.
 const RESERVED_BYTES_MAX: usize = 256 << 10;
 
-/// An empty list of so many places gives its memory back.
+/// An empty list with at most this capacity is freed.
 const FEW_PLACES: usize = 8;
 
-/// What a link will take, in order.
+/// One item that a link will take.
 pub(crate) enum Out {
     /// An answer.
     Event(Event),
-    /// A message reserved to one of its consumers; it is numbered when taken.
+    /// A message reserved for one of its consumers. It is numbered when it is taken.
     Reserved {
         consumer: ConsumerKey,
         queue: QueueKey,
@@ -26,31 +26,31 @@ pub(crate) enum Out {
     },
     /// A delivery of the link's MQTT session that is sent again, by its packet id.
     Resend(u16),
-    /// The answer to a `Get`; its message is numbered when taken.
+    /// The answer to a `Get`. Its message is numbered when it is taken.
     Got(Box<Fetched>),
-    /// The place of an answer that waits for a message on its way from disk. Only among a channel's gated answers.
+    /// Keeps the place of an answer whose message is being read. Only among a channel's gated answers.
     Awaited,
 }
 
-/// A message a `Get` has taken off its queue.
+/// A message that a `Get` has taken from its queue.
 pub(crate) struct Fetched {
     pub(crate) channel: ChannelNumber,
     pub(crate) queue: QueueKey,
     pub(crate) entry: Entry,
-    /// Settled when taken.
+    /// It counts as settled when it is taken.
     pub(crate) no_ack: bool,
-    /// Left in the queue.
+    /// The number of messages left in the queue.
     pub(crate) remaining: u32,
 }
 
-/// A message that a link was to take and has not.
+/// A message that was reserved for a link and not taken.
 pub(crate) struct Reservation {
     pub(crate) consumer: ConsumerKey,
     pub(crate) queue: QueueKey,
     pub(crate) entry: Entry,
 }
 
-/// See the module.
+/// What a link will take, in order, and sums of what is reserved.
 #[derive(Default)]
 pub(crate) struct Outbox {
     list: VecDeque<Out>,
@@ -64,7 +64,7 @@ impl Outbox {
         debug_assert!(!matches!(out, Out::Reserved { .. }), "reservations are counted");
         self.list.push_back(out);
     }
-    /// Reserves a message to a consumer.
+    /// Reserves a message for a consumer.
     pub(crate) fn reserve(&mut self, consumer: ConsumerKey, queue: QueueKey, entry: Entry) {
         self.reserved_messages += 1;
         self.reserved_bytes += entry.body.len();
@@ -94,11 +94,11 @@ impl Outbox {
         }
         out
     }
-    /// Takes all reservations out, the newest first: so each goes back to its place before those that follow it.
+    /// Removes all reservations, newest first, so that each can be put back in front of later ones.
     pub(crate) fn give_back_all(&mut self) -> Vec<Reservation> {
         self.give_back(|_| true)
     }
-    /// Takes one consumer's reservations out, the newest first.
+    /// Removes one consumer's reservations, newest first.
     pub(crate) fn give_back_of(&mut self, key: ConsumerKey) -> Vec<Reservation> {
         self.give_back(|consumer| consumer == key)
     }
@@ -122,7 +122,7 @@ impl Outbox {
         returned.reverse();
         returned
     }
-    /// Takes out messages that a channel has fetched, the newest first, as many as `most`.
+    /// Removes at most `most` messages that a channel has fetched, newest first.
     pub(crate) fn take_fetched(&mut self, channel: ChannelNumber, most: usize) -> Vec<Fetched> {
         let is_its = |out: &Out| matches!(out, Out::Got(got) if got.channel == channel);
         let mut fetched = Vec::new();
@@ -139,7 +139,7 @@ impl Outbox {
         self.list = kept;
         fetched
     }
-    /// Drops what a link that is gone will not take. Its reservations were given back; fetched messages go back with their
+    /// Drops what a link that is gone will not take. Its reservations were returned; fetched messages return with their
     /// channels.
     pub(crate) fn forget_answers(&mut self) {
         debug_assert_eq!(self.reserved_messages, 0);
@@ -153,8 +153,9 @@ impl Outbox {
             may_free |= !matches!(event, Event::Deliver(_));
             events.push(event);
         }
-        // Most connections ask a few things when they come, and are idle then. Who goes on asking, or is sent deliveries, keeps
-        // its room: allocated anew in each turn, it would grow by doubling each time.
+        // Most connections ask for a few things at first and are idle then, so their list is freed. A link with a
+        // steady stream of answers or deliveries keeps its list, because a new one would grow by doubling in every
+        // turn.
         if may_free && self.list.is_empty() && self.list.capacity() <= FEW_PLACES {
             self.list = VecDeque::new();
         }
@@ -182,7 +183,7 @@ impl Outbox {
 mod tests {
     use super::*;
 
-    /// A client of QoS 2 is answered with each message: its list was freed in each turn, and grew anew by doubling.
+    /// With QoS 2, each message has an answer. The list was freed in each turn, and grew again by doubling.
     #[test]
     fn a_stream_of_answers_keeps_its_room_and_a_few_answers_give_it_back() {
         let answer = |n: u16| {

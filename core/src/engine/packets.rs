@@ -1,5 +1,5 @@
-//! MQTT packet ids at the engine: what a client acknowledges, and what it forgets. What it has not finished with when it
-//! comes back is sent again: `resending.rs`.
+//! MQTT packet ids at the engine: what a client acknowledges. Deliveries that it had not completed when it disconnected
+//! are sent again by `resending.rs`.
 
 use super::Engine;
 use crate::command::Outcome;
@@ -12,7 +12,7 @@ use crate::slots::{Link, SessionKey};
 use crate::store::{Record, State};
 
 impl Engine {
-    /// PUBACK, PUBCOMP, or a refusal: the packet id is free.
+    /// PUBACK, PUBCOMP, or a refusal: frees the packet id.
     pub(crate) fn settle_packet(&mut self, link: Link, number: u64, outcome: Outcome) {
         let Ok(packet_id) = u16::try_from(number) else { return };
         let Some(l) = self.links.get(link) else { return };
@@ -43,7 +43,7 @@ impl Engine {
         self.resend_more(session);
     }
 
-    /// The client is done with a packet id, and so are we with its message. Returns whether there was one.
+    /// Frees a packet id and settles its message. Returns whether the id was in use.
     pub(super) fn free_packet(&mut self, session: SessionKey, packet_id: u16) -> bool {
         let Some(Outgoing { queue, entry, .. }) = self.take_packet(session, packet_id) else {
             return false;
@@ -62,7 +62,7 @@ impl Engine {
         Some(outgoing)
     }
 
-    /// PUBREC: from here on only PUBREL is sent.
+    /// PUBREC: from now on only PUBREL is sent.
     pub(crate) fn received(&mut self, link: Link, packet_id: u16) {
         let Some((_, s)) = self.session_of(link) else { return };
         let kept = s.kept;
@@ -77,7 +77,8 @@ impl Engine {
                         self.staging
                             .record(Record::State(State::PacketIdReleased { queue, seq, packet_id }));
                     }
-                    // After PUBREL the client may forget the id: were the message sent again then, it would be new.
+                    // After PUBREL the client may forget the id. If the message were sent again then, it would count as
+                    // a new one.
                     gate = self.staging.wait_for_all();
                 }
                 true
@@ -88,8 +89,8 @@ impl Engine {
         self.answer(link, CHANNEL, Event::ReleaseDue { packet_id, known }, gate);
     }
 
-    /// An acknowledgement of QoS 2 that fits no QoS 2 delivery of the connection. What it means for other ids does not
-    /// matter: the client has answered a PUBREL that said "unknown", or says again what it said before.
+    /// An acknowledgement of QoS 2 that fits no QoS 2 delivery of the connection. It is ignored for unknown ids: the
+    /// client answers a PUBREL that it did not expect, or repeats an earlier acknowledgement.
     pub(crate) fn stray(&mut self, link: Link, packet_id: u16) {
         let Some((_, s)) = self.session_of(link) else { return };
         if s.in_flight
@@ -106,7 +107,7 @@ impl Engine {
         self.fail(link, CHANNEL, Op::Settle, fault);
     }
 
-    /// PUBREL: the publisher's packet id is free.
+    /// PUBREL: frees the publisher's packet id.
     pub(crate) fn release(&mut self, link: Link, packet_id: u16) {
         let Some((_, s)) = self.session_of(link) else { return };
         let known = s.forget_incoming(packet_id);

@@ -5,9 +5,9 @@
 //!   SetPolicies ──► records staged, policies replaced ──► review: queue by queue, exchange by exchange, in steps
 //! ```
 //!
-//! A review goes on in the holds of the command that caused it, and by a timer where that is not there any more. What a lower
-//! limit leaves over goes in the steps of `queue_limits.rs`. A restart finds the policies in the log, and goes on with what
-//! is over.
+//! A review continues in the holds of the command that caused it, and by a timer if that link is gone. Messages above a
+//! lowered limit are dropped in the steps of `queue_limits.rs`. A restart finds the policies in the log, and drops what
+//! is still above a limit.
 
 use super::budget::{Budget, Unfinished};
 use super::timers::{SOON, Timer};
@@ -26,36 +26,36 @@ use crate::slots::{Link, QueueKey};
 use crate::store::{KeyKind, Record, Recovered};
 use std::sync::Arc;
 
-/// Work units of a queue or an exchange whose policy changes.
+/// Work units of applying a changed policy to a queue or an exchange.
 const CHANGE_WORK: usize = 4;
-/// Exchanges that a review looks up at once.
+/// The number of exchanges that a review looks up at once.
 const EXCHANGES_AT_ONCE: usize = 16;
 
-/// A change of a policy whose form is good; `None`: it goes.
+/// A well-formed change of a policy; `None`: the policy is deleted.
 type Checked = (PolicyKind, Name, Option<(Policy, PolicyRecord)>);
 
-/// Where a review is.
+/// The progress of a review.
 #[derive(Debug, Default)]
 pub(crate) struct Review {
     /// The next queue.
     slot: u32,
-    /// Queues are done, and exchanges up to this one.
+    /// Queues are done, and exchanges up to this name.
     exchange: Option<Name>,
 }
 
 impl Engine {
-    /// The policies of one kind, highest priority first.
+    /// The policies of one kind, ordered by falling priority.
     pub fn policies(&self, kind: PolicyKind) -> Vec<(Name, PolicyRecord)> {
         let all = self.policies.all(kind);
         all.map(|(name, record)| (name.clone(), record.clone())).collect()
     }
 
-    /// The policy of that name.
+    /// The policy with that name.
     pub fn policy(&self, kind: PolicyKind, name: &str) -> Option<&PolicyRecord> {
         self.policies.get(kind, name)
     }
 
-    /// Sets policies, or goes on until those that were set before have taken hold.
+    /// Sets policies; called again, continues until they are applied everywhere.
     pub(crate) fn set_policies(
         &mut self,
         link: Link,
@@ -75,7 +75,7 @@ impl Engine {
         Ok(())
     }
 
-    /// All of the changes, or none.
+    /// Makes all of the changes, or none.
     fn change_policies(&mut self, link: Link, changes: Vec<PolicyChange>) -> Result<(), Fault> {
         if changes.is_empty() {
             return Ok(());
@@ -121,7 +121,7 @@ impl Engine {
             return Ok(());
         }
         self.permit_patterns(&checked)?;
-        // Together or not at all: a queue under half of them would drop what it should keep.
+        // All or none: with half of the policies, a queue could drop messages that it should keep.
         let start = self.staging.group_start();
         for (kind, name, policy) in checked {
             self.staging
@@ -138,7 +138,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether all patterns together can still be matched within one hold.
+    /// Whether all patterns together can still be matched against a name within one hold.
     fn permit_patterns(&self, changes: &[Checked]) -> Result<(), Fault> {
         let (mut after, mut more) = (self.policies.compiled_bytes(), 0);
         for (kind, name, policy) in changes {
@@ -173,7 +173,7 @@ impl Engine {
         }
     }
 
-    /// Goes on with the review, if there is one.
+    /// Continues the review, if there is one.
     pub(crate) fn go_on_with_review(&mut self, budget: &mut Budget) -> Result<(), Unfinished> {
         let each = 1 + self.policies.match_units();
         while let Some(review) = &mut self.review {
@@ -193,7 +193,7 @@ impl Engine {
                 return Ok(());
             }
             for name in names {
-                // Each is held against all patterns, which may take milliseconds.
+                // Each name is matched with all patterns, which may take milliseconds.
                 budget.check()?;
                 if let Some(review) = &mut self.review {
                     review.exchange = Some(name.clone());
@@ -205,14 +205,14 @@ impl Engine {
         Ok(())
     }
 
-    /// The review's timer.
+    /// Continues the review by its timer.
     pub(crate) fn review_later(&mut self, budget: &mut Budget) {
         if self.go_on_with_review(budget).is_err() {
             self.timers.set(self.now.monotonic + SOON, Timer::Policies);
         }
     }
 
-    /// Applies what policies say to a queue that is there.
+    /// Applies the policies to an existing queue.
     fn review_queue(&mut self, queue: QueueKey, budget: &mut Budget) {
         let Some(q) = self.queues.get_mut(queue) else { return };
         let applied = self.policies.applied_to(Object::Queue(q.arguments.queue_type), &q.name);
@@ -224,7 +224,8 @@ impl Engine {
         let dead_letters = q.arguments.dead_letter_exchange.is_some();
         q.apply_policy(applied);
         let changes_head = ttl != q.arguments.message_ttl_ms
-            // What waited for its dead letters to be possible need not wait.
+            // Messages that waited because dead-lettering was postponed need not wait if the queue no longer
+            // dead-letters.
             || dead_letters != q.arguments.dead_letter_exchange.is_some();
         let changes_expiry = expires != q.arguments.expires_ms;
         if q.drops_head() {
@@ -238,18 +239,18 @@ impl Engine {
         }
     }
 
-    /// Applies what policies say to an exchange, if it is there.
+    /// Applies the policies to an exchange, if it exists.
     pub(crate) fn apply_to_exchange(&mut self, name: &str) {
         let applied = self.policies.applied_to(Object::Exchange, name);
         self.router.set_policy(name, applied);
     }
 
-    /// What policies say about a queue of that name.
+    /// The policies that apply to a queue.
     pub(crate) fn policy_of_queue(&mut self, q: &crate::queue::Queue) -> Option<Arc<Applied>> {
         self.policies.applied_to(Object::Queue(q.arguments.queue_type), &q.name)
     }
 
-    /// Takes over the policies that the log remembers, before there are queues and exchanges that they apply to.
+    /// Recovers the policies from the log, before the queues and exchanges that they apply to.
     pub(crate) fn recover_policies(&mut self, recovered: &Recovered) {
         let vhost = self.settings.number;
         self.policies = Policies::default();
@@ -269,7 +270,7 @@ impl Engine {
         }
     }
 
-    /// What is over its limit after a start goes: a crash may have come before all of it had gone.
+    /// After a start, drops messages above a limit: a crash may have come before all of them were dropped.
     pub(crate) fn enforce_recovered_limits(&mut self) {
         let over: Vec<QueueKey> = self
             .queues
@@ -283,7 +284,7 @@ impl Engine {
     }
 }
 
-/// Whether two policies come to the same, so that nothing is to be done about it.
+/// Whether two policies have the same effect, so that nothing is to be done.
 fn is_same(a: Option<&Arc<Applied>>, b: Option<&Arc<Applied>>) -> bool {
     match (a, b) {
         (Some(a), Some(b)) => Arc::ptr_eq(a, b) || a == b,
@@ -293,12 +294,12 @@ fn is_same(a: Option<&Arc<Applied>>, b: Option<&Arc<Applied>>) -> bool {
 }
 
 impl crate::queue::Queue {
-    /// Puts a policy into effect, in place of the one before.
+    /// Applies a policy in place of the former one.
     pub(crate) fn apply_policy(&mut self, applied: Option<Arc<Applied>>) {
         let own = std::mem::take(&mut self.arguments);
         self.arguments = own.effective(applied.as_deref().map(|applied| &applied.effective));
         if self.kind != QueueKind::Plain {
-            // A session's queue, and a group's, lives as long as that.
+            // The queue of a session or a group lives as long as that does.
             self.arguments.expires_ms = None;
         }
         self.policy = applied;

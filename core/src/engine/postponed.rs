@@ -1,9 +1,10 @@
 //! Postponed dead-lettering: while publishers wait for free disk, nothing durable is dead-lettered.
 //!
-//! A dead letter is a new record in the log. Written while disk is short, it would use up what is kept for settles: a consumer
-//! that rejected everything once made the log fail for lack of room. So an expired message, and one over its queue's limit,
-//! stays in its queue. A rejected one stays with its channel, but no longer counts against the prefetch: consumers go on, and
-//! what they accept makes room. A channel that closes meanwhile gives back what it rejected.
+//! A dead letter is a new record in the log. Written while disk space is short, it would use up the reserve for
+//! settles: a consumer that rejected everything once made the log fail for lack of space. So an expired message, and
+//! one above its queue's limit, stays in its queue. A rejected one stays with its channel, but no longer counts against
+//! the prefetch: consumers continue, and what they accept frees space. A channel that closes meanwhile returns the
+//! messages that it rejected to their queues.
 
 use super::Engine;
 use super::budget::{Budget, Unfinished};
@@ -15,13 +16,13 @@ use crate::queue::unsettled::{Delivered, cost};
 use crate::slots::{Link, QueueKey};
 use std::time::Duration;
 
-/// Postponed messages that are dead-lettered at once, and the pause before the next ones. Without the pause the disk could be
-/// full again before the node has measured it.
+/// How many postponed messages are dead-lettered at once, and the pause before the next ones. Without the pause, the
+/// disk could be full again before the node has measured it.
 const POSTPONED_AT_ONCE: usize = 128;
 const POSTPONED_EVERY: Duration = Duration::from_millis(50);
 
 impl Engine {
-    /// Whether a message with this body cannot die in the queue now.
+    /// Whether dead-lettering a message with this body from the queue is postponed.
     pub(crate) fn dies_later(&self, queue: QueueKey, body: &Body) -> bool {
         self.is_disk_short()
             && self.has_dead_letters(queue)
@@ -31,7 +32,7 @@ impl Engine {
             }
     }
 
-    /// A rejected delivery waits with its channel.
+    /// Keeps a rejected delivery with its channel.
     pub(crate) fn postpone_death(&mut self, link: Link, channel: ChannelNumber, queue: QueueKey, entry: Entry) {
         self.count_unsettled(link, cost(&entry.body));
         let Some(l) = self.links.get_mut(link) else {
@@ -50,10 +51,10 @@ impl Engine {
             entry,
         };
         postponed.rejected.push(postponed.numbered, delivered);
-        self.spare_from_purge(queue, seq);
+        self.keep_from_purge(queue, seq);
     }
 
-    /// The disk has room again: postponed messages are dead-lettered in the holds that follow.
+    /// The disk has space again: postponed messages are dead-lettered in the following holds.
     pub(crate) fn resume_postponed(&mut self) {
         if !self.postponed.is_empty() {
             self.timers.set(self.now.monotonic + POSTPONED_EVERY, Timer::Postponed);
@@ -68,7 +69,7 @@ impl Engine {
         }
     }
 
-    /// Dead-letters what was postponed.
+    /// Dead-letters some of what was postponed.
     pub(crate) fn end_postponed(&mut self, budget: &mut Budget) {
         let mut left = POSTPONED_AT_ONCE;
         while !self.is_disk_short()
@@ -93,7 +94,8 @@ impl Engine {
         }
     }
 
-    /// The channel goes: what it has rejected comes back, as after a crash that hid the rejection.
+    /// The channel is removed: messages that it rejected return to their queues, as after a crash that hid the
+    /// rejection.
     pub(crate) fn give_back_postponed(
         &mut self,
         link: Link,

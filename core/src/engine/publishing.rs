@@ -1,4 +1,4 @@
-//! Publishing: from a command to the queues, the log, and the confirm.
+//! Publishing: from a command to the queues, the log and the confirm.
 
 use super::Engine;
 use super::budget::Budget;
@@ -23,7 +23,7 @@ use crate::slots::Link;
 use crate::store::{Durability, QueueId, Record, State};
 use smallvec::SmallVec;
 
-/// A publish of a link. See [`crate::command::Command::Publish`].
+/// A publish command of a link. See [`crate::command::Command::Publish`].
 pub(crate) struct Publish {
     pub(crate) channel: ChannelNumber,
     pub(crate) flags: PublishFlags,
@@ -31,7 +31,7 @@ pub(crate) struct Publish {
     pub(crate) message: Message,
 }
 
-/// A publish of a link, once it has its number.
+/// A publish of a link after it got its number.
 #[derive(Clone, Copy)]
 struct Numbered {
     link: Link,
@@ -42,24 +42,24 @@ struct Numbered {
     number: u64,
 }
 
-/// A QoS 2 publish that was sent again.
+/// The error for a QoS 2 publish that was sent again.
 struct Duplicate;
 
-/// Further keys of a message, and its route, if it is remembered.
+/// Further keys of a message, and its route if it is remembered.
 type Permitted = (Vec<Name>, Option<KnownRoute>);
 
-/// What a publish waits for.
+/// What a publish waits for before it is confirmed.
 enum Wait<'a> {
     Nothing,
-    /// The message's own record: its consumers may be faster than the log.
+    /// Its own record. Its consumers may settle it before that is written.
     Message(&'a Message, Durability),
-    /// A batch.
+    /// A whole batch.
     Batch(u64, Durability),
 }
 
 impl Engine {
-    /// Publishes a message for a link. It comes back if the hold ends before all its queues are found: others take their turn,
-    /// and it goes on as the first command of the link's next hold. Until then nothing of it is in any queue.
+    /// Publishes a message for a link. If the hold ends before all its queues are found, the message is returned: other
+    /// links are served, and it continues as the first command of the link's next hold. Until then it is in no queue.
     pub(crate) fn publish(&mut self, link: Link, publish: Publish, budget: &mut Budget) -> Result<(), Message> {
         let Publish {
             channel,
@@ -125,8 +125,9 @@ impl Engine {
         self.tell_of_publish(publish, &message, &enqueued);
         incoming = incoming.filter(|_| enqueued.refused.is_none());
         if let Some(queue) = incoming {
-            // The id and its message are there together or not at all: a message without it would be stored again when
-            // its publisher sends it again, an id without its message would keep it out.
+            // The QoS 2 id and its message are logged together or not at all. A message without its id would be stored
+            // again when its publisher repeats it; an id without its message would make the repeated publish be
+            // ignored.
             self.staging.record(Record::State(State::IncomingId {
                 queue,
                 packet_id,
@@ -145,7 +146,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Finds the queues of a link's message and puts it into them. It comes back if the hold ends before they are found.
+    /// Finds the queues of a link's message and puts it into them. The message is returned if the hold ends before they
+    /// are found.
     #[inline]
     fn find_and_enqueue(
         &mut self,
@@ -161,7 +163,7 @@ impl Engine {
         };
         let may_refuse = flags.contains(PublishFlags::CONFIRM) && !flags.contains(PublishFlags::PATIENT);
         if may_refuse && !self.can_retain(&message) {
-            // Its publisher can be told, and so decides: nothing of it is kept.
+            // The publisher can be told that it was refused, and may repeat it. So none of it is kept.
             let enqueued = Enqueued::refused(self.refuse(ObjectKind::Retained).kind, 0);
             return Ok((message, Ok(enqueued)));
         }
@@ -169,7 +171,7 @@ impl Engine {
         match self.route_and_enqueue(link, &message, route, &[]) {
             Ok(Some(enqueued)) => Ok((message, Ok(enqueued))),
             Ok(None) => {
-                // Nothing else of this publisher comes before it: it is the first command of its next hold.
+                // No other publish of this link can overtake it: it is the first command of the link's next hold.
                 if let Some(walk) = stopped
                     && self.keep_walk(link, walk.memory())
                     && let Some(l) = self.links.get_mut(link)
@@ -182,7 +184,7 @@ impl Engine {
         }
     }
 
-    /// Whether that QoS 2 id of the link's client is known: the message is there already.
+    /// Whether that QoS 2 id of the link's client is known, so that its message is stored already.
     fn is_incoming(&mut self, link: Link, packet_id: u16) -> bool {
         packet_id != 0
             && self
@@ -190,7 +192,7 @@ impl Engine {
                 .is_some_and(|(_, s)| s.incoming.contains(&packet_id))
     }
 
-    /// Remembers a QoS 2 id before its PUBREC. Returns the queue whose records have it, if the session is kept.
+    /// Remembers a QoS 2 id before its PUBREC. If the session is kept, returns the queue whose records contain the id.
     fn remember_incoming(&mut self, link: Link, packet_id: u16) -> Result<Option<QueueId>, Duplicate> {
         let Some((_, session)) = self.session_of(link) else {
             return Ok(None);
@@ -211,8 +213,8 @@ impl Engine {
         }
     }
 
-    /// The duplicate of a known publish is only confirmed. The first one may have come over an earlier connection, and still
-    /// be on its way to the log.
+    /// Confirms a repeated publish without storing it. The first one may have come over an earlier connection, and may
+    /// not be logged yet.
     fn confirm_duplicate(&mut self, publish: Numbered) {
         let node = self.staging.durability();
         let wait = self.staging.wait_for_all();
@@ -220,7 +222,7 @@ impl Engine {
         self.confirm(publish.link, publish.channel, publish.number, wait);
     }
 
-    /// The publish is against the rules, or there is no such exchange.
+    /// Reports a publish that was refused or whose exchange does not exist.
     fn publish_failed(&mut self, publish: Numbered, fault: Fault) {
         let Numbered {
             link,
@@ -231,12 +233,12 @@ impl Engine {
         } = publish;
         self.forget_incoming(link, packet_id);
         if number == 0 || self.session_of(link).is_none() {
-            // No confirm: the session answers with an error of its own, which must not come after an ack.
+            // No confirm: the session closes with an error, and no ack may precede that.
             self.fail(link, channel, Op::Publish, fault);
             return;
         }
-        // An MQTT client is told by reason code, publish by publish; a refused id is new the next time.
-        // MQTT 5 4.3.3 [MQTT-4.3.3-9]
+        // MQTT reports an error for each publish in its reason code. The id of a refused publish may be used anew. MQTT
+        // 5 4.3.3 [MQTT-4.3.3-9]
         let why = fault.kind;
         if let Some(l) = self.links.get_mut(link) {
             l.verdicts.push_back(Event::Refused { channel, number, why });
@@ -244,7 +246,7 @@ impl Engine {
         self.confirm(link, channel, number, Wait::Nothing);
     }
 
-    /// Tells the publisher what precedes the confirm, and counts.
+    /// Counts the publish, and tells the publisher what has to precede its confirm.
     #[inline]
     fn tell_of_publish(&mut self, publish: Numbered, message: &Message, enqueued: &Enqueued) {
         let Numbered {
@@ -292,12 +294,12 @@ impl Engine {
         }
     }
 
-    /// What the confirm of a publish waits for. A message that only waits for its own record may be confirmed early by its
-    /// consumers; one that waits for something else in the batch may not.
+    /// What the confirm of a publish waits for. If it is only the message's own record, consumers that settle it
+    /// earlier confirm it. If it is something else in the batch, they do not.
     #[inline]
     fn wait_of<'m>(&mut self, message: &'m Message, enqueued: &Enqueued, has_incoming_id: bool) -> Wait<'m> {
         if has_incoming_id || enqueued.retained {
-            // Both are the node's, like the definitions.
+            // Both wait for the node's durability, like definitions.
             let node = self.staging.durability();
             let need = enqueued.logged.map_or(node, |need| need.max(node));
             return Wait::Batch(self.staging.wait_for(need), need);
@@ -308,7 +310,7 @@ impl Engine {
         }
     }
 
-    /// Has a publish confirmed when what it waits for has come.
+    /// Confirms a publish, now or when what it waits for has happened.
     fn confirm(&mut self, link: Link, channel: ChannelNumber, number: u64, wait: Wait<'_>) {
         if number == 0 {
             return;
@@ -346,7 +348,7 @@ impl Engine {
         }
     }
 
-    /// A message was settled by all before it was written: its publisher need not wait for it.
+    /// All consumers settled a message before it was written, so its publisher need not wait for the log.
     pub(crate) fn confirm_cancelled(&mut self, message: &Message) {
         self.counters.cancelled_writes += 1;
         let key = message.log_state().confirm();
@@ -358,7 +360,7 @@ impl Engine {
         }
     }
 
-    /// Derives the confirms of the link's channels whose watermark may have moved.
+    /// Confirms publishes on channels of the link whose watermark may have moved.
     pub(crate) fn take_confirms(&mut self, link: Link, events: &mut Vec<Event>) {
         let Some(l) = self.links.get_mut(link) else {
             return;
@@ -379,10 +381,10 @@ impl Engine {
         l.confirm_dirty = dirty;
     }
 
-    /// Finds the message's queues, puts it into them, and stages it for the log. Finding them may take several holds; `None`
-    /// is returned before the last. Putting it into them is one hold, whatever their number: it is one record with the
-    /// sequences of all, so that a crash leaves it in all of them or in none. Otherwise a QoS 2 message that is sent again
-    /// would be there twice. With `queues_max` of 10,000 that is 0.7 to 1.7 ms, with 100,000 queues 17.
+    /// Finds the message's queues, puts it into them, and stages it for the log. Finding them may take several holds;
+    /// `None` is returned if it is not done. Putting it into them is one hold, however many they are: one record has
+    /// the sequences in all queues, so that after a crash it is in all of them or in none. Otherwise a repeated QoS 2
+    /// message would be there twice. With `queues_max` of 10,000 that takes 0.7 to 1.7 ms, with 100,000 queues 17.
     pub(super) fn route_and_enqueue(
         &mut self,
         link: Link,
@@ -397,7 +399,7 @@ impl Engine {
                 targets
             }
             RouteBy::Steps(stopped, budget) => {
-                // One that stopped was permitted when it began, and its walk has the further keys.
+                // A walk that stopped was permitted when it began, and it holds the further keys.
                 let (extra, known) = match stopped {
                     Some(_) => (Vec::new(), None),
                     None => match self.permitted_route(link, message)? {
@@ -427,7 +429,7 @@ impl Engine {
             }
         }
         let publisher = self.links.get(link);
-        // What the node tells of itself is news: nothing of it is logged, and a restart tells it anew.
+        // The node's own topics are never logged: a restart publishes them again.
         let is_of_node = publisher.is_some_and(|l| l.access.is_of_node());
         let enqueuing = Enqueuing {
             queues: &mut self.queues,
@@ -474,9 +476,10 @@ impl Engine {
         Ok(Some(enqueued))
     }
 
-    /// Keeps a message as its topic's last value, if it is to be kept.
+    /// Stores a message as its topic's retained message, if it is to be retained.
     fn retain_published(&mut self, message: &Message, is_of_node: bool, is_full: bool, enqueued: &mut Enqueued) {
-        // MQTT 5 3.3.1.3: a retained message of QoS 0 may be discarded at any time. Clearing one frees room.
+        // MQTT 5 3.3.1.3: a retained message of QoS 0 may be discarded at any time. Clearing one frees space, so it is
+        // always done.
         if is_of_node {
             self.retain_unlogged(message);
         } else if !is_full || message.body().is_empty() {
@@ -489,8 +492,8 @@ impl Engine {
         }
     }
 
-    /// Further keys of a message that its publisher may publish, and its route, if it is remembered. `None`: it goes back until
-    /// somebody outside has answered.
+    /// The further keys of a message that its publisher may publish to, and its route if it is remembered. `None`: the
+    /// publish waits until an external server has answered.
     #[inline]
     fn permitted_route(&mut self, link: Link, message: &Message) -> Result<Option<Permitted>, Fault> {
         let extra = extra_keys(&self.codecs, message);
@@ -519,7 +522,7 @@ impl Engine {
         Err(Fault::new(FaultKind::PreconditionFailed, text))
     }
 
-    /// What queues with limits have left to do once they were given a message. Few queues have limits.
+    /// Does what queues with limits need after they were given a message. Few queues have limits.
     #[inline(never)]
     fn see_to_limits(&mut self, message: &Message, after: Afterwards) {
         for queue in after.refused {
@@ -531,7 +534,7 @@ impl Engine {
     }
 }
 
-/// Further routing keys the message's properties name.
+/// The further routing keys that the message's properties name.
 pub(super) fn extra_keys(codecs: &Codecs, message: &Message) -> Vec<Name> {
     let envelope = message.envelope();
     if envelope.extra_keys {
@@ -541,7 +544,7 @@ pub(super) fn extra_keys(codecs: &Codecs, message: &Message) -> Vec<Name> {
     }
 }
 
-/// The queues of targets, once the router is needed for something else.
+/// The slots of targets, copied because the router is needed for something else.
 fn slots_of(targets: &[Target]) -> SmallVec<[QueueSlot; 4]> {
     queues_of(targets).collect()
 }
@@ -550,8 +553,8 @@ fn queues_of(targets: &[Target]) -> impl Iterator<Item = QueueSlot> {
     targets.iter().map(|target| target.queue)
 }
 
-/// Whether a full disk has no room for the message: for what would be logged. What needs no log has nowhere else to go when
-/// memory is short, too.
+/// Whether a message is refused because the disk is full. That concerns what would be logged. A transient message is
+/// refused only if memory is short, too, because then it could not be spilled.
 fn is_refused_when_full(
     queues: &Queues,
     message: &Message,

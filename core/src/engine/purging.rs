@@ -1,9 +1,9 @@
-//! Purges. What waits in a queue is gone at once. If nothing of the queue is outstanding (reserved, unsettled, or a dead
-//! letter that waits to be published), one record says so. Otherwise the log is told all sequences but those. How many are
-//! outstanding is for clients to choose, so they are looked up in as many holds of the lock as it takes.
+//! Purges. Waiting messages are removed at once. If nothing of the queue is outstanding (reserved, unsettled, or a dead
+//! letter that waits to be published), one record tells the log. Otherwise the log is told all sequences but the
+//! outstanding ones. Clients decide how many those are, so finding them takes as many holds of the lock as needed.
 //!
-//! Deliveries move while the search goes on: back to the queue, or on to where dead letters go. Whatever moves is noted
-//! ([`Engine::spare_from_purge`]), so the search misses nothing.
+//! Deliveries may move during the search: back to the queue, or on to a dead-letter exchange. Each move is noted
+//! ([`Engine::keep_from_purge`]), so the search misses none.
 
 use super::Engine;
 use super::budget::{Budget, Unfinished};
@@ -18,11 +18,11 @@ use crate::queue::purging::{Place, Purged, Stage};
 use crate::slots::{Link, QueueKey};
 use crate::store::Record;
 
-/// Outstanding deliveries that are looked at for the cost of a work unit.
+/// Outstanding deliveries looked at for one work unit.
 const LOOKED_AT_PER_UNIT: usize = 64;
 
 impl Engine {
-    /// Goes on with a purge that a client asked for.
+    /// Continues a purge that a client asked for.
     pub(crate) fn purge_queue(&mut self, link: Link, c: &PurgeQueue, budget: &mut Budget) -> Result<(), Unfinished> {
         let channel = c.channel;
         let (queue, messages, logged) = match self.take_deleting(link) {
@@ -39,7 +39,7 @@ impl Engine {
                         return Ok(());
                     }
                 };
-                // One that another link has begun comes first.
+                // A purge that another link has begun is finished first.
                 self.go_on_purging(queue, budget)?;
                 let (messages, logged) = self.start_purging(queue);
                 (queue, messages, logged)
@@ -61,10 +61,10 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes out what waits in the queue. Returns how many messages that were, and whether the log had some of them.
+    /// Removes the waiting messages. Returns their number, and whether the log had records of some.
     fn start_purging(&mut self, queue: QueueKey) -> (u32, bool) {
         self.trace_gone(queue, HopKind::Purged);
-        // What died here and is not published yet is in the log only here.
+        // A message that died here and is not published yet is only in this queue's records.
         let dying: Vec<u64> = self
             .internal
             .iter()
@@ -86,7 +86,7 @@ impl Engine {
         (messages, logged)
     }
 
-    /// Goes on with the purge of a queue, if there is one.
+    /// Continues the purge of a queue, if there is one.
     pub(crate) fn go_on_purging(&mut self, queue: QueueKey, budget: &mut Budget) -> Result<(), Unfinished> {
         while let Some(purging) = self.queues.get(queue).and_then(|q| q.purging.as_ref()) {
             budget.check()?;
@@ -99,15 +99,15 @@ impl Engine {
         Ok(())
     }
 
-    /// An outstanding message of the queue has moved: if the queue is being purged, it stays.
+    /// Notes that an outstanding message has moved: if the queue is being purged, the message stays.
     #[inline]
-    pub(crate) fn spare_from_purge(&mut self, queue: QueueKey, seq: u64) {
+    pub(crate) fn keep_from_purge(&mut self, queue: QueueKey, seq: u64) {
         if let Some(q) = self.queues.get_mut(queue) {
             q.keep_outstanding(seq);
         }
     }
 
-    /// Looks through some of one link's deliveries.
+    /// Searches some of one link's deliveries.
     fn look_for_outstanding(&mut self, queue: QueueKey, place: Place, budget: &mut Budget) {
         let mut found = Vec::new();
         let mut note = |of: QueueKey, seq: u64| {
@@ -137,14 +137,14 @@ impl Engine {
         };
         budget.spend(1);
         for seq in found {
-            self.spare_from_purge(queue, seq);
+            self.keep_from_purge(queue, seq);
         }
         if let Some(purging) = self.queues.get_mut(queue).and_then(|q| q.purging.as_mut()) {
             purging.stage = next.map_or(Stage::Telling(0), Stage::Looking);
         }
     }
 
-    /// Tells the log of some of what is gone.
+    /// Tells the log some of the purged sequences.
     fn tell_purged(&mut self, queue: QueueKey, from: u64, budget: &mut Budget) {
         let Some(q) = self.queues.get_mut(queue) else { return };
         let Some(mut purging) = q.purging.take() else { return };
@@ -169,7 +169,7 @@ impl Engine {
         }
     }
 
-    /// Forgets some of the counts of what is gone, and then the purge.
+    /// Forgets some of the counts of purged messages, and finally the purge itself.
     fn forget_counts(&mut self, queue: QueueKey, budget: &mut Budget) {
         let Some(q) = self.queues.get_mut(queue) else { return };
         let Some(purging) = &mut q.purging else { return };
@@ -192,7 +192,7 @@ impl Place {
     }
 }
 
-/// What is reserved to the link or fetched by it. Returns how much that was.
+/// Searches the deliveries reserved for the link or fetched by it. Returns how many there were.
 fn look_at_outbox(l: &LinkState, note: &mut impl FnMut(QueueKey, u64)) -> usize {
     let mut looked_at = 0;
     let answers = l.channels().flat_map(|c| c.gated().iter().map(|(_, out)| out));
@@ -207,9 +207,9 @@ fn look_at_outbox(l: &LinkState, note: &mut impl FnMut(QueueKey, u64)) -> usize 
     looked_at + l.channel_count()
 }
 
-/// Looks at some of a channel's unsettled deliveries. Returns where to go on.
+/// Searches some of a channel's unsettled deliveries. Returns where to continue.
 fn look_at_channel(l: &LinkState, place: Place, steps: &mut usize, note: &mut impl FnMut(QueueKey, u64)) -> Place {
-    // Channels may come and go meanwhile. Deliveries of one that goes go back to their queues, which is noted.
+    // Channels may be opened and closed meanwhile. Deliveries of a closed one return to their queues, which is noted.
     let Some(c) = l.channel_from(place.channel) else {
         return Place::of_slot(place.slot + 1);
     };

@@ -1,4 +1,4 @@
-//! Queues that go when nobody has used them for a while: `x-expires`, or a policy's `expires`.
+//! Deletes queues that nobody has used for a while: `x-expires`, or a policy's `expires`.
 
 use super::Engine;
 use super::timers::Timer;
@@ -7,12 +7,12 @@ use crate::slots::QueueKey;
 use std::time::Duration;
 
 impl Engine {
-    /// Sees to it that an unused queue with `x-expires` goes.
+    /// Schedules the check whether a queue with `x-expires` is unused.
     pub(crate) fn watch_queue_expiry(&mut self, queue: QueueKey) {
         let now = self.now.monotonic;
         let Some(q) = self.queues.get_mut(queue) else { return };
         let Some(expires) = q.arguments.expires_ms else { return };
-        // One timer is enough: it looks when the queue was used last, and sets the next.
+        // One timer is enough: when it fires, it looks when the queue was last used, and sets the next.
         if q.consumers.is_empty() && q.expiry_timer.is_none() {
             let at = q.used_at.max(now) + Duration::from_millis(expires);
             q.expiry_timer = Some(at);
@@ -20,7 +20,7 @@ impl Engine {
         }
     }
 
-    /// `x-expires` has changed: the time begins now.
+    /// `x-expires` has changed: the time starts now.
     pub(crate) fn watch_queue_expiry_anew(&mut self, queue: QueueKey) {
         if let Some(q) = self.queues.get_mut(queue)
             && let Some(at) = q.expiry_timer.take()
@@ -30,7 +30,7 @@ impl Engine {
         self.watch_queue_expiry(queue);
     }
 
-    /// The queue goes: nothing is due for it any more.
+    /// Cancels the timers of a queue that is deleted.
     pub(super) fn cancel_queue_timers(&mut self, queue: QueueKey, q: &Queue) {
         if let Some(at) = q.expiry_timer {
             self.timers.cancel(at, Timer::QueueExpiry(queue));
@@ -40,7 +40,7 @@ impl Engine {
         }
     }
 
-    /// The queue's time may be over.
+    /// The timer's check: deletes the queue if it was unused for long enough.
     pub(crate) fn expire_queue(&mut self, queue: QueueKey) {
         let now = self.now.monotonic;
         let Some(q) = self.queues.get_mut(queue) else { return };

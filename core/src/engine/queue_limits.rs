@@ -1,4 +1,4 @@
-//! Length limits of queues: what is over them goes, oldest first.
+//! Length limits of queues: drops the oldest messages above them.
 
 use super::Engine;
 use super::death::Death;
@@ -12,12 +12,12 @@ use crate::queue::ready::Head;
 use crate::slots::QueueKey;
 
 impl Engine {
-    /// Makes room in a queue that is over its limit, oldest first.
+    /// Drops the oldest messages of a queue that is above its limit.
     pub(crate) fn enforce_limit(&mut self, queue: QueueKey) {
         if !self.queues.get(queue).is_some_and(Queue::drops_head) {
             return;
         }
-        // A limit of nothing still lets a message pass straight to a consumer.
+        // With a limit of 0, a message still goes to a consumer that is ready for it at once.
         self.dispatch(queue);
         let (dead_letters, short) = (self.has_dead_letters(queue), self.is_disk_short());
         let mut work = self.side_work();
@@ -30,7 +30,7 @@ impl Engine {
             {
                 let body = front.body.clone();
                 if self.dies_later(queue, &body) {
-                    // Goes on when the disk has room.
+                    // Continues when the disk has space.
                     return;
                 }
             }
@@ -40,12 +40,12 @@ impl Engine {
             }
             let Some(q) = self.queues.get_mut(queue) else { return };
             let is_here = match q.head() {
-                // What dies is published elsewhere: its body is needed.
+                // A dead letter needs its body in memory.
                 Head::Entry(front) => !dead_letters || matches!(front.body, Body::Memory(_)),
                 Head::Paged | Head::Empty => false,
             };
             if !is_here {
-                // Goes on when it is.
+                // Continues when it has been read.
                 self.load_head(queue);
                 return;
             }
@@ -54,7 +54,7 @@ impl Engine {
                     work = work.saturating_sub(units);
                     self.side_budget.spend(units);
                 }
-                // One large message may push out very many small ones.
+                // One large message may displace very many small ones.
                 _ => return self.enforce_limit_later(queue),
             }
             let Some(entry) = self.queues.get_mut(queue).and_then(Queue::drop_head) else {
@@ -65,7 +65,7 @@ impl Engine {
         }
     }
 
-    /// Drops the middle of a long queue, which is in the log only, at once, if all of it has to go and it is at the front.
+    /// Drops the run at the front of a long queue in one step, if all of it has to go.
     fn drop_run(&mut self, queue: QueueKey) -> bool {
         let Some(q) = self.queues.get_mut(queue) else {
             return false;
@@ -87,9 +87,9 @@ impl Engine {
         true
     }
 
-    /// Dead-letters what a full queue has refused; its publisher hears that it was refused. A message may be refused by thousands
-    /// of queues, and each dead letter is a copy of its body: those for which there is no time or memory now are made later, from
-    /// the one message that they share till then.
+    /// Dead-letters a message that a full queue has refused. Its publisher is told that it was refused. Thousands of
+    /// queues may refuse the same message, and each dead letter is a copy of its body. If there is no time or memory
+    /// for them now, they are created later, from the one message that all share until then.
     pub(crate) fn dead_letter_refused(&mut self, queue: QueueKey, message: &Message) {
         if self.behind.refused.is_empty() && !self.side_budget.is_spent() && !self.has_many_internal() {
             self.side_budget.spend(DEAD_LETTER_WORK);
@@ -104,7 +104,7 @@ impl Engine {
         self.timers.set_deferred(self.now.monotonic + SOON);
     }
 
-    /// Goes on with dead letters of refused messages.
+    /// Continues to dead-letter refused messages.
     pub(crate) fn go_on_with_refused(&mut self) {
         while !self.side_budget.is_spent()
             && !self.has_many_internal()
@@ -122,7 +122,7 @@ impl Engine {
         }
     }
 
-    /// The queue is still over its limit.
+    /// Continues later with a queue that is still above its limit.
     pub(crate) fn enforce_limit_later(&mut self, queue: QueueKey) {
         if let Some(q) = self.queues.get_mut(queue)
             && !q.overfull
@@ -133,7 +133,7 @@ impl Engine {
         }
     }
 
-    /// Goes on with queues that are over their limits.
+    /// Continues with queues that are above their limits.
     pub(crate) fn enforce_limits(&mut self) {
         for _ in 0..self.behind.overfull.len() {
             let Some(queue) = self.behind.overfull.pop_front() else {

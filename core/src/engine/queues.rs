@@ -1,4 +1,4 @@
-//! The queues of a vhost, and which of them have something to do.
+//! The queues of a vhost, and lists of those with work to do.
 
 use crate::binding::QueueSlot;
 use crate::message::Message;
@@ -9,35 +9,35 @@ use hashbrown::HashMap;
 use std::collections::VecDeque;
 use std::ops::{Index, IndexMut};
 
-/// All queues. The log names a queue by its number, the router by its slot; a queue's name is the router's business.
+/// All queues. The log identifies a queue by its number, the router by its slot. The router finds queues by name.
 pub(crate) struct Queues {
     slots: Slots<QueueKey, Queue>,
     by_number: HashMap<QueueId, QueueKey>,
     vhost: VhostId,
-    /// Number of the next queue in the vhost; never used again.
+    /// The number of the next queue in the vhost. Numbers are never reused.
     next_number: u64,
     touched: Touched,
-    /// Durable queues with settled sequences that the log does not know.
+    /// Durable queues with settled sequences that are not logged yet.
     unlogged_acks: Vec<QueueKey>,
 }
 
-/// Queues to be dispatched before the turn ends. Each is there once: see [`Queue::touched`].
+/// Queues to be dispatched before the turn ends. Each is listed once: see [`Queue::touched`].
 #[derive(Default)]
 pub(crate) struct Touched(Vec<QueueKey>);
 
-/// Queues that had more to do than their turn had time for. Each is on a list of queues once.
+/// Queues with more work than their turn had time for. Each is on a list once.
 #[derive(Default)]
 pub(crate) struct Behind {
     /// To be dispatched in the next turn: see [`Queue::dispatched_later`].
     pub(super) dispatches: Vec<QueueKey>,
-    /// Over their limits: see [`Queue::overfull`].
+    /// Above their limits: see [`Queue::overfull`].
     pub(super) overfull: VecDeque<QueueKey>,
-    /// What full queues have refused and are still to dead-letter.
+    /// Messages that full queues refused and that are still to be dead-lettered.
     pub(super) refused: VecDeque<(QueueKey, Message)>,
 }
 
 impl Touched {
-    /// Has the queue dispatched before the turn ends.
+    /// Adds a queue to be dispatched before the turn ends.
     #[inline]
     pub(crate) fn add(&mut self, key: QueueKey, queue: &mut Queue) {
         if !queue.touched {
@@ -59,19 +59,19 @@ impl Queues {
         }
     }
 
-    /// The number of a new queue.
+    /// Takes the number for a new queue.
     pub(crate) fn new_number(&mut self) -> QueueId {
-        // At a million a second, 2^40 of them last for twelve days: declaring takes far longer.
+        // 2^40 numbers would last for twelve days at a million a second; declaring takes far longer.
         let id = QueueId::new(self.vhost, self.next_number)
             .unwrap_or_else(|| panic!("vhost {} has had all the queues that there are numbers for", self.vhost));
         self.next_number += 1;
         id
     }
-    /// The number that the next queue gets.
+    /// The number that the next queue will get.
     pub(crate) fn next_number(&self) -> u64 {
         self.next_number
     }
-    /// Numbers up to this one have been given.
+    /// Notes that numbers up to `last` were used before the start.
     pub(crate) fn given_up_to(&mut self, last: u64) {
         self.next_number = self.next_number.max(last + 1);
     }
@@ -95,7 +95,7 @@ impl Queues {
     pub(crate) fn get_mut(&mut self, key: QueueKey) -> Option<&mut Queue> {
         self.slots.get_mut(key)
     }
-    /// The queue that the router knows by its slot.
+    /// The queue in a slot of the router.
     #[inline]
     pub(crate) fn at(&self, slot: QueueSlot) -> Option<QueueKey> {
         self.slots.key_at(slot.0)
@@ -105,7 +105,7 @@ impl Queues {
         let (key, queue) = self.slots.at_mut(slot.0)?;
         Some((key, queue, &mut self.touched))
     }
-    /// The queue that the log knows by its number.
+    /// The queue with a number of the log.
     pub(crate) fn numbered(&self, id: QueueId) -> Option<QueueKey> {
         self.by_number.get(&id).copied()
     }
@@ -127,17 +127,17 @@ impl Queues {
         self.slots.iter()
     }
 
-    /// Has the queue dispatched before the turn ends.
+    /// Adds a queue to be dispatched before the turn ends.
     pub(crate) fn touch(&mut self, key: QueueKey) {
         if let Some(queue) = self.slots.get_mut(key) {
             self.touched.add(key, queue);
         }
     }
-    /// Nothing is to be dispatched yet.
+    /// Forgets which queues are to be dispatched.
     pub(crate) fn forget_touched(&mut self) {
         while self.next_touched().is_some() {}
     }
-    /// A queue to dispatch now.
+    /// Takes the next queue to dispatch.
     pub(crate) fn next_touched(&mut self) -> Option<QueueKey> {
         loop {
             let key = self.touched.0.pop()?;
@@ -152,7 +152,7 @@ impl Queues {
         !self.touched.0.is_empty()
     }
 
-    /// Remembers for the log that a message is settled. Returns whether it is the queue's first since the last record.
+    /// Notes for the log that a message is settled. Returns whether it is the queue's first since the last record.
     pub(crate) fn note_ack(&mut self, key: QueueKey, seq: u64) -> bool {
         let first = self.slots.get_mut(key).is_some_and(|queue| queue.note_ack(seq));
         if first {
@@ -160,15 +160,15 @@ impl Queues {
         }
         first
     }
-    /// Has what the queue remembers as settled logged with the rest.
+    /// Notes that the queue has settled sequences to be logged.
     pub(crate) fn has_unlogged_acks(&mut self, key: QueueKey) {
         self.unlogged_acks.push(key);
     }
-    /// Whether something is settled that the log does not know.
+    /// Whether any settled sequence is not logged yet.
     pub(crate) fn is_any_ack_unlogged(&self) -> bool {
         !self.unlogged_acks.is_empty()
     }
-    /// What was settled since the last time, by queue.
+    /// Takes the sequences settled since the last call, by queue.
     pub(crate) fn take_acks(&mut self) -> Vec<QueueAcks> {
         let mut all = Vec::with_capacity(self.unlogged_acks.len());
         for key in self.unlogged_acks.drain(..) {
@@ -199,8 +199,8 @@ impl IndexMut<QueueKey> for Queues {
     }
 }
 
-/// The slot by which the router knows the queue: half of a key, so that a route's targets are small. The engine tells the
-/// router of a queue's end before the slot is used again.
+/// The slot by which the router knows the queue. It is half of a key, so that a route's targets are small. The engine
+/// removes a queue from the router before the slot is reused.
 pub(crate) fn router_slot(key: QueueKey) -> QueueSlot {
     QueueSlot(key.slot)
 }

@@ -1,8 +1,9 @@
-//! The vhost as it stands after a start: what the log remembers of it, and what is to be made of what is damaged.
+//! Restores the vhost at a start from what the log has, and replaces what is damaged.
 //!
-//! Damage to one record takes nothing with it but itself. A queue whose definition is lost lives on as the queue of the
-//! session or group that knows its number, else under the name that a binding has for it, or one that says what happened; a session whose record is lost comes back from its queue and its
-//! subscriptions. What was made up so is written to the log, so that it stays.
+//! Damage to one record affects nothing else. A queue whose definition is lost is restored as the queue of the session
+//! or group that knows its number, else under the name in one of its bindings, or else under a name that says what
+//! happened. A session whose record is lost is restored from its queue and its subscriptions. Replaced definitions are
+//! logged, so that they stay.
 
 use super::Engine;
 use super::link::will_bytes;
@@ -32,13 +33,13 @@ fn text(bytes: &[u8]) -> Option<&str> {
     std::str::from_utf8(bytes).ok()
 }
 
-/// Whose queue it is, as the records of others have it.
+/// The session or group that owns a queue, as the records of others say.
 enum Owner {
     Session(Name),
     Group { share: Name, filter: Name },
 }
 
-/// The queues that sessions and subscriptions have the numbers of.
+/// The queues whose numbers sessions and subscriptions have.
 fn owners(recovered: &Recovered, vhost: VhostId) -> HashMap<u64, Owner> {
     let mut owners = HashMap::new();
     recovered.each(vhost, KeyKind::Subscription, &mut |k, v| {
@@ -63,8 +64,8 @@ fn owners(recovered: &Recovered, vhost: VhostId) -> HashMap<u64, Owner> {
 }
 
 impl Engine {
-    /// Takes over what the log remembers of this vhost, and leaves what is others'. Call once, before anything else;
-    /// follow it with `drain`.
+    /// Takes what the log has of this vhost and leaves other vhosts' data. Call it once, before anything else, and
+    /// `drain` after it.
     pub fn recover(&mut self, now: Now, mut recovered: Recovered) {
         self.begin(now);
         self.time.noted = recovered.wall;
@@ -84,12 +85,12 @@ impl Engine {
         for session in expiring {
             self.stage_session(session);
         }
-        // Queues that the log has nothing of but numbers: transient ones that spilled.
+        // Queues of which the log has only numbers are transient ones with spilled messages.
         for id in recovered.queues.into_keys() {
             self.staging.record(Record::QueueDelete { queue: id });
         }
         self.queues.forget_touched();
-        // Messages expire in queues that nobody consumes, too.
+        // Messages also expire in queues without consumers.
         let queues: Vec<_> = self.queues.iter().map(|(queue, _)| queue).collect();
         for queue in queues {
             self.watch_head(queue);
@@ -97,12 +98,12 @@ impl Engine {
         self.enforce_recovered_limits();
     }
 
-    /// Definitions that the log could not give back as they were, since the start.
+    /// Definitions that were damaged in the log at the start.
     pub fn damaged_definitions(&self) -> u64 {
         self.damaged_definitions
     }
 
-    /// Says what is damaged and what came of it.
+    /// Reports what is damaged, and how it was restored.
     fn report(&mut self, what: &str, outcome: &str) {
         self.damaged_definitions += 1;
         tracing::error!(vhost = %self.settings.vhost, what, outcome, "a definition is damaged");
@@ -138,7 +139,8 @@ impl Engine {
         }
     }
 
-    /// Exchanges that bindings lead from, and that are not there. Their type is what their bindings look like.
+    /// Restores exchanges that bindings lead from and that have no definition. Their type is derived from their
+    /// bindings.
     fn recover_undefined_exchanges(&mut self, recovered: &Recovered) {
         let vhost = self.settings.number;
         let mut kinds: BTreeMap<Name, &str> = BTreeMap::new();
@@ -179,13 +181,14 @@ impl Engine {
         }
     }
 
-    /// Returns the sessions whose expiry begins now: from here on, not anew with each restart.
+    /// Returns the sessions whose expiry starts now and is to be logged, so that another restart does not start it
+    /// again.
     fn recover_sessions(&mut self, recovered: &Recovered, sessions: &mut HashMap<Name, SessionKey>) -> Vec<SessionKey> {
         let mut expiring = Vec::new();
         let vhost = self.settings.number;
         recovered.each(vhost, KeyKind::Session, &mut |k, v| {
             let Some((client_id, r)) = text(k).zip(catalog::decode::<SessionRecord>(v)) else {
-                // It may come back from its queue.
+                // It may be restored from its queue.
                 return self.report_key(KeyKind::Session, k);
             };
             let session = self.recover_session(client_id.into(), &r);
@@ -194,7 +197,8 @@ impl Engine {
                 expiring.push(session);
             }
         });
-        // Sessions that queues and subscriptions name, and no record: damaged, unless a record says that they ended.
+        // Sessions that queues and subscriptions name, and that have no record, are damaged, unless a record says that
+        // they ended.
         let is_sure = |kind, name: &[u8]| !recovered.unsure.contains(&key(vhost, kind, &[name]));
         let mut missing: Vec<Name> = Vec::new();
         let mut named = |client_id: Name| {
@@ -248,7 +252,8 @@ impl Engine {
             .collect();
         for (id, r) in defined {
             let Some(id) = id else { continue };
-            // The log knows the numbers of queues that have had messages; one that has not has its number here.
+            // The log knows the numbers of queues that have had messages. The number of another queue is in its
+            // definition.
             self.queues.given_up_to(id.number());
             match r {
                 Some(r) => {
@@ -264,7 +269,7 @@ impl Engine {
             .iter()
             .filter(|(_, found)| has_messages(found) && !found.is_torn);
         undefined.extend(orphans.map(|(id, _)| *id));
-        // A queue that bindings name was there, with or without messages.
+        // A queue that bindings name existed, with or without messages.
         let bindings = catalog::of_kind(recovered, vhost, KeyKind::Binding);
         for (k, _) in bindings.filter(|(k, _)| !recovered.unsure.contains(&key(vhost, KeyKind::Binding, &[k]))) {
             let bound = catalog::decode::<BindingRecord>(k).and_then(|r| QueueId::new(vhost, r.queue?));
@@ -283,7 +288,8 @@ impl Engine {
         }
     }
 
-    /// What is known of a queue whose definition is lost: whose it is, or the name that a binding has for it, or its number.
+    /// What is known of a queue whose definition is lost: its owner, the name in one of its bindings, or only its
+    /// number.
     fn redefine(
         &self,
         id: QueueId,
@@ -303,7 +309,7 @@ impl Engine {
         };
         let is_free = |name: &Name| self.router.queue(name).is_none();
         match owner {
-            // A session has one queue: what it has already stays.
+            // A session has one queue. If it has one already, that stays.
             Some(Owner::Session(client_id)) => {
                 let session = sessions.get(client_id).map(|session| &self.sessions[*session]);
                 if session.is_some_and(|s| s.queue.is_none()) {
@@ -331,7 +337,7 @@ impl Engine {
         r
     }
 
-    /// A queue whose definition is lost lives on, as `r` has it.
+    /// Restores a queue whose definition is lost, with the definition `r`.
     fn recover_undefined(
         &mut self,
         id: QueueId,
@@ -361,7 +367,7 @@ impl Engine {
             let restored = catalog::decode::<BindingRecord>(k).and_then(|r| self.recover_binding(r));
             let key = key(self.settings.number, KeyKind::Binding, &[k]);
             if restored.is_none() && recovered.unsure.contains(&key) {
-                // What it binds was torn off, and nobody was told of either.
+                // Its source or destination was cut off in the same crash, before either was confirmed.
                 self.staging.record(Record::Key { key, value: None });
             } else if restored.is_none() {
                 self.report_key(KeyKind::Binding, k);
@@ -376,7 +382,7 @@ impl Engine {
             if let Some((client_id, ..)) = &parsed
                 && self.sessions.named(client_id).is_none()
             {
-                // Its session ended; the crash came between the two records.
+                // Its session ended, and the crash came between the two records.
                 let key = key(vhost, KeyKind::Subscription, &[k]);
                 return self.staging.record(Record::Key { key, value: None });
             }
@@ -395,7 +401,7 @@ impl Engine {
         recovered.each(self.settings.number, KeyKind::Retained, &mut |k, v| {
             match catalog::decode_retained(v) {
                 Some(message) => {
-                    // Those who come first find some in memory, as far as that leaves room for others.
+                    // The first ones stay in memory as long as there is room.
                     let fits = self.memory.bytes() + message.memory() <= self.settings.cache_bytes_max / 2;
                     self.retained.restore(&message, fits);
                     if fits {
@@ -410,7 +416,7 @@ impl Engine {
         });
     }
 
-    /// Groups whose last members did not survive the restart.
+    /// Deletes the queues of groups whose last members did not survive the restart.
     fn drop_memberless_groups(&mut self) {
         let subscriptions = self.sessions.iter().flat_map(|(_, s)| s.subscriptions.keys());
         let named: HashSet<Name> = subscriptions
@@ -428,7 +434,7 @@ impl Engine {
 
     fn recover_session(&mut self, client_id: Name, r: &SessionRecord) -> SessionKey {
         let now = self.now;
-        // One that was connected starts its expiry now: its connection ended with the crash.
+        // The crash ended its connection, so its expiry starts now.
         let expires_at = match (r.expires_at, r.expiry) {
             (Some(at), _) => Some(Wall(at)),
             (None, Some(expiry)) => Some(now.wall + std::time::Duration::from_secs(u64::from(expiry))),
@@ -440,7 +446,7 @@ impl Engine {
         session.expires_at = expires_at;
         let session = self.sessions.insert(session);
         self.watch_session_expiry(session);
-        // The crash ended the connection without goodbye.
+        // The crash ended the connection without a DISCONNECT.
         if let Some(w) = &r.will
             && let Some(message) = catalog::message_of(&w.message)
         {
@@ -469,7 +475,7 @@ impl Engine {
         mut found: RecoveredQueue,
     ) {
         let Some(kind) = kind_of(&r, sessions) else {
-            // Its session ended; the crash came between the two records.
+            // Its session ended, and the crash came between the two records.
             let key = queue_key(id);
             self.staging.record(Record::Key { key, value: None });
             self.staging.record(Record::QueueDelete { queue: id });
@@ -488,7 +494,7 @@ impl Engine {
             s.queue = Some(queue);
             s.incoming = found.incoming_ids.iter().copied().collect();
             s.account_ids();
-            // In the order the ids were given.
+            // In the order in which the ids were given.
             for (seq, packet_id, _) in &found.packet_ids {
                 let at = outgoing
                     .iter()
@@ -566,7 +572,7 @@ impl Engine {
     }
 }
 
-/// What the queue serves; `None` if that is a session that is gone.
+/// What the queue is for. `None` if it belongs to a session that no longer exists.
 fn kind_of(r: &QueueRecord, sessions: &HashMap<Name, SessionKey>) -> Option<QueueKind> {
     match r.kind {
         1 => sessions.get(&r.client_id).copied().map(QueueKind::Session),

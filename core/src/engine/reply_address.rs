@@ -1,18 +1,19 @@
-//! Replies across protocols: publishing to a request's reply address as the answering protocol spells it.
+//! Replies across protocols: publishing to the reply address of a request from another protocol.
 
 use crate::message::{Dialect, EXCHANGE_NAME_MAX, Message};
 
-/// Keys of the default exchange under which a reply reaches a topic or an exchange of another dialect.
+/// Keys of the default exchange that stand for a topic or an exchange of the other dialect.
 const REPLY_TO_TOPIC: &str = "amq.gatepost.topic.";
 const REPLY_TO_EXCHANGE: &str = "amq.gatepost.x.";
-/// Topics under which a reply reaches a queue or an exchange.
+/// Topics that stand for a queue or an exchange.
 const REPLY_TO_QUEUE: &str = "$queue/";
 const REPLY_VIA_EXCHANGE: &str = "$exchange/";
 
-/// A reply to an address of another dialect, as that dialect's publishers would have addressed it.
+/// Readdresses a reply that is published to a name of this form, to where a publisher of the other dialect would have
+/// sent it.
 ///
-/// A request's reply address crosses protocols as one of these names, so that a stock client of the other protocol can
-/// answer by publishing to it as it always does.
+/// The reply address of a request is passed to other protocols as one of these names. So an ordinary client of the
+/// other protocol can answer by publishing to it as usual.
 pub(super) fn reply_addressed(message: &Message, topic_exchange: &str) -> Option<Message> {
     let key = message.key_bytes();
     let (exchange, key) = match (message.envelope().dialect, key.first()?) {
@@ -32,7 +33,7 @@ pub(super) fn reply_addressed(message: &Message, topic_exchange: &str) -> Option
         }
         _ => return None,
     };
-    // No exchange has so long a name: the message goes where its own address leads, which is nowhere.
+    // No exchange can have so long a name. The message keeps its address, which leads nowhere.
     if exchange.len() > EXCHANGE_NAME_MAX {
         return None;
     }
@@ -47,7 +48,7 @@ mod tests {
     use super::*;
     use crate::message::Envelope;
 
-    /// A peer that published to `$exchange/` and 300 octets more ended the process: a message has no room for such a name.
+    /// A peer that published to `$exchange/` and 300 more bytes ended the process: a message cannot store such a name.
     #[test]
     fn a_reply_to_an_exchange_no_name_can_have_stays_where_it_is_addressed() {
         let slash = Envelope {

@@ -1,4 +1,4 @@
-//! Deliveries that a session's client did not finish with, and that are sent again when it is back.
+//! Deliveries that a session's client has not completed, which are sent again when it reconnects.
 
 use super::Engine;
 use super::flow::party;
@@ -12,13 +12,14 @@ use crate::slots::{Link, QueueKey, SessionKey};
 use crate::store::{Loaded, Read, Request};
 use crate::subscription_ids::ids_of;
 
-/// Deliveries to be sent again that are fetched from disk at once, and bytes of body after which no more are.
+/// How many deliveries to be sent again are read from disk at once; and how many bytes of bodies, after which no more
+/// are.
 const RESENDS_AT_ONCE: usize = 256;
 const RESEND_BYTES: usize = 256 << 10;
 
 impl Engine {
-    /// Puts out what is to be sent again, as far as the client's receive maximum allows. The rest stays out of the outbox,
-    /// where the answers behind it would have to wait.
+    /// Puts deliveries to be sent again into the outbox, up to the client's receive maximum. Others stay out of it,
+    /// because answers behind them would have to wait.
     // MQTT 5 3.3.4 [MQTT-3.3.4-9]: resends count.
     pub(crate) fn resend_more(&mut self, session: SessionKey) {
         let Engine { links, sessions, .. } = self;
@@ -30,7 +31,8 @@ impl Engine {
             return;
         };
         while let Some(&packet_id) = resends.front() {
-            // A PUBREL takes no room (MQTT 5 4.9), nor does what the client has acknowledged meanwhile.
+            // A PUBREL does not count against the receive maximum (MQTT 5 4.9), and nothing is sent for an id
+            // acknowledged meanwhile.
             if let Some(outgoing) = s.in_flight.find_mut(packet_id).filter(|o| !o.released) {
                 if s.credit.is_spent() {
                     break;
@@ -47,8 +49,8 @@ impl Engine {
         l.wake(&mut self.wakes);
     }
 
-    /// Bytes of the body that is sent again under that packet id; 0 for a PUBREL, or if there is nothing to send. `None`
-    /// if it is on its way from disk.
+    /// Bytes of the body to be sent again under that packet id; 0 for a PUBREL, or if there is nothing to send. `None`:
+    /// the body is being read.
     pub(crate) fn resend_size(&mut self, link: Link, packet_id: u16) -> Option<usize> {
         let Some(session) = self.links.get(link).and_then(|l| l.session) else {
             return Some(0);
@@ -63,7 +65,7 @@ impl Engine {
         match &o.entry.body {
             Body::Memory(message) => Some(message.body().len()),
             Body::Disk { .. } if !self.queues.contains(o.queue) => {
-                // Its group ended, and its record with that: there is nothing to send.
+                // Its group ended and the message with it, so there is nothing to send.
                 self.free_packet(session, packet_id);
                 self.resend_more(session);
                 Some(0)
@@ -75,7 +77,7 @@ impl Engine {
         }
     }
 
-    /// Asks for the next bodies that the link waits for.
+    /// Requests the next bodies that the link waits for.
     fn load_resends(&mut self, link: Link, session: SessionKey) {
         let Engine {
             links,
@@ -110,7 +112,7 @@ impl Engine {
         }
     }
 
-    /// A body that is to be sent again has come, or is damaged.
+    /// A body to be sent again has been read, or is damaged.
     pub(crate) fn resend_loaded(&mut self, (session, packet_id): (SessionKey, u16), queue: QueueKey, loaded: Loaded) {
         let Engine {
             links,
@@ -140,7 +142,7 @@ impl Engine {
                 memory.pin(&message);
                 o.entry.body = Body::Memory(message);
                 if own && o.entry.subscription_ids.is_none() {
-                    // After a restart it comes from the log, which does not keep them.
+                    // After a restart the entry comes from the log, which does not store them.
                     o.entry.subscription_ids = ids_of(&s.subscriptions, &o.entry);
                 }
                 self.counters.bodies_loaded += 1;
@@ -154,7 +156,7 @@ impl Engine {
         }
     }
 
-    /// Sends again what is in flight under that packet id: the message, marked as such, or its PUBREL.
+    /// Sends again what is in flight under that packet id: the message, marked as duplicate, or its PUBREL.
     pub(crate) fn resend(&mut self, link: Link, packet_id: u16, events: &mut Vec<Event>) {
         if let Some(l) = self.links.get_mut(link) {
             l.outbox.pop();

@@ -1,13 +1,14 @@
-//! Retained messages come back from the log when a replay meets them.
+//! Reads retained messages back from the log for replays.
 //!
 //! ```text
-//!   replay ── the next one is not in memory ──► asked for, and some that follow it ──► reader
+//!   replay ── the next one is not in memory ──► requested, with some that follow it ──► reader
 //!      ▲                                                                              │
-//!      └────── goes on in the same hold, before anything can leave memory again ◄─────┘
+//!      └────── continues in the same hold, before anything can be evicted again ◄─────┘
 //! ```
 //!
-//! So each message that comes brings at least one replay further, however little memory there is. What a replay finds when
-//! it goes on is what is retained then: a message that was replaced meanwhile is in memory, one that was cleared is not there.
+//! So each message that was read brings at least one replay further, however little memory there is. A replay that
+//! continues sends what is retained then: a message that was replaced meanwhile is in memory, and one that was cleared
+//! is skipped.
 
 use super::Engine;
 use super::budget::Budget;
@@ -20,16 +21,16 @@ use hashbrown::HashMap;
 use std::collections::VecDeque;
 use std::mem::size_of;
 
-/// What is on its way, and who waits for it.
+/// Retained messages that are being read, and the links that wait for them.
 #[derive(Default)]
 pub(crate) struct RetainedLoads {
-    /// By the number of the message: see [`crate::retained`].
+    /// By the message's number: see [`crate::retained`].
     under_way: HashMap<u64, Load>,
-    /// Bytes of `under_way`.
+    /// Bytes of the messages in `under_way`.
     bytes: usize,
-    /// Whose next message has come, or could not be asked for.
+    /// Links whose next message has been read, or could not be requested.
     called: VecDeque<Link>,
-    /// Who waits for some of `under_way` to come before its own can be asked for.
+    /// Links that wait for others' reads to finish before their own message can be requested.
     awaiting_room: VecDeque<Link>,
 }
 
@@ -38,13 +39,13 @@ struct Load {
     waiting: Vec<Link>,
 }
 
-/// Messages that a replay asks for at once.
+/// How many messages a replay requests at once.
 const AT_ONCE: usize = 128;
-/// Part of the cache that retained messages on their way may have, and one of them more.
+/// Retained messages being read may occupy one part in `SHARE` of the cache, and one message more.
 const SHARE: usize = 8;
 
 impl RetainedLoads {
-    /// What it takes, without the messages themselves.
+    /// Bytes that it occupies, without the messages.
     pub(crate) fn memory(&self) -> usize {
         const LOAD: usize = size_of::<(u64, Load)>() + 64;
         self.under_way.len() * LOAD + (self.called.len() + self.awaiting_room.len()) * size_of::<Link>()
@@ -56,7 +57,7 @@ impl RetainedLoads {
 }
 
 impl Engine {
-    /// Asks for the message at which a replay of the link has stopped, and for some that follow it.
+    /// Requests the message at which a replay of the link has stopped, and some that follow it.
     pub(crate) fn load_retained(&mut self, link: Link, cursor: &Cursor) {
         let most = (self.settings.cache_bytes_max / SHARE).max(1);
         let vhost = self.settings.number;
@@ -86,7 +87,7 @@ impl Engine {
         }
     }
 
-    /// A message came back, or there is none. Those who wait for it go on in [`Engine::resume_replays`].
+    /// A message was read, or does not exist. Links that wait for it continue in [`Engine::resume_replays`].
     pub(crate) fn retained_loaded(&mut self, loaded: LoadedKey) {
         let LoadedKey { number, waited, found } = loaded;
         let Some(load) = self.retained_loads.under_way.remove(&number) else {
@@ -112,7 +113,7 @@ impl Engine {
         }
     }
 
-    /// Its record is damaged: its topic has none from here on, and the log is told so.
+    /// The record is damaged: its topic has no retained message any more, and that is logged.
     fn retained_is_lost(&mut self, topic: &Key, number: u64) {
         if !self.retained.lost(topic, number) {
             return;
@@ -124,10 +125,11 @@ impl Engine {
         self.staging.record(Record::Key { key, value: None });
     }
 
-    /// Those whose messages have come go on, as far as this hold has room for that. The others find them when they take.
+    /// Continues replays whose messages were read, as far as this hold has room. Others continue with their link's next
+    /// take.
     pub(crate) fn resume_replays(&mut self) {
         let mut budget = Budget::of_hold(&self.settings);
-        // Who asks again now may have to wait again.
+        // A replay that continues may have to wait again.
         for _ in 0..self.retained_loads.called.len() {
             if let Some(link) = self.retained_loads.called.pop_front() {
                 self.resume_replay(link, &mut budget);

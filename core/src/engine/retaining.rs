@@ -1,4 +1,4 @@
-//! Retained messages at the engine: kept and logged when published, dropped when their time is over.
+//! Retained messages at the engine: stored and logged when published, dropped when they expire.
 
 use super::Engine;
 use super::memory::EVICT_STEPS;
@@ -10,13 +10,14 @@ use crate::store::Record;
 use std::time::Duration;
 
 impl Engine {
-    /// Whether there is memory for what is to be retained of the message, if anything is.
+    /// Whether there is memory for what is to be retained of the message, if anything.
     pub(super) fn can_retain(&self, message: &Message) -> bool {
         let retains = message.envelope().retain && *message.exchange() == *self.settings.topic_exchange;
         !retains || self.fits_retained(message)
     }
 
-    /// Keeps the message as its topic's last value if there is memory for it. Returns whether the log must be waited for.
+    /// Stores the message as its topic's retained message if there is memory for it. Returns whether the log must be
+    /// waited for.
     pub(super) fn retain_or_drop(&mut self, message: &Message) -> bool {
         if self.fits_retained(message) {
             return self.retain(message);
@@ -25,7 +26,7 @@ impl Engine {
         self.drop_retained(message)
     }
 
-    /// Keeps the message as its topic's last value if there is memory for it, and tells nothing to the log.
+    /// Stores the message as its topic's retained message if there is memory for it, without logging it.
     pub(super) fn retain_unlogged(&mut self, message: &Message) {
         if self.fits_retained(message) {
             let (_, before) = self.retained.set(message, Kept::InMemory);
@@ -33,15 +34,15 @@ impl Engine {
         }
     }
 
-    /// A retained message that was in memory is replaced, cleared, or has left for the log.
+    /// Uncounts a retained message that was in memory and was replaced, cleared or evicted.
     fn let_go_of_retained(&mut self, message: Option<Message>) {
         if let Some(message) = message {
             self.memory.release(&message);
         }
     }
 
-    /// Lets retained messages go that the log has, those first that have been in memory for longest, until there is room
-    /// enough. Returns whether some went.
+    /// Evicts retained messages that the log has, those in memory for longest first, until there is enough room.
+    /// Returns whether any were evicted.
     pub(super) fn evict_retained(&mut self) -> bool {
         let target = self.settings.cache_bytes_max / 10 * 9;
         let written = self.staging.written_ticket();
@@ -57,7 +58,8 @@ impl Engine {
         steps < EVICT_STEPS
     }
 
-    /// Keeps the message as its topic's last value, in memory and in the log. Returns whether that must be waited for.
+    /// Stores the message as its topic's retained message, in memory and in the log. Returns whether the log must be
+    /// waited for.
     fn retain(&mut self, message: &Message) -> bool {
         let key = catalog::retained_key(self.settings.number, &Retained::key_of(message));
         let (change, before) = self.retained.set(message, Kept::InLog(self.staging.open_ticket()));
@@ -81,8 +83,9 @@ impl Engine {
         message.envelope().durable
     }
 
-    /// There is no memory for a new last value, and nobody who could be told (QoS 0, MQTT 3, a will): subscribers get the
-    /// message, and the topic has no retained one. An outdated one would be worse than none.
+    /// There is no memory for a new retained message, and the publisher cannot be told (QoS 0, MQTT 3, a will).
+    /// Subscribers get the message, but its topic has no retained message any more: an outdated one would be worse than
+    /// none.
     fn drop_retained(&mut self, message: &Message) -> bool {
         let envelope = *message.envelope();
         let empty = Message::new(envelope, message.exchange(), message.key(), &[], &[]);
@@ -95,7 +98,7 @@ impl Engine {
         if next.is_some_and(|next| next <= wall && !self.may_expire_retained(next)) {
             return;
         }
-        // Not those whose time is not noted yet, either.
+        // Messages whose expiry the log has no time for are not dropped yet.
         let noted = self.time.noted.min(wall);
         self.retained.expire(noted, 256);
         for (topic, message) in self.retained.take_expired() {

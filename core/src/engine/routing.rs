@@ -1,8 +1,8 @@
 //! Publishes whose queues take more than one hold of the lock to find.
 //!
-//! How many bindings, filters and headers there are to compare is for clients to choose, so a publish that meets many of
-//! them stops when the hold's work units are spent ([`Walk`]), and goes on in a later one. Until all its queues are known it
-//! is in none of them. Its publisher's later commands wait behind it; other links take their turns.
+//! Clients decide how many bindings, filters and headers there are to compare. So a publish that has to compare many
+//! stops when the hold's work units are spent ([`Walk`]), and continues in a later hold. Until all its queues are known
+//! it is in none of them. Later commands of its publisher wait; other links are served.
 
 use super::Engine;
 use super::budget::Budget;
@@ -14,41 +14,43 @@ use crate::queue::entry::{Body, EntryFlags};
 use crate::router::{Target, Walk};
 use crate::slots::Link;
 
-/// Dead letters and wills that wait to be published, and their part of the memory for messages. Wills cannot wait anywhere else:
-/// with them there may be more.
+/// The most dead letters and wills that wait to be published, and the part of the memory for messages that they may
+/// occupy. Wills are added even above that, because they cannot wait anywhere else.
 const INTERNAL_MAX: usize = 4096;
 const INTERNAL_PART: usize = 8;
 
-/// How the queues of a message are found.
+/// How a message's queues are found.
 pub(super) enum RouteBy<'a> {
-    /// By a walk that may stop, and go on where it stopped.
+    /// By a walk that may stop, and continue where it stopped.
     Steps(&'a mut Option<Box<Walk>>, &'a mut Budget),
-    /// They were found before.
+    /// They were found earlier.
     Targets(&'a [Target]),
 }
 
 impl Engine {
-    /// Publishes something no connection publishes now (a will, a dead-lettered message), but not to the queues named
-    /// in `skip`. Behind others that wait, and at the end of the turn: a chain of queues must not become a chain of calls.
+    /// Publishes a message that no connection publishes now (a will, a dead letter), but not to the queues named in
+    /// `skip`. It waits for others of its kind until the end of the turn: otherwise a chain of queues would become a
+    /// recursion.
     pub(crate) fn publish_internally(&mut self, message: Message, skip: Vec<Name>, source: Source) {
-        // No queue has it while it waits, but it takes memory.
+        // No queue has it while it waits, but it occupies memory.
         self.memory.pin(&message);
         self.internal_bytes += message.memory();
         if let Source::Entry { queue, seq, .. } = source {
-            self.spare_from_purge(queue, seq);
+            self.keep_from_purge(queue, seq);
         }
         self.internal.push_back(Internal { message, skip, source });
     }
 
-    /// Whether so much waits to be published internally that what would cause more of it waits too: a consumer that rejects
-    /// faster than its dead letters find their queues would fill the memory with them.
+    /// Whether so much waits to be published internally that commands causing more must wait, too. Otherwise a consumer
+    /// that rejects faster than dead letters can be published would fill the memory with them.
     pub(crate) fn has_many_internal(&self) -> bool {
         self.internal.len() >= INTERNAL_MAX || self.internal_bytes > self.settings.memory_bytes_max / INTERNAL_PART
     }
 
-    /// Publishes the first of what waits to be published internally. Returns whether there is more, and time for it.
+    /// Publishes the first message that waits to be published internally. Returns whether there is more, and time for
+    /// it.
     ///
-    /// Its source is settled in the same group of the log: a crash leaves one of the two, never none and never both.
+    /// Its source is settled in the same group of the log's records: after a crash there is exactly one of the two.
     pub(crate) fn publish_next_internal(&mut self) -> bool {
         if self.internal.is_empty() {
             return false;
@@ -81,7 +83,7 @@ impl Engine {
                 return true;
             }
             Ok(Some(enqueued)) => 1 + enqueued.offered,
-            // A missing exchange is no fault here: the message is dropped.
+            // If the exchange does not exist, the message is dropped.
             Err(fault) => {
                 self.trace_refused(Link::NOBODY, &first.message, &fault.text);
                 1

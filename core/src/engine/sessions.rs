@@ -35,16 +35,16 @@ use crate::store::Record;
 use std::time::Duration;
 
 impl Engine {
-    /// Whether a session has ended, perhaps a moment before its timer says so.
+    /// Whether a session has expired, perhaps a moment before its timer fires.
     // MQTT 5 4.1 [MQTT-4.1.0-2]
     pub(crate) fn is_over(&self, session: SessionKey) -> bool {
         let s = &self.sessions[session];
         s.ending || (s.link.is_none() && s.expires_at.is_some_and(|at| at <= self.now.wall))
     }
 
-    /// `gate`: what its predecessor's end waits for.
+    /// Opens a session. `gate`: the batch that the end of its predecessor waits for.
     pub(crate) fn open_session(&mut self, link: Link, c: OpenSession, mut gate: Option<u64>) {
-        // What the log keeps, it keeps no longer than the node allows.
+        // The stored expiry is at most what the node allows.
         let expiry = match (c.expiry, self.settings.session_expiry_max) {
             (Some(e), Some(max)) => Some(e.min(max)),
             (None, max) => max,
@@ -65,7 +65,7 @@ impl Engine {
                 0
             };
             let bytes = DurableSession::memory(&c.client_id) + will + queue;
-            // One that ends with its connection is no more than a part of it.
+            // A session that ends with its connection is not counted separately.
             let kind = if kept {
                 ObjectKind::Sessions
             } else {
@@ -110,8 +110,8 @@ impl Engine {
         }
     }
 
-    /// The log has what the open session promises: what its client did not finish with is sent again, in the order it
-    /// was sent; then new messages follow.
+    /// The log has the opened session. Deliveries that its client had not completed are sent again in their former
+    /// order; new messages follow.
     // MQTT 5 4.4 [MQTT-4.4.0-1], 4.6 [MQTT-4.6.0-1]
     pub(crate) fn session_open(&mut self, session: SessionKey, link: Link) {
         if self.links.get(link).is_none_or(|l| l.taken_over) {
@@ -150,12 +150,12 @@ impl Engine {
         }
         debug_assert!(s.consumers.is_empty(), "they went with the connection before");
         for (queue, qos, subscription_id) in wanted {
-            // Not looked for among those before it: a session may be a member of thousands of groups.
+            // Added without looking for an earlier one: a session may be a member of thousands of groups.
             self.push_session_consumer(session, queue, (qos, subscription_id));
         }
     }
 
-    /// Has the connected session consume a queue, once: its own, or a group's, where the identifier is that of its
+    /// Makes the connected session consume a queue, once: its own, or a group's, with the identifier of that
     /// subscription.
     pub(crate) fn add_session_consumer(
         &mut self,
@@ -177,7 +177,7 @@ impl Engine {
                 c.subscription_ids = subscription_ids;
                 return;
             }
-            // What is reserved to it was counted as of its old QoS: it goes back.
+            // Reservations were counted with the former QoS, so they are returned.
             self.sessions[session].consumers.retain(|k| *k != key);
             self.remove_consumer(key);
         }
@@ -213,7 +213,7 @@ impl Engine {
         self.sessions[session].consumers.push(key);
     }
 
-    /// The session's own queue, made if need be.
+    /// The session's own queue, which is created if it does not exist.
     pub(crate) fn session_queue(&mut self, session: SessionKey) -> QueueKey {
         let s = &self.sessions[session];
         if let Some(queue) = s.queue {
@@ -222,7 +222,7 @@ impl Engine {
         let (client_id, kept) = (s.client_id.clone(), s.kept);
         let mut name = queue_name(&client_id);
         if self.router.queue(&name).is_some() {
-            // Somebody declared a queue of that name: it stays theirs.
+            // A client declared a queue with that name, and keeps it.
             name = format!("{name}~{}", self.queues.next_number()).into();
         }
         let queue = self.add_special_queue(name, QueueKind::Session(session), kept);
@@ -248,7 +248,7 @@ impl Engine {
         queue
     }
 
-    /// Stages the session's record. Returns what to wait for.
+    /// Stages the session's record. Returns the batch to wait for.
     fn log_session(&mut self, session: SessionKey) -> u64 {
         self.stage_session(session);
         self.staging.wait()
@@ -260,7 +260,7 @@ impl Engine {
         let away = s
             .delayed_will()
             .map(|(w, due)| (&**w, Some(now.wall + (*due - now.monotonic))));
-        // Until its publish is logged it is a will that is due.
+        // Until its publish is logged, the record keeps the will as due.
         let firing = s.firing_will().map(|w| (w, Some(now.wall)));
         let connected = s
             .link
@@ -288,7 +288,7 @@ impl Engine {
         }
     }
 
-    /// The link lets go of its session: the connection ended. It has it until that is done.
+    /// Separates the link from its session, because the connection ended. The link keeps it until that is done.
     pub(crate) fn leave_session(&mut self, link: Link, budget: &mut Budget) -> Result<(), Unfinished> {
         let Some(l) = self.links.get_mut(link) else {
             return Ok(());
@@ -301,7 +301,7 @@ impl Engine {
         }
         self.stop_session(session, budget)?;
         if self.has_many_internal() && self.links.get(link).is_some_and(|l| l.will.is_some()) {
-            // It would be one more. Each hold publishes some.
+            // Another will would be added to those that wait. Each hold publishes some.
             return Err(Unfinished);
         }
         let client_id = self.sessions[session].client_id.clone();
@@ -314,8 +314,8 @@ impl Engine {
         let Some(l) = self.links.get_mut(link) else {
             return Ok(());
         };
-        // MQTT 5 3.1.3.2.2 [MQTT-3.1.3-9]: the client is back before the delay is over. But a session that ends with its
-        // connection (clean start, or an expiry of 0) ends here, and its end publishes the will.
+        // MQTT 5 3.1.3.2.2 [MQTT-3.1.3-9]: no will is published if the client reconnects before the delay is over. But
+        // a session that ends with its connection (clean start, or an expiry of 0) ends here, and publishes the will.
         let will = l.will.take().filter(|will| !goes_on || will.delay.is_zero());
         let s = &mut self.sessions[session];
         let (expiry, kept) = (s.expiry, s.kept);
@@ -323,7 +323,7 @@ impl Engine {
         match will {
             Some(will) if ends_now || will.delay.is_zero() => self.fire_will(session, will),
             Some(will) => {
-                // At the end of the delay or of the session, whichever is first.
+                // At the end of the delay or of the session, whichever comes first.
                 let delay = expiry.map_or(will.delay, |e| will.delay.min(Duration::from_secs(u64::from(e))));
                 let due = self.now.monotonic + delay;
                 self.timers.set(due, Timer::Will(session));
@@ -347,14 +347,14 @@ impl Engine {
             self.watch_session_expiry(session);
         }
         if kept {
-            // Nobody waits for it: a loss only prolongs the session.
+            // Nobody waits for this record. If it is lost, the session only lives longer.
             self.stage_session(session);
         }
         self.call_successor(&client_id);
         Ok(())
     }
 
-    /// Nothing is sent to the session's connection any more.
+    /// Stops sending anything to the session's connection.
     pub(crate) fn stop_session(&mut self, session: SessionKey, budget: &mut Budget) -> Result<(), Unfinished> {
         let s = &mut self.sessions[session];
         s.open = false;
@@ -376,8 +376,8 @@ impl Engine {
         }
         let mut envelope = *will.message.envelope();
         if envelope.durable && self.is_full() {
-            // Durable publishes are refused now, but nobody is left to be told. It goes to whoever is there, and is lost with
-            // this process; it is not retained.
+            // Durable publishes are refused now, but nobody could be told. The will is delivered to present subscribers
+            // without being logged, so a restart loses it; it is not retained.
             envelope.durable = false;
             self.counters.wills_not_logged += 1;
         }
@@ -403,7 +403,7 @@ impl Engine {
         while self.publish_next_internal() {}
     }
 
-    /// Whether the session's will is out of the way: until its publish is logged the record of the session keeps it.
+    /// Whether the session's will has been published. Until that is logged, the session's record keeps the will.
     pub(super) fn check_will(&self, session: SessionKey) -> Result<(), Unfinished> {
         let firing = self.sessions.get(session).is_some_and(|s| s.firing_will().is_some());
         if firing { Err(Unfinished) } else { Ok(()) }
@@ -436,18 +436,18 @@ impl Engine {
             if self.end_session(session, budget).is_ok() {
                 self.counters.sessions_expired += 1;
             } else {
-                // At once, but not in this hold.
+                // Soon, but not in this hold.
                 let at = self.now.monotonic;
                 self.sessions[session].expiry_timer = Some(at);
                 self.timers.set(at, Timer::SessionExpiry(session));
             }
         } else {
-            // The wall clock stood still for a while.
+            // The wall clock had stopped for a while.
             self.watch_session_expiry(session);
         }
     }
 
-    /// Has the session end when its time is over.
+    /// Sets the timer for the session's expiry.
     pub(crate) fn watch_session_expiry(&mut self, session: SessionKey) {
         let now = self.now;
         let s = &mut self.sessions[session];
@@ -469,8 +469,8 @@ impl Engine {
         }
     }
 
-    /// Goes on with the end of a session: its subscriptions, its backlog, its record. Until it is done the session is there,
-    /// in the hands of who ends it. Returns what to wait for.
+    /// Continues the end of a session: its subscriptions, its waiting messages, its record. Until that is done the
+    /// session exists, and belongs to the command that ends it. Returns the batch to wait for.
     pub(crate) fn end_session(&mut self, session: SessionKey, budget: &mut Budget) -> Result<Option<u64>, Unfinished> {
         self.cancel_session_timers(session);
         let Some(s) = self.sessions.get_mut(session) else {
@@ -513,7 +513,7 @@ impl Engine {
         Ok(Some(self.staging.wait()))
     }
 
-    /// What a session that ends was sent and has not finished with.
+    /// Drops deliveries that a session which ends has not completed.
     fn drop_in_flight(&mut self, session: SessionKey, budget: &mut Budget) -> Result<(), Unfinished> {
         loop {
             let s = &mut self.sessions[session];
@@ -541,13 +541,13 @@ impl Engine {
                 self.trace_session_end(queue, entry.seq, qos == 2 || released);
             }
             if Some(queue) == own {
-                // It goes with the queue.
+                // It is dropped with the queue.
                 if let Some(q) = self.queues.get_mut(queue) {
                     q.settled(&entry.body);
                 }
                 self.memory.drop_body(&entry.body);
             } else if qos == 2 || released {
-                // MQTT 5 4.8.2 [MQTT-4.8.2-5]: not to another member of the group.
+                // MQTT 5 4.8.2 [MQTT-4.8.2-5]: it must not go to another member of the group.
                 self.settle_entry(queue, entry, true);
             } else {
                 entry.flags.set(EntryFlags::REDELIVERED);

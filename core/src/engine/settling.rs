@@ -15,7 +15,7 @@ use crate::queue::unsettled::Delivered;
 use crate::slots::{Link, QueueKey};
 use crate::store::{Record, State};
 
-/// What a consumer says of a delivery, or of all up to it.
+/// What a consumer says about one delivery, or about all up to one.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Verdict {
     pub(crate) number: u64,
@@ -35,7 +35,7 @@ impl Engine {
         }: Verdict,
         budget: &mut Budget,
     ) -> Result<(), Unfinished> {
-        // What is rejected may die. Each hold publishes some of those that have.
+        // Rejected messages may become dead letters. Each hold publishes some of these.
         let waits = outcome != Outcome::Accept && !budget.is_whole() && self.has_many_internal();
         let Some(l) = self.links.get_mut(link) else {
             return Ok(());
@@ -62,8 +62,8 @@ impl Engine {
         Ok(())
     }
 
-    /// Settles the channel's deliveries up to a number, oldest first. The last of them is that number, so that a settle which
-    /// is repeated in the next hold still means the same.
+    /// Settles the channel's deliveries up to a number, oldest first. The one with that number is last, so that the
+    /// command still finds it when it is repeated in the next hold.
     pub(super) fn settle_upto(
         &mut self,
         link: Link,
@@ -92,7 +92,7 @@ impl Engine {
         }
     }
 
-    /// A delivery of `channel` of `link` is settled.
+    /// Settles a delivery of `channel` of `link`.
     fn settle_delivered(&mut self, link: Link, channel: ChannelNumber, delivered: Delivered, outcome: Outcome) {
         if self.is_any_followed() {
             self.trace_settled(link, delivered.queue, delivered.entry.seq, outcome);
@@ -104,7 +104,7 @@ impl Engine {
             mut entry,
         } = delivered;
         if let Some(key) = consumer {
-            // Also if the consumer is gone: its channel had it all the same.
+            // This counts even if the consumer was cancelled, because its channel had the delivery.
             self.free_channel_credit(link, channel);
             if let Some(c) = self.consumers.get_mut(key) {
                 c.credit.release();
@@ -151,17 +151,18 @@ impl Engine {
         }
     }
 
-    /// Whether a delivery cannot die now and waits again instead. Its body left memory while its queue had no dead letters; a
-    /// policy gave it some since. It comes back with its body, and dies when it is rejected again.
+    /// Whether a rejected delivery must wait in its queue again because it cannot be dead-lettered now: its body left
+    /// memory while its queue had no dead-letter exchange, and a policy has set one since. It is read again for its
+    /// next delivery, and dead-lettered when it is rejected again.
     fn is_offered_again(&self, queue: QueueKey, body: &Body) -> bool {
         matches!(body, Body::Disk { .. }) && self.has_dead_letters(queue)
     }
 
-    /// A delivery comes back from its consumer. It waits again, unless it has come back too often.
+    /// Returns a delivery from its consumer to its queue, unless it has come back too often.
     fn return_entry(&mut self, queue: QueueKey, entry: Entry) {
         let grows = self.queues.get(queue).is_some_and(|q| q.is_first_return(entry.seq));
         if grows && self.admit(ObjectKind::Queues, RETURN_BYTES).is_err() {
-            // Without memory for its count the message is not counted: it waits again, and never dies of its returns.
+            // Without memory for a count, the return is not counted, and the delivery limit does not apply to it.
             self.put_back(queue, entry);
             return;
         }
@@ -173,7 +174,7 @@ impl Engine {
             self.put_back(queue, entry);
             return;
         };
-        // While the disk is short no dead letter is written: the message is offered once more instead.
+        // While disk space is short no dead letter is written, so the message is offered once more.
         if is_over && !self.dies_later(queue, &entry.body) && !self.is_offered_again(queue, &entry.body) {
             if let Some(q) = self.queues.get_mut(queue) {
                 q.settled(&entry.body);
@@ -190,9 +191,10 @@ impl Engine {
         self.put_back(queue, entry);
     }
 
-    /// Returns a reserved or unsettled entry to its old place. False if its queue is gone, and the entry with it.
+    /// Returns a reserved or unsettled entry to its former place. Returns false if its queue was deleted; the entry is
+    /// dropped then.
     pub(crate) fn put_back(&mut self, queue: QueueKey, mut entry: Entry) -> bool {
-        // While memory is short, what comes back waits on disk like what is behind it.
+        // While memory is short, entries that come back wait on disk like those behind them.
         self.shed(queue, &mut entry);
         let Some(q) = self.queues.get_mut(queue) else {
             self.memory.drop_body(&entry.body);
@@ -200,7 +202,7 @@ impl Engine {
         };
         let seq = entry.seq;
         q.put_back(entry);
-        self.spare_from_purge(queue, seq);
+        self.keep_from_purge(queue, seq);
         self.touch(queue);
         true
     }
@@ -216,16 +218,16 @@ impl Engine {
         }
     }
 
-    /// Lets the body of an entry go if memory is short and the log has it: it is only needed if it comes back. A queue
-    /// that dead-letters needs its bodies at hand.
+    /// Evicts an entry's body if memory is short and the log has it. It is only needed if the entry comes back. A queue
+    /// that dead-letters needs its bodies in memory.
     pub(crate) fn shed(&mut self, queue: QueueKey, entry: &mut Entry) {
         if !self.has_dead_letters(queue) {
             self.memory.shed(entry);
         }
     }
 
-    /// An unsettled entry is done with. `explicit`: its consumer said so (a hand-out that needs no settling is no reason not
-    /// to write the message).
+    /// An unsettled entry is done. `explicit`: a consumer settled it. If it needed no settling, its message is still
+    /// written to the log.
     pub(crate) fn settle_entry(&mut self, queue: QueueKey, entry: Entry, explicit: bool) {
         if let Some(q) = self.queues.get_mut(queue) {
             q.settled(&entry.body);
@@ -239,7 +241,7 @@ impl Engine {
         self.memory.drop_body(&entry.body);
     }
 
-    /// Tells the log that an entry is gone from its queue.
+    /// Tells the log that an entry has left its queue.
     fn forget_entry(&mut self, queue: QueueKey, entry: &Entry, explicit: bool) {
         if explicit
             && entry.flags.has(EntryFlags::LOGGED)
@@ -262,7 +264,7 @@ impl Engine {
         }
     }
 
-    /// The same of an entry of which no more is known.
+    /// The same for an entry of which only this is known.
     pub(crate) fn forget_dead(&mut self, queue: QueueKey, seq: u64, flags: EntryFlags) {
         self.forget_returns(queue, seq, flags);
         if !flags.has(EntryFlags::LOGGED) {
@@ -274,7 +276,7 @@ impl Engine {
         }
     }
 
-    /// An entry dies that neither waits in its queue nor is unsettled any more.
+    /// Drops or dead-letters an entry that is no longer in its queue, nor unsettled.
     pub(crate) fn drop_entry(&mut self, queue: QueueKey, entry: Entry, death: Death) {
         let dead_letters = self.has_dead_letters(queue);
         let mut published = false;
@@ -291,7 +293,8 @@ impl Engine {
             published = self.dead_letter(queue, &message, death, source).is_ok();
         }
         if !published {
-            // A new route is no settle: the publisher is confirmed when the log has it.
+            // A dead letter is a new route and does not count as a settle: the publisher is confirmed when it is
+            // logged.
             self.forget_entry(queue, &entry, death == Death::Rejected && !dead_letters);
         }
         if self.is_any_followed() {
@@ -300,7 +303,7 @@ impl Engine {
         self.memory.drop_body(&entry.body);
     }
 
-    /// Stages what was settled since the last time, for all queues at once.
+    /// Stages what was settled since the last time, for all queues together.
     pub(crate) fn stage_acks(&mut self) {
         self.acks_due = None;
         let all = self.queues.take_acks();
@@ -309,8 +312,9 @@ impl Engine {
         }
     }
 
-    /// Gives back the deliveries that were unsettled when the channel asked for that, oldest first. Its consumers are
-    /// offered nothing meanwhile: what is given back would come to them, and be given back, for ever.
+    /// Returns the deliveries to their queues that were unsettled when the channel asked for that, oldest first. Its
+    /// consumers are offered nothing meanwhile: otherwise returned messages would be delivered to them and returned
+    /// again, for ever.
     pub(crate) fn recover_channel(
         &mut self,
         link: Link,

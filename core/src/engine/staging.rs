@@ -1,4 +1,4 @@
-//! What the next batch for the log will have in it, and what the log has done with the earlier ones.
+//! Collects the next batch for the log, and knows what became of earlier batches.
 
 use crate::message::Message;
 use crate::store::{Batch, Durability, Record, Routes, Ticket};
@@ -8,15 +8,15 @@ use crate::store::{Batch, Durability, Record, Routes, Ticket};
 pub(crate) enum Gate {
     /// Nothing.
     Open,
-    /// That batch, written.
+    /// For a batch to be written.
     Written(u64),
-    /// That batch, as durable as it needs.
+    /// For a batch to be as durable as it needs to be.
     Durable(u64),
     /// Not opened by the log: `fill_awaited` replaces it.
     Never,
 }
 
-/// How far the log is: all batches up to these.
+/// How far the log is: all batches up to these were reported.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reached {
     pub(crate) written: u64,
@@ -36,16 +36,16 @@ impl Reached {
 
 /// The open batch. Its number is the ticket that answers and confirms wait for.
 pub(crate) struct Staging {
-    /// What the node promises where no queue says otherwise.
+    /// The node's durability, for queues that do not set their own.
     durability: Durability,
     batch: Batch,
-    /// Number of the open batch, from 1.
+    /// The number of the open batch, from 1.
     open: u64,
-    /// Highest batch that is as durable as it needs.
+    /// The highest batch that is as durable as it needs to be.
     durable: u64,
-    /// Highest batch that is written: this one, or one behind it.
+    /// The highest batch that is written. At least the durable one.
     written: u64,
-    /// Bytes handed over that the log has not written: (ticket, bytes).
+    /// Batches handed over that are not written yet: (ticket, bytes).
     in_log: std::collections::VecDeque<(u64, usize)>,
     in_log_bytes: usize,
 }
@@ -63,19 +63,19 @@ impl Staging {
         }
     }
 
-    /// The batch that is being filled.
+    /// The number of the open batch.
     pub(crate) fn open_ticket(&self) -> u64 {
         self.open
     }
-    /// All batches up to this one are as durable as they asked for.
+    /// All batches up to this one are as durable as they need to be.
     pub(crate) fn durable_ticket(&self) -> u64 {
         self.durable
     }
-    /// What the node promises where no queue says otherwise.
+    /// The node's durability, for queues that do not set their own.
     pub(crate) fn durability(&self) -> Durability {
         self.durability
     }
-    /// Promises something else from here on. What was staged keeps what it was promised.
+    /// Changes the node's durability. What is staged already keeps the former one.
     pub(crate) fn set_durability(&mut self, durability: Durability) {
         self.durability = durability;
     }
@@ -90,14 +90,14 @@ impl Staging {
             durable: self.durable,
         }
     }
-    /// The batch that is reached by what waits for this much.
+    /// The highest batch that has reached this durability.
     pub(crate) fn reached(&self, need: Durability) -> u64 {
         match need {
             Durability::Os => self.written,
             Durability::Interval | Durability::Always => self.durable,
         }
     }
-    /// Bytes that wait for the committer, the open batch included.
+    /// Bytes that wait for the committer, including the open batch.
     pub(crate) fn backlog_bytes(&self) -> usize {
         self.in_log_bytes + self.batch.bytes
     }
@@ -110,7 +110,7 @@ impl Staging {
         self.batch.bytes += RECORD_OVERHEAD + message.payload().len();
         self.batch.records.push(Record::Message { message, routes });
     }
-    /// Stages anything else.
+    /// Stages any other record.
     pub(crate) fn record(&mut self, record: Record) {
         self.batch.bytes += RECORD_OVERHEAD
             + match &record {
@@ -120,16 +120,16 @@ impl Staging {
             };
         self.batch.records.push(record);
     }
-    /// Something waits for the open batch, for what the node promises. Returns its ticket.
+    /// Makes the open batch as durable as the node's setting. Returns its ticket, to wait for.
     pub(crate) fn wait(&mut self) -> u64 {
         self.wait_for(self.durability)
     }
-    /// Something waits for the open batch to be that durable. Returns its ticket.
+    /// Makes the open batch that durable. Returns its ticket, to wait for.
     pub(crate) fn wait_for(&mut self, need: Durability) -> u64 {
         self.batch.need = self.batch.need.max(Some(need));
         self.open
     }
-    /// The batch to wait for if what was staged so far is to be durable; `None` if it is.
+    /// The batch to wait for until everything staged so far is durable; `None` if it is.
     pub(crate) fn wait_for_all(&mut self) -> Option<u64> {
         if !self.batch.is_empty() {
             return Some(self.wait());
@@ -137,11 +137,11 @@ impl Staging {
         let last = self.open - 1;
         (last > self.durable).then_some(last)
     }
-    /// Where a group starts that is recovered as a whole or not at all.
+    /// Begins a group of records that is recovered as a whole or not at all. Returns its start.
     pub(crate) fn group_start(&self) -> usize {
         self.batch.records.len()
     }
-    /// Ends the group begun at `start`. Groups within it become part of it.
+    /// Ends the group that began at `start`. Groups within it become part of it.
     pub(crate) fn group_end(&mut self, start: usize) {
         while self.batch.groups.pop_if(|(inner, _)| *inner >= start).is_some() {}
         if self.batch.records.len() > start + 1 {
@@ -166,14 +166,14 @@ impl Staging {
         self.batch.need = None;
     }
 
-    /// The log's report: durable, and so written. Returns whether it was news.
+    /// Takes the log's report that a batch is durable, and so written. Returns whether that was new.
     pub(crate) fn durable(&mut self, ticket: Ticket) -> bool {
         self.written(ticket);
         let news = ticket.0 > self.durable;
         self.durable = self.durable.max(ticket.0);
         news
     }
-    /// The log's report: written. Returns whether it was news.
+    /// Takes the log's report that a batch is written. Returns whether that was new.
     pub(crate) fn written(&mut self, ticket: Ticket) -> bool {
         if ticket.0 <= self.written {
             return false;
@@ -189,5 +189,5 @@ impl Staging {
     }
 }
 
-/// What a record costs on disk beyond its payload, roughly.
+/// Bytes of a record on disk without its payload, roughly.
 const RECORD_OVERHEAD: usize = 64;

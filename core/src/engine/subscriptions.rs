@@ -1,4 +1,4 @@
-//! MQTT subscriptions at the engine: bind, group, replay what is retained, and take it all back.
+//! MQTT subscriptions at the engine: binding, `$share` groups, replay of retained messages, and removal.
 
 use super::budget::{Budget, Unfinished};
 use super::queues::router_slot;
@@ -24,13 +24,13 @@ use crate::slots::{Link, QueueKey, SessionKey};
 use crate::store::Record;
 use crate::topic::{Pattern, count_levels, wildcards};
 
-/// Work units of one filter: a binding, a record and a replay cost several times what a publish does.
+/// Work units of one filter. A binding, a record and a replay cost several times what a publish does.
 pub(crate) const SUBSCRIBE_WORK: usize = 24;
-/// Look-ups of a replay at once.
+/// The most look-ups of a replay in one go.
 const REPLAY_STEPS: usize = 256;
-/// Work units of a replay beside its look-ups.
+/// Work units of a replay without its look-ups.
 const REPLAY_WORK: usize = 8;
-/// Entries of short lists that are looked through for the cost of a work unit.
+/// Entries of short lists that are searched for one work unit.
 const LISTED_PER_UNIT: usize = 8;
 
 fn over_limit(text: String) -> Fault {
@@ -38,7 +38,8 @@ fn over_limit(text: String) -> Fault {
 }
 
 impl Engine {
-    /// The queue of a `$share` group, made if need be. It survives a restart if one of its members does.
+    /// The queue of a `$share` group, which is created if it does not exist. It survives a restart if one of its
+    /// members does.
     pub(crate) fn shared_queue(&mut self, share: &str, filter: &str, kept: bool) -> Result<QueueKey, Fault> {
         let name = shared_queue_name(share, filter);
         let Some(queue) = self.queue_named(&name) else {
@@ -60,7 +61,7 @@ impl Engine {
         Ok(queue)
     }
 
-    /// Goes on with a SUBSCRIBE where the last hold stopped.
+    /// Continues a SUBSCRIBE where the last hold stopped.
     pub(crate) fn subscribe(&mut self, link: Link, c: &mut Subscribe, budget: &mut Budget) -> Result<(), Unfinished> {
         let Some((session, _)) = self.session_of(link) else {
             let fault = Fault::new(FaultKind::NotAllowed, "no session is open");
@@ -95,11 +96,12 @@ impl Engine {
                     }
                 }
             });
-            // A member of groups consumes each of them, and its consumers are a list.
+            // A member of several groups has one consumer for each, in a list.
             let listed = self.sessions[session].consumers.len();
             budget.spend(SUBSCRIBE_WORK + listed / LISTED_PER_UNIT);
         }
-        // The records of earlier holds may be in a batch that has left, and the open one may stay empty: nobody would report it.
+        // The records of earlier holds may be in a batch that was handed over already, and the open batch may stay
+        // empty, so that it would never be reported. So wait for all that is staged.
         let gate = if answered.waits {
             self.staging.wait_for_all()
         } else {
@@ -124,7 +126,7 @@ impl Engine {
         }
     }
 
-    /// Refuses a filter or binding key that would make every publish look in too many places.
+    /// Refuses a filter or binding key that would make every publish search in too many places.
     pub(crate) fn check_pattern(&mut self, text: &str, dialect: Dialect) -> Result<(), Fault> {
         let (wildcards, max) = (wildcards(text, dialect), self.settings.filter_wildcards_max);
         if wildcards > max {
@@ -143,7 +145,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Returns whether the log must have it before the answer leaves.
+    /// Returns whether the answer must wait for the log.
     fn subscribe_one(
         &mut self,
         link: Link,
@@ -206,7 +208,7 @@ impl Engine {
             Some(_) => (sub.qos, subscription_id),
             None => (2, None),
         };
-        // Before that, what is in flight is to be sent again first: see `session_open`.
+        // Before that, deliveries in flight are sent again first: see `session_open`.
         if self.sessions[session].open {
             self.add_session_consumer(session, queue, granted);
         }
@@ -232,7 +234,7 @@ impl Engine {
         Ok(kept)
     }
 
-    /// Notes a subscription at its session. Returns whether it is new.
+    /// Adds a subscription to its session. Returns whether it is new.
     pub(crate) fn note_subscription(
         &mut self,
         session: SessionKey,
@@ -250,7 +252,7 @@ impl Engine {
         new
     }
 
-    /// Takes a subscription from its session. Returns whether it was there.
+    /// Removes a subscription from its session. Returns whether it existed.
     fn remove_subscription(&mut self, session: SessionKey, id: &(Name, Option<Name>)) -> bool {
         let s = &mut self.sessions[session];
         let known = s.subscriptions.remove(id).is_some();
@@ -262,7 +264,7 @@ impl Engine {
         known
     }
 
-    /// Makes the binding of a subscription. A group's members all feed the group's one queue; each caps QoS itself, and has
+    /// Creates the binding of a subscription. The members of a group share one queue; each caps the QoS itself, and has
     /// its own subscription identifier.
     pub(crate) fn bind_subscription(
         &mut self,
@@ -287,14 +289,15 @@ impl Engine {
         self.router.subscribe(exchange, destination, filter, grant).map(|_| ())
     }
 
-    /// Puts some of the retained messages a subscription asked for into its session's queue. Returns whether it did.
+    /// Puts some of the retained messages that a subscription asked for into its session's queue. Returns whether there
+    /// were any.
     pub(crate) fn replay_retained(&mut self, link: Link, budget: &mut Budget) -> bool {
         let wall = self.now.wall;
         let Some(l) = self.links.get_mut(link) else {
             return false;
         };
         let Some(session) = l.session else { return false };
-        // What its client has no credit for waits where it is; the next settle comes back here.
+        // If the client has no credit, the replay waits; the next settle continues it.
         let s = &self.sessions[session];
         let waiting = s.queue.and_then(|q| self.queues.get(q));
         if !s.open || waiting.is_some_and(|q| q.depth() >= REPLAY_STEPS) {
@@ -326,7 +329,7 @@ impl Engine {
         }
         budget.spend(REPLAY_WORK + most - steps);
         if found.is_empty() {
-            // What is awaited comes back by itself.
+            // A replay that waits for a read is continued by that.
             return walked != Walked::Absent;
         }
         let queue = self.session_queue(session);
@@ -343,7 +346,7 @@ impl Engine {
         true
     }
 
-    /// Goes on with an UNSUBSCRIBE where the last hold stopped.
+    /// Continues an UNSUBSCRIBE where the last hold stopped.
     pub(crate) fn unsubscribe(&mut self, link: Link, c: &Unsubscribe, budget: &mut Budget) -> Result<(), Unfinished> {
         let Some((session, _)) = self.session_of(link) else {
             return Ok(());
@@ -369,7 +372,8 @@ impl Engine {
                 }
             }
         }
-        // The records of earlier holds may be in a batch that has left, and the open one may stay empty: nobody would report it.
+        // The records of earlier holds may be in a batch that was handed over already, and the open batch may stay
+        // empty, so that it would never be reported. So wait for all that is staged.
         let gate = if answered.waits {
             self.staging.wait_for_all()
         } else {
@@ -383,7 +387,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Takes a subscription out of the log, if it is there.
+    /// Logs that a subscription is removed, if the log has it.
     pub(crate) fn forget_subscription(&mut self, session: SessionKey, filter: &Name, share: Option<&Name>) -> bool {
         let s = &self.sessions[session];
         if s.kept {
@@ -393,7 +397,7 @@ impl Engine {
         s.kept
     }
 
-    /// Takes back what a subscription bound. A group's queue goes with its last member.
+    /// Removes the binding of a subscription. A group's queue is deleted with its last member.
     pub(crate) fn drop_subscription(
         &mut self,
         session: SessionKey,

@@ -4,7 +4,7 @@ use crate::properties::Name;
 use crate::slots::Link;
 use std::collections::{HashMap, VecDeque};
 
-/// Links that wait for a session, by client, in the order they came.
+/// Links that wait for a session, by client id, in order of arrival.
 #[derive(Default)]
 pub(crate) struct Successors(HashMap<Name, VecDeque<Successor>>);
 

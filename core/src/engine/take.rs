@@ -1,4 +1,4 @@
-//! What a link takes: answers, confirms, and its consumers' messages, which are numbered and handed out only now.
+//! What a link takes: answers, confirms, and its consumers' messages. Messages are numbered and handed out only here.
 
 use super::Engine;
 use super::Room;
@@ -9,13 +9,13 @@ use crate::queue::entry::{Entry, EntryFlags};
 use crate::slots::{ConsumerKey, Link, QueueKey};
 use crate::time::Now;
 
-/// What a delivery's frames cost beyond the body, roughly, when room is counted.
+/// Bytes of a delivery's frames without the body, roughly, for counting room.
 const DELIVERY_OVERHEAD: usize = 64;
 
 impl Engine {
-    /// Moves what the link may send now into `events`, deliveries within `room` (one message always fits if
-    /// `room.messages > 0`). Returns whether more is ready. The link is not woken for what becomes ready meanwhile: that
-    /// is `true` here.
+    /// Moves what the link may send now into `events`: deliveries within `room` (one message always fits if
+    /// `room.messages > 0`). Returns whether more is ready. The link is not woken for what becomes ready during the
+    /// call; `true` says so.
     pub fn take(&mut self, now: Now, link: Link, room: Room, events: &mut Vec<Event>) -> bool {
         self.begin(now);
         let stalled = room.messages == 0 || room.bytes == 0;
@@ -51,7 +51,7 @@ impl Engine {
             events.push(Event::Flow(told));
         }
         events.extend(l.verdicts.drain(..));
-        // Answers that are ready precede the confirms of what was published after the question.
+        // Answers that are ready precede confirms of messages published after the question.
         while self.take_answers(link, events) {}
         if self.links.get(link).is_some_and(|l| !l.confirm_dirty.is_empty()) {
             self.take_confirms(link, events);
@@ -60,7 +60,7 @@ impl Engine {
             self.give_back_reservations(link);
         }
         let more = self.take_outbox(link, room, events);
-        // What was given back is for others, and what died on the way goes on.
+        // Reservations returned to their queues are offered to others, and new dead letters are published.
         self.dispatch_touched();
         more
     }
@@ -110,7 +110,7 @@ impl Engine {
                         bytes += size + DELIVERY_OVERHEAD;
                         self.resend(link, packet_id, events);
                     }
-                    // It comes back by itself when the body is here.
+                    // The link is woken when the body has been read.
                     None => return false,
                 },
                 Some(Out::Reserved { entry, .. }) => {
@@ -132,7 +132,7 @@ impl Engine {
         }
     }
 
-    /// The link has no room: what was reserved to it goes back, in order, so that others can have it.
+    /// The link has no room: its reservations are returned in order, so that others can have them.
     pub(crate) fn give_back_reservations(&mut self, link: Link) {
         let Some(l) = self.links.get_mut(link) else {
             return;
@@ -142,7 +142,7 @@ impl Engine {
         }
     }
 
-    /// One reserved entry goes back to its queue, as if it had not been reserved.
+    /// Returns a reserved entry to its queue, as if it had not been reserved.
     pub(crate) fn release_reservation(&mut self, consumer: ConsumerKey, queue: QueueKey, entry: Entry) {
         self.uncount(consumer, entry.flags);
         if self.put_back(queue, entry)
@@ -157,7 +157,7 @@ impl Engine {
         }
     }
 
-    /// A reservation no longer counts against its consumer's credit.
+    /// Uncounts a reservation from its consumer's credit.
     fn uncount(&mut self, key: ConsumerKey, flags: EntryFlags) {
         let Some(c) = self.consumers.get_mut(key) else {
             return;

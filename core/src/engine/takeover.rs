@@ -1,17 +1,17 @@
-//! Takeover: a client connects while it still has a connection. The new connection gets the session once the old one is done
-//! with it.
+//! Takeover: a client connects while its former connection is still there. The new connection gets the session when the
+//! former one is done with it.
 //!
 //! ```text
 //!   new link  OpenSession ──► waits ───────────────────────────────► woken: OpenSession again, and the session opens
 //!   old link       └─ Closed(TakenOver) ──► what it had received ──► Detach: the will, the expiry
 //! ```
 //!
-//! A client may send DISCONNECT, close, and connect again before we have read the DISCONNECT. What it sent on the old connection
-//! comes first. So the old link goes on applying what it has received, but gets no more messages. At its `Detach` the will is
-//! published, if there still is one, and then the new link opens the session.
+//! A client may send DISCONNECT, close, and connect again before the DISCONNECT was read. What it sent on the old
+//! connection comes first. So the old link still applies what it has received, but gets no more messages. At its
+//! `Detach` the will is published, unless a DISCONNECT removed it, and then the new link opens the session.
 //!
-//! The wait is short. The old link is woken and does not wait for its peer: its pump reads what has arrived, a bounded number of
-//! times, and detaches.
+//! The wait is short, because the old link does not wait for its peer: it is woken, its pump reads what has arrived, a
+//! bounded number of times, and detaches.
 
 use super::Engine;
 use super::budget::{Budget, Unfinished};
@@ -21,8 +21,9 @@ use crate::event::CloseReason;
 use crate::slots::{Link, SessionKey};
 
 impl Engine {
-    /// Prepares the opening of a session: the client's old connection loses it, and a clean start ends it. Returns the batch to
-    /// wait for. If it returns `Unfinished` with [`super::link::LinkState::waits`] set, the link is woken when its turn comes.
+    /// Prepares the opening of a session: the client's old connection loses it, and a clean start ends it. Returns the
+    /// batch to wait for. If it returns `Unfinished` and [`super::link::LinkState::waits`] is set, the link is woken
+    /// when it can continue.
     pub(crate) fn end_predecessor(
         &mut self,
         link: Link,
@@ -30,7 +31,7 @@ impl Engine {
         budget: &mut Budget,
     ) -> Result<Option<u64>, Unfinished> {
         if self.successors.first(&c.client_id).is_some_and(|s| s.link != link) {
-            // Another connection came before and gets the session first, if only to lose it.
+            // Another connection came earlier and gets the session first, even if it loses it at once.
             self.wait_for_session(link, c);
             return Err(Unfinished);
         }
@@ -47,7 +48,7 @@ impl Engine {
             l.waits = false;
         }
         if let Some(session) = session {
-            // A new will must not take the place of one that is still being published.
+            // A new will must not replace one that is still being published.
             self.check_will(session)?;
         }
         let gate = match session {
@@ -74,7 +75,7 @@ impl Engine {
         }
     }
 
-    /// The link has the session it waited for, or is gone. The next one that waits for that session tries.
+    /// The link has the session it waited for, or is gone. Wakes the next link that waits for the session.
     pub(crate) fn forget_successor(&mut self, link: Link) {
         let Some(client_id) = self.links.get_mut(link).and_then(|l| l.rare.get_mut()?.succeeds.take()) else {
             return;
@@ -83,7 +84,7 @@ impl Engine {
         self.call_successor(&client_id);
     }
 
-    /// Wakes the first link that waits for the client's session: nothing else has the session now.
+    /// Wakes the first link that waits for the client's session, which no link has now.
     pub(crate) fn call_successor(&mut self, client_id: &str) {
         if let Some(next) = self.successors.first(client_id)
             && let Some(l) = self.links.get_mut(next.link)
@@ -92,7 +93,7 @@ impl Engine {
         }
     }
 
-    /// Whether the session passes from this link to another one without an end in between.
+    /// Whether another link waits to continue the session of this one, so that the session does not end in between.
     pub(crate) fn goes_on_elsewhere(&self, old: Link, session: SessionKey) -> bool {
         let s = &self.sessions[session];
         self.links.get(old).is_some_and(|l| l.taken_over)
@@ -103,7 +104,7 @@ impl Engine {
                 .is_some_and(|next| !next.clean_start)
     }
 
-    /// Another connection wants the session of `old`, which is told so and given nothing any more.
+    /// Takes the session from `old`, because another connection wants it. `old` is told, and gets nothing else.
     fn take_over(&mut self, session: SessionKey, old: Link, budget: &mut Budget) {
         let Some(l) = self.links.get_mut(old).filter(|l| !l.taken_over) else {
             return;
@@ -113,7 +114,7 @@ impl Engine {
         l.stalled = true;
         l.call(&mut self.wakes);
         self.give_back_reservations(old);
-        // If not all consumers could be removed now, the old link's `Detach` removes the others.
+        // Consumers that could not be removed in this hold are removed at the old link's `Detach`.
         let _ = self.stop_session(session, budget);
     }
 }

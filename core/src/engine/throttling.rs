@@ -1,10 +1,11 @@
-//! Unsettled deliveries: the memory they take, and which consumers are throttled for it.
+//! The memory of unsettled deliveries, and which consumers are throttled because of it.
 //!
-//! A consumer without prefetch is offered whatever there is, as clients expect it. What it does not settle stays: 32 bytes a
-//! delivery ([`PLACE_BYTES`]) and, until the log has it, the body. Bodies leave memory like those that wait. The rest is
-//! bounded over the whole vhost. Limits per consumer or channel would bound nothing: a client can open more of them.
-//! While the bound is exceeded, a connection that itself has more than [`GUARANTEED_BYTES`] unsettled gets one delivery at a time on
-//! each of its channels, and no `Get` is served to it. So a client that settles goes on, whatever others do.
+//! A consumer without prefetch is offered all there is, as clients expect. A delivery that it does not settle costs 32
+//! bytes ([`PLACE_BYTES`]) and, until the log has it, its body. Bodies are evicted like those that wait. The rest is
+//! limited for the vhost as a whole, because limits for consumers or channels would limit nothing: a client can open
+//! more of them. Above the limit, a connection that has more than [`GUARANTEED_BYTES`] unsettled itself gets only one
+//! delivery at a time on each of its channels, and its `Get`s are refused. So a client that settles always continues,
+//! whatever others do.
 //!
 //! [`PLACE_BYTES`]: crate::queue::unsettled::PLACE_BYTES
 
@@ -14,30 +15,32 @@ use crate::queue::consumers::Consumer;
 use crate::slots::{ConsumerKey, Link};
 use std::collections::VecDeque;
 
-/// Bytes a connection may have unsettled whatever others have: places of 8,192 deliveries.
+/// Bytes that a connection may have unsettled whatever others have: 8,192 deliveries without bodies.
 pub(crate) const GUARANTEED_BYTES: usize = 256 << 10;
-/// The books of what is unsettled in a vhost.
+/// What is counted of unsettled deliveries in a vhost.
 #[derive(Default)]
 pub(crate) struct Throttling {
-    /// Of all that is unsettled or fetched: places, and bodies in memory.
+    /// Bytes of everything unsettled or fetched: entries, and bodies in memory.
     pub(super) bytes: usize,
-    /// It was more than [`unsettled_bytes_max`](super::Settings::unsettled_bytes_max), and has not become much less.
+    /// Whether that exceeded [`unsettled_bytes_max`](super::Settings::unsettled_bytes_max), and has not become much
+    /// less since.
     pub(super) over: bool,
-    /// Channels with bodies in memory that could leave, numbered: a channel may be another one of the same number.
+    /// Channels with bodies in memory that could be evicted. Each has a number, because a channel's own number may be
+    /// reused.
     pub(super) bodies: VecDeque<Listed>,
-    /// The number given last.
+    /// The last number given to an entry of `bodies`.
     pub(super) numbered: u64,
-    /// How many of `bodies` are gone.
+    /// How many channels in `bodies` were closed.
     pub(super) gone: usize,
-    /// There are some that were not looked at since then.
+    /// There are new ones since the last look.
     pub(super) unseen: bool,
-    /// The last batch that was written when they were looked at.
+    /// The last batch that was written at the last look.
     pub(super) seen_at: u64,
-    /// Links with consumers that are offered nothing.
+    /// Links with throttled consumers.
     pub(super) throttled: Vec<Link>,
 }
 
-/// A channel on the list of those with bodies in memory.
+/// An entry of the list of channels with bodies in memory.
 #[derive(Clone, Copy)]
 pub(super) struct Listed {
     pub(super) link: Link,
@@ -52,11 +55,11 @@ impl Throttling {
     pub(crate) fn is_over(&self) -> bool {
         self.over
     }
-    /// Whether the link is to settle before it is given more.
+    /// Whether the link has to settle before it is given more.
     pub(crate) fn limits(&self, link: &LinkState) -> bool {
         self.over && link.unsettled_bytes >= GUARANTEED_BYTES
     }
-    /// Notes a consumer that is offered nothing until somebody settles.
+    /// Notes a consumer as throttled.
     pub(crate) fn throttle(&mut self, key: ConsumerKey, consumer: &mut Consumer, link: &mut LinkState) {
         if consumer.throttled {
             return;
@@ -68,7 +71,7 @@ impl Throttling {
         }
         throttled.push(key);
     }
-    /// The link has nobody any more who waits for settles.
+    /// The link has no throttled consumers any more.
     pub(super) fn forget(&mut self, link: Link) {
         self.throttled.retain(|l| *l != link);
     }

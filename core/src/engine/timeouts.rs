@@ -1,15 +1,15 @@
-//! What the engine does when time passes.
+//! Handles the engine's timers.
 
 use super::Engine;
 use super::budget::Budget;
 use super::timers::Timer;
 use crate::time::{Now, Time};
 
-/// Work units of a timer, beside what it causes.
+/// Work units of a timer, without the work that it causes.
 const TIMER_WORK: usize = 4;
 
 impl Engine {
-    /// Expiry, delayed wills, the ack tick. Follow it with `drain`.
+    /// Does what is due: expiry, delayed wills, logging of settles. Call `drain` afterwards.
     pub fn handle_timeout(&mut self, now: Now) {
         self.begin(now);
         let mut budget = Budget::of_hold(&self.settings);
@@ -30,7 +30,7 @@ impl Engine {
                     self.go_on_with_refused();
                     self.retry_gets();
                 }
-                // Below, as after every turn.
+                // Done below, as at the end of every turn.
                 Timer::Relief => {}
                 Timer::Walks => self.call_walkers(),
                 Timer::Policies => self.review_later(&mut budget),

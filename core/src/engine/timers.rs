@@ -1,11 +1,11 @@
-//! What the engine does when time passes: one ordered set, looked at from the front.
+//! The engine's timers: one ordered set.
 
 use crate::slots::{QueueKey, SessionKey};
 use crate::time::Time;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-/// Things that are due at a time. A timer whose object is gone or has changed does nothing.
+/// What is due at a time. A timer whose object was removed or changed does nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Timer {
     /// An MQTT session whose client is away may end.
@@ -20,23 +20,23 @@ pub(crate) enum Timer {
     Retained,
     /// Postponed dead-lettering is due.
     Postponed,
-    /// Walks wait for memory that may be there.
+    /// Walks wait for memory that may be available now.
     Walks,
-    /// The clock has jumped ahead: what is due by the wall clock is due sooner.
+    /// The clock has jumped ahead, so that what depends on it is due sooner.
     Clock,
-    /// Policies have changed: queues and exchanges that they are for are looked at.
+    /// Policies have changed: the queues and exchanges they apply to are to be reviewed.
     Policies,
-    /// The time of that trace may be over.
+    /// That trace may have ended.
     Trace(u64),
-    /// Publishers wait for memory: more bodies are to leave it.
+    /// Publishers wait for memory: continue to evict bodies.
     Relief,
-    /// What purged and deleted queues had is not all dropped yet, or not all their consumers are ended, or the queues of a
-    /// dead letter are not all found: work that goes on in slices.
+    /// Continue deferred work: entries of purged and deleted queues to be dropped, consumers of deleted queues to be
+    /// cancelled, queues of dead letters to be found.
     Deferred,
 }
 
-/// The engine's timers. Whoever sets one remembers when it is due, and cancels it before it sets another: what comes and
-/// goes more often than its timers are due would pile them up.
+/// The engine's timers. Code that sets one remembers its time, and cancels it before it sets another. Otherwise objects
+/// that change more often than their timers fire would make the set grow without limit.
 #[derive(Default)]
 pub(crate) struct Timers {
     due: BTreeSet<(Time, Timer)>,
@@ -46,7 +46,7 @@ pub(crate) struct Timers {
     relief: Option<Time>,
 }
 
-/// When work goes on for which a turn had no time, unless there is another turn before.
+/// When deferred work continues if no other turn comes earlier.
 pub(crate) const SOON: Duration = Duration::from_millis(1);
 
 impl Timers {
@@ -56,15 +56,15 @@ impl Timers {
     pub(crate) fn cancel(&mut self, at: Time, timer: Timer) {
         self.due.remove(&(at, timer));
     }
-    /// Has retained messages looked at by then.
+    /// Makes expired retained messages be looked for by this time.
     pub(crate) fn set_retained(&mut self, at: Time) {
         self.retained = Some(self.set_by(at, Timer::Retained, self.retained));
     }
-    /// Has bodies leave memory by then.
+    /// Makes eviction continue by this time.
     pub(crate) fn set_relief(&mut self, at: Time) {
         self.relief = Some(self.set_by(at, Timer::Relief, self.relief));
     }
-    /// Sets a timer of which there is one, unless it is due sooner. Returns when it is due.
+    /// Sets a timer that exists once, unless it is due earlier. Returns when it is due.
     fn set_by(&mut self, at: Time, timer: Timer, before: Option<Time>) -> Time {
         if let Some(before) = before {
             if before <= at {

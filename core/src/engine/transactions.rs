@@ -1,11 +1,12 @@
-//! Transactions: publishes and settles that count together or not at all.
+//! Transactions: publishes and settles that take effect together or not at all.
 //!
 //! ```text
-//!   find the queues of each publish (holds as they are needed) ─► check all ─► apply all ─► one group in the log
-//!                                                                 └──────── one hold ────────┘
+//!   find the queues of each publish (several holds if needed) ─► check all ─► apply all ─► one group in the log
+//!                                                                └──────── one hold ─────────┘
 //! ```
 //!
-//! What is put into queues and settled in that one hold has a limit of its own, `transaction_deliveries_max`: 0.11 us a
+//! What is put into queues and settled in that one hold is limited by `transaction_deliveries_max`: 0.11 us a publish,
+//! 0.18 a settle.
 //! publish, 0.18 a settle.
 
 use super::budget::Budget;
@@ -29,7 +30,7 @@ impl Engine {
         checked.inspect_err(|_| self.counters.refused_by(Limit::TransactionDeliveries))
     }
 
-    /// How many deliveries a settle of a transaction may settle.
+    /// The number of deliveries that a command of a transaction settles.
     fn count_settled(&mut self, link: Link, command: &Command) -> usize {
         let &Command::Settle {
             channel,
@@ -45,7 +46,7 @@ impl Engine {
         channel.map_or(1, |c| c.unsettled.count_upto(upto).max(1))
     }
 
-    /// Goes on with a transaction. It comes back if the hold ends before all its queues are found.
+    /// Continues a transaction. It is returned if the hold ends before all its queues are found.
     pub(crate) fn transaction(
         &mut self,
         link: Link,
@@ -57,7 +58,8 @@ impl Engine {
         }
         let rejects = |c: &Command| matches!(c, Command::Settle { outcome, .. } if *outcome != Outcome::Accept);
         if self.has_many_internal() && transaction.commands.iter().any(rejects) {
-            // What it rejects dies with it, whatever there is already. Each hold publishes some.
+            // Messages that it rejects are dead-lettered with it, so wait while many dead letters are to be published.
+            // Each hold publishes some.
             return Err(transaction);
         }
         let kept = self
@@ -93,7 +95,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Goes on with finding the queues of a transaction's publishes. Returns whether all are found.
+    /// Continues to find the queues of a transaction's publishes. Returns whether all are found.
     fn find_queues(
         &mut self,
         link: Link,
@@ -115,7 +117,7 @@ impl Engine {
             let extra = match committing.stopped {
                 Some(_) => Vec::new(),
                 None => {
-                    // As outside of a transaction: a reply goes where its address leads.
+                    // A reply goes where its address leads, as outside of a transaction.
                     if let Some(reply) = reply_addressed(message, &self.settings.topic_exchange) {
                         *message = reply;
                     }
@@ -150,7 +152,7 @@ impl Engine {
         Ok(true)
     }
 
-    /// Of the targets found, those whose queues are still there.
+    /// The targets found whose queues still exist.
     fn targets_now(&self, found: Vec<Box<[(Target, QueueKey)]>>) -> Vec<Vec<Target>> {
         let is_there = |(target, key): (Target, QueueKey)| self.queues.contains(key).then_some(target);
         let found = found.into_iter();
@@ -159,8 +161,8 @@ impl Engine {
             .collect()
     }
 
-    /// Counts a publish of a transaction that is applied. Where a transaction is refused nothing of it counts, so each publish
-    /// that comes here is kept.
+    /// Counts a publish of a transaction that is applied. A transaction is applied as a whole, so no publish that comes
+    /// here is refused.
     fn count_publish(
         &mut self,
         link: Link,
@@ -193,7 +195,7 @@ impl Engine {
         }
     }
 
-    /// Returns the work units it took.
+    /// Returns the work units spent.
     fn apply_transaction(&mut self, link: Link, transaction: Transaction, found: &[Vec<Target>]) -> usize {
         let Transaction { channel, commands } = transaction;
         let start = self.staging.group_start();
@@ -248,14 +250,15 @@ impl Engine {
                         multiple,
                         outcome,
                     };
-                    // With all there is to spend it finishes.
+                    // With an unlimited budget it always finishes.
                     let _ = self.settle(link, channel, verdict, &mut whole);
                     work += usize::MAX - whole.left();
                 }
                 _ => debug_assert!(false, "a transaction has publishes and settles"),
             }
         }
-        // What it rejects dies with it, as far as this hold goes. What does not is still unsettled after a crash.
+        // Dead letters are published in this hold as far as possible. Of the others, the rejected message is still
+        // unsettled after a crash.
         while self.publish_next_internal() {}
         self.stage_acks();
         self.staging.group_end(start);
@@ -265,9 +268,9 @@ impl Engine {
     }
 
     fn check_transaction(&mut self, link: Link, commands: &[Command], found: &[Vec<Target>]) -> Result<(), Fault> {
-        // What the transaction itself would add to a queue that refuses when it is full: messages, bytes.
+        // What the transaction itself adds to a queue that refuses when it is full: messages and bytes.
         let mut added: HashMap<QueueKey, (u64, u64)> = HashMap::new();
-        // What it has settled by then: numbers one by one, and all up to a number.
+        // What it has settled so far: single numbers, and all up to a number.
         let mut settled: HashSet<(ChannelNumber, u64)> = HashSet::new();
         let mut settled_upto: HashMap<ChannelNumber, u64> = HashMap::new();
         let full = self.node_pressure == Some(Pressure::Full);

@@ -1,6 +1,6 @@
-//! What a link's first command has come to, where the hold of the engine's lock ended before it was done.
+//! The state of a link's first command when the hold of the engine's lock ended before it was done.
 //!
-//! The command comes back to the driver and is the first of the link's next hold, in which it goes on where it stopped.
+//! The command goes back to the driver and is the first one of the link's next hold, in which it continues.
 
 use crate::fault::{Fault, FaultKind};
 use crate::message::Message;
@@ -22,25 +22,25 @@ impl Routing {
             walk,
         }
     }
-    /// The walk, if it is for this very message: the command it belonged to may never have come back.
+    /// The walk, if it belongs to this message. The command that it belonged to may never have come back.
     pub(super) fn of(self, message: &Message) -> Option<Box<Walk>> {
         std::ptr::eq(self.message.payload(), message.payload()).then_some(self.walk)
     }
 }
 
-/// The part of a transaction whose queues are found.
+/// The progress of a transaction: the queues found so far.
 #[derive(Default)]
 pub(crate) struct Committing {
-    /// One for each command before the one that it stopped at: where it goes, with the numbers of the queues, because a slot
-    /// may have another queue by the time that all are found.
+    /// For each command before the one at which it stopped: its targets, with the keys of the queues, because a slot
+    /// may be reused before all are found.
     pub(super) found: Vec<Box<[(Target, QueueKey)]>>,
-    /// Targets in `found`, and deliveries that it settles.
+    /// The number of targets in `found`, and of deliveries that it settles.
     pub(super) deliveries: usize,
     pub(super) stopped: Option<Box<Walk>>,
 }
 
 impl Committing {
-    /// Refuses what would take too long, because it has to be done in one hold.
+    /// Refuses a transaction that would take too long, because it has to be applied in one hold.
     pub(super) fn check(&self, max: usize) -> Result<(), Fault> {
         if self.deliveries <= max {
             return Ok(());
@@ -49,7 +49,7 @@ impl Committing {
         Err(Fault::new(FaultKind::PreconditionFailed, text))
     }
 
-    /// What it takes in memory.
+    /// Bytes that it occupies.
     pub(super) fn memory(&self) -> usize {
         let found = self.found.capacity() * size_of::<Box<[(Target, QueueKey)]>>();
         let deliveries = self.deliveries * size_of::<(Target, QueueKey)>();
@@ -57,12 +57,12 @@ impl Committing {
     }
 }
 
-/// What a SUBSCRIBE or UNSUBSCRIBE has come to so far: one result for each filter that is done.
+/// The results of a SUBSCRIBE or UNSUBSCRIBE so far: one for each filter that is done.
 #[derive(Default)]
 pub(crate) struct Answered {
     pub(super) granted: Vec<Result<u8, FaultKind>>,
     pub(super) existed: Vec<bool>,
-    /// The log must have it before the answer leaves.
+    /// The answer must wait for the log.
     pub(super) waits: bool,
 }
 
@@ -70,22 +70,23 @@ pub(crate) struct Answered {
 pub(crate) struct BoundReplay {
     pub(super) queue: QueueKey,
     pub(super) cursor: Cursor,
-    /// What the answer to the bind waits for after it.
+    /// What the bind's answer waits for after the replay.
     pub(super) gate: Option<u64>,
-    /// It waits for a retained message that is on its way from the log.
+    /// It waits for a retained message that is being read from the log.
     pub(super) waits: bool,
 }
 
-/// A deletion or a purge that has begun, and goes on without its link. See [`LinkState::deleting`](super::link::LinkState::deleting).
-/// It names its queue by key: a queue of the same name that is declared meanwhile is another one.
+/// A deletion or a purge that has begun, and is finished even if its link goes. See
+/// [`LinkState::deleting`](super::link::LinkState::deleting). It refers to its queue by key, because a queue declared
+/// with the same name meanwhile is another one.
 pub(crate) enum Deleting {
-    /// `messages`: how many the queue had when its deletion began.
+    /// `messages`: the number of messages in the queue when its deletion began.
     Queue {
         queue: QueueKey,
         messages: u32,
     },
     Exchange(Name),
-    /// What waits in a queue: so many messages. `logged`: the log had some of them.
+    /// `messages`: the number of messages that waited in the queue. `logged`: the log had records of some.
     Messages {
         queue: QueueKey,
         messages: u32,

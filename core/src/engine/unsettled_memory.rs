@@ -1,4 +1,4 @@
-//! The memory of unsettled deliveries: counted by link, bounded by throttling, and freed of bodies when it is short.
+//! The memory of unsettled deliveries: counted by link, limited by throttling, and reduced by evicting bodies.
 
 use super::Engine;
 use super::memory::Memory;
@@ -11,11 +11,11 @@ use crate::queue::unsettled::{Delivered, DeliveredMut, Shed};
 use crate::slots::{ConsumerKey, Link};
 use crate::store::{Route, Routes};
 
-/// Bodies of unsettled deliveries looked at in one hold of the lock.
+/// The most bodies of unsettled deliveries looked at in one hold of the lock.
 const SHED_STEPS: usize = 2048;
 
 impl Engine {
-    /// A delivery is unsettled under that number from now on.
+    /// Adds a delivery to the channel's unsettled ones under that number.
     pub(crate) fn note_unsettled(&mut self, link: Link, channel: ChannelNumber, number: u64, delivered: Delivered) {
         self.count_unsettled(link, delivered.cost());
         let Some(l) = self.links.get_mut(link) else {
@@ -23,7 +23,7 @@ impl Engine {
         };
         let c = l.channel(channel);
         if let Body::Memory(_) = &delivered.entry.body {
-            // Nothing is written for it unless it is spilled: no report of the log will have it looked at.
+            // It is only written if it is spilled, so no report of the log would cause another look at it.
             self.throttling.unseen |= !delivered.entry.flags.has(EntryFlags::LOGGED);
             if c.listed == 0 {
                 self.throttling.unseen = true;
@@ -39,7 +39,7 @@ impl Engine {
         c.unsettled.push(number, delivered);
     }
 
-    /// The link has so much more unsettled.
+    /// Counts bytes that the link has unsettled in addition.
     pub(crate) fn count_unsettled(&mut self, link: Link, bytes: usize) {
         if let Some(l) = self.links.get_mut(link) {
             l.unsettled_bytes += bytes;
@@ -55,7 +55,7 @@ impl Engine {
         }
     }
 
-    /// The link has so much less unsettled. Consumers that waited for that are offered something again.
+    /// Counts bytes that the link no longer has unsettled. Throttled consumers may be offered something again.
     pub(crate) fn count_released(&mut self, link: Link, bytes: usize) {
         self.throttling.bytes -= bytes;
         if let Some(l) = self.links.get_mut(link) {
@@ -73,7 +73,7 @@ impl Engine {
         }
     }
 
-    /// Has the queues dispatched that the link's consumers wait at.
+    /// Dispatches the queues at which the link's consumers were throttled.
     fn offer_again(&mut self, link: Link) {
         self.throttling.forget(link);
         let keys = self
@@ -91,7 +91,7 @@ impl Engine {
         }
     }
 
-    /// The consumer goes: nobody need think of it.
+    /// The consumer is removed, so it is not throttled any more.
     pub(crate) fn forget_throttled(&mut self, key: ConsumerKey) {
         let Some(c) = self.consumers.get(key).filter(|c| c.throttled) else {
             return;
@@ -105,8 +105,9 @@ impl Engine {
         }
     }
 
-    /// A channel is gone that was on the list of those with bodies in memory. Its place goes too, if there are many of that kind:
-    /// where channels come and go, memory may never be short, and the list never looked at.
+    /// A channel on the list of those with bodies in memory was closed. Entries of closed channels are removed when
+    /// there are many: where channels are opened and closed often, memory may never be short, so that the list would
+    /// never be looked at.
     pub(crate) fn forget_bodies(&mut self) {
         let Engine { links, throttling, .. } = self;
         throttling.gone += 1;
@@ -119,9 +120,9 @@ impl Engine {
         }
     }
 
-    /// Lets bodies of unsettled deliveries go if memory is short: they are only needed if they come back. Those of transient
-    /// messages go to the log for that, unsynced. A queue that dead-letters needs its bodies at hand.
-    /// Returns whether some went, or are on their way to the log.
+    /// Evicts bodies of unsettled deliveries if memory is short: they are only needed if the deliveries come back.
+    /// Transient messages are written to the log for that, unsynced. A queue that dead-letters needs its bodies in
+    /// memory. Returns whether any were evicted, or are being written.
     pub(crate) fn shed_unsettled(&mut self) -> bool {
         let written = self.staging.written_ticket();
         if self.throttling.bodies.is_empty()
@@ -189,22 +190,22 @@ impl Engine {
     }
 }
 
-/// One look at the bodies of unsettled deliveries.
+/// One scan of the bodies of unsettled deliveries.
 struct Shedding {
-    /// Bodies of transient messages go to the log, unsynced.
+    /// Whether bodies of transient messages may be written to the log, unsynced.
     spills: bool,
-    /// Unless so much waits for the log already.
+    /// Bytes that may still be written: less if much waits for the log already.
     backlog_bytes_max: usize,
-    /// Bytes that left memory.
+    /// Bytes evicted.
     freed: usize,
-    /// Bodies that did.
+    /// The number of bodies evicted.
     evicted: u64,
-    /// Some did, or are on their way to the log.
+    /// Some were evicted, or are being written to the log.
     progress: bool,
 }
 
 impl Shedding {
-    /// Lets the body of an unsettled delivery go, if the log has it or can get it.
+    /// Evicts the body of an unsettled delivery, if the log has it or can get it.
     fn shed(&mut self, delivery: DeliveredMut<'_>, q: &mut Queue, memory: &mut Memory, staging: &mut Staging) -> Shed {
         let DeliveredMut {
             seq,
@@ -216,7 +217,7 @@ impl Shedding {
         let Body::Memory(message) = &*body else {
             return Shed::Done;
         };
-        // A queue that dead-letters needs its bodies at hand.
+        // A queue that dead-letters needs its bodies in memory.
         if q.arguments.dead_letter_exchange.is_some() {
             return Shed::Done;
         }

@@ -1,8 +1,8 @@
-//! Memory of walks that stopped: publishes and transactions whose queues are not all found when their hold ends.
+//! The memory of walks that stopped: publishes and transactions whose queues were not all found when their hold ended.
 //!
-//! How much a walk keeps is for clients to choose, and each connection may have one. All of them together may take an eighth
-//! of what objects may. Over that, one walk goes on, and the others are dropped: their publishers wait until there is room,
-//! and begin anew.
+//! Clients decide how much a walk keeps, and each connection may have one. All of them together may occupy an eighth of
+//! the memory for objects. Above that, one walk continues and the others are dropped: their publishers wait until there
+//! is room, and begin again.
 
 use super::Engine;
 use crate::slots::Link;
@@ -13,17 +13,18 @@ use std::time::Duration;
 #[derive(Default)]
 pub(crate) struct Walks {
     bytes: usize,
-    /// Whose walk may grow although there is no room.
+    /// The link whose walk may grow although there is no room.
     growing: Option<Link>,
-    /// Who waits for room.
+    /// Links that wait for room.
     waiting: VecDeque<Link>,
 }
 
-/// Part of the memory for objects that walks may take.
+/// Walks may occupy one part in this many of the memory for objects.
 const PART: usize = 8;
-/// Links that are called at once when there is room: most of those called find it taken.
+/// The number of links woken at once when there is room. Waking more is useless, because the first ones use it up.
 const CALLED_AT_ONCE: usize = 8;
-/// A link that is called may not come: its publish has to wait for something else by now. Others are called then.
+/// A woken link may not return, because its publish has to wait for something else now. After this time others are
+/// woken.
 const CALL_AGAIN: Duration = Duration::from_millis(10);
 
 impl Walks {
@@ -37,7 +38,8 @@ impl Engine {
         self.walks.bytes <= self.settings.objects_bytes_max / PART
     }
 
-    /// The link's first command asks for a walk again, after it had to wait. If it has to wait on, it is called.
+    /// The link's first command asks for a walk again after it had to wait. If it has to wait longer, the link is woken
+    /// later.
     pub(crate) fn may_walk(&mut self, link: Link) -> bool {
         let may = self.has_room_for_walks() || self.walks.growing.is_none_or(|growing| growing == link);
         if may {
@@ -48,8 +50,8 @@ impl Engine {
         may
     }
 
-    /// The link's walk stopped, and takes so much memory. Returns whether it may be kept: if not, it begins anew when the link
-    /// is called.
+    /// The link's walk stopped and occupies this many bytes. Returns whether it may be kept; if not, it begins again
+    /// when the link is woken.
     pub(crate) fn keep_walk(&mut self, link: Link, bytes: usize) -> bool {
         let Some(l) = self.links.get_mut(link) else {
             return false;
@@ -67,7 +69,7 @@ impl Engine {
         false
     }
 
-    /// The link's walk is over, or dropped, if it has one.
+    /// The link's walk is done or dropped, if it has one.
     #[inline]
     pub(crate) fn end_walk(&mut self, link: Link) {
         if self.walks.bytes > 0 {
@@ -87,7 +89,7 @@ impl Engine {
         }
     }
 
-    /// The first command of the hold is ignored: it does not go on where it stopped.
+    /// The first command of the hold is ignored, so it does not continue where it stopped.
     pub(crate) fn forget_unfinished(&mut self, link: Link) {
         let Some(l) = self.links.get_mut(link) else { return };
         l.routing = None;
@@ -123,7 +125,7 @@ impl Engine {
         self.walks.waiting.retain(|waiting| *waiting != link);
     }
 
-    /// Calls some of those that wait for room, if there may be some.
+    /// Wakes some of the links that wait for room, if there may be room.
     pub(crate) fn call_walkers(&mut self) {
         if !self.has_room_for_walks() && self.walks.growing.is_some() {
             if !self.walks.waiting.is_empty() {

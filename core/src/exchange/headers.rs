@@ -2,11 +2,10 @@
 //!
 //! Clients choose how much a message costs. The most that it can cost, in steps:
 //! - two for each header: one look-up of the pair of name and value, and one of the name alone;
-//! - for each binding of mode `all` that is filed under one of these pairs: one, and one for each group of 64 pair numbers
-//!   that contains a pair of the binding, up to the first group that the message does not match. Pairs that were bound together
-//!   have numbers close to each other. A binding is filed under one pair only, so it is checked once. 400 bindings of 200 pairs
-//! have numbers close to each other. A binding is filed under one pair only, so it is checked once. Before, each pair
-//! was compared: 400 bindings of 200 pairs each that nearly match took 80,000 steps; now 2,000;
+//! - for each binding of mode `all` that is filed under one of these pairs: one, and one for each group of 64 pair
+//!   numbers that contains a pair of the binding, up to the first group that the message does not match. Pairs that were
+//!   bound together have numbers close to each other. A binding is filed under one pair only, so it is checked once.
+//!   Before, each pair was compared: 400 bindings of 200 pairs each that nearly match took 80,000 steps; now 2,000;
 //! - one for each binding of mode `any` that matches, however many of its pairs do. Finding that nothing is left under
 //!   a pair takes a step for each 64 of the exchange's bindings of mode `any`, and none once all of them match. Without
 //!   that, 400 bindings of 200 headers each, and a message that has all these headers, took 80,000 visits; now less
