@@ -30,15 +30,15 @@ mod words;
 pub use words::words;
 
 use crate::binding::{Binding, Destination};
-use crate::command::Will;
 use crate::durable_session::{DurableSession, Subscribed};
 use crate::message::{Dialect, Envelope, Message, PayloadLengths};
 use crate::properties::{Name, Origin, Table};
-use crate::queue::queue_type::QueueType;
 use crate::queue::{Queue, QueueKind};
+use crate::queue_type::QueueType;
 use crate::router::ExchangeSpec;
 use crate::store::{KeyKind, QueueId, Record, Recovered, VhostId, key, parse_key, queue_key, vhost_key};
 use crate::time::Wall;
+use crate::will::Will;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -3,13 +3,12 @@
 //!
 //! Frequent verbs are inline, rare ones boxed: a command is at most 64 bytes.
 
-use crate::catalog::directory::PolicyRecord;
 use crate::message::Message;
-use crate::policy::PolicyKind;
+use crate::policy::{PolicyKind, PolicyRecord};
 use crate::properties::{Name, Table};
+pub use crate::will::Will;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Number of a channel within a link. Protocols without channels use 0 for publishing and choose freely for the rest.
 pub type Channel = u16;
@@ -434,17 +433,6 @@ pub struct Get {
     pub queue: Name,
     /// Settled when taken.
     pub no_ack: bool,
-}
-
-/// A message to publish when a connection ends without goodbye.
-#[derive(Clone, Debug)]
-pub struct Will {
-    /// What.
-    pub message: Message,
-    /// How long after; a reconnect of the session before that cancels it.
-    pub delay: Duration,
-    /// Time to live, counted from when it is published.
-    pub expiry: Option<Duration>,
 }
 
 /// See [`Command::OpenSession`].

@@ -13,12 +13,12 @@ mod definition;
 pub(crate) use definition::{Definition, lower};
 
 use crate::access::NamePattern;
-use crate::catalog::directory::PolicyRecord;
 use crate::ledger::{Charge, allocation};
 use crate::properties::{Name, Table};
-use crate::queue::queue_type::QueueType;
+use crate::queue_type::QueueType;
 use definition::merged_tables;
 use hashbrown::HashMap;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Policies of a vhost, at most, and as many operator policies. Each is matched with each new queue.
@@ -40,6 +40,21 @@ pub(crate) const COMPILED_BYTES_TOTAL_MAX: usize = 512 << 10;
 /// A pattern weighs one, and one more for so many bytes of its compiled form. So much weight is one work unit.
 const COMPILED_BYTES_PER_WEIGHT: usize = 64;
 const WEIGHT_PER_UNIT: usize = 16;
+
+/// A policy as it is set and stored.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PolicyRecord {
+    /// A regular expression over names.
+    pub pattern: String,
+    /// What it applies to: `queues`, `exchanges`, `all`, or one type of queue.
+    pub apply_to: Name,
+    /// The settings.
+    pub definition: Table,
+    /// If several policies match a name, the one with the highest priority applies.
+    pub priority: i64,
+    /// Fields that later releases add.
+    pub more: Table,
+}
 
 /// The kind of a policy. Each kind has its own list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,9 +1,11 @@
 //! All connections: the gateway's pump under each, with a script in place of sockets and threads.
 
 use super::Script;
-use super::amqp::get_safely;
+use super::amqp::{AmqpClient, get_safely};
 use super::book::Book;
-use super::wire::{Wire, client};
+use super::mqtt::MqttClient;
+use super::stomp::StompClient;
+use super::wire::Wire;
 use gatepost_amqp::Amqp;
 use gatepost_core::engine;
 use gatepost_core::event::{Event, Pressure};
@@ -287,5 +289,14 @@ impl Broker {
         self.slots = [const { None }; SLOTS];
         self.faulty = false;
         self.world.crash(how);
+    }
+}
+
+/// A client of the protocol with that index in [`Broker::protocols`]. `connection` is unique.
+fn client(protocol: usize, connection: u64) -> Box<dyn Wire> {
+    match protocol {
+        0 => Box::new(AmqpClient::new(connection)),
+        1 => Box::new(MqttClient::default()),
+        _ => Box::new(StompClient::default()),
     }
 }

@@ -1,37 +1,25 @@
-//! One client's side of a connection: what it says, what it hears, what it owes.
+//! The client's side of a connection: what it sends, receives, and still has to answer.
 
-use super::amqp::AmqpClient;
 use super::book::Book;
-use super::mqtt::MqttClient;
-use super::stomp::StompClient;
 
 /// A client of one protocol.
 pub(crate) trait Wire {
-    /// Octets that log in.
+    /// Bytes that log in.
     fn hello(&mut self, detail: u8) -> Vec<u8>;
 
-    /// Well-formed octets: the `index`th thing a client can say, about what `detail` chooses.
+    /// Well-formed bytes: the `index`th thing that a client can send; `detail` chooses what it is about.
     fn phrase(&mut self, index: u8, detail: u8) -> Vec<u8>;
 
-    /// Publishes to the safe queue, to be confirmed. Nothing if this protocol, or this connection, cannot.
+    /// A publish to the safe queue that is to be confirmed. Empty if this protocol or this connection cannot do that.
     fn publish_safely(&mut self, book: &mut Book) -> Vec<u8> {
         let _ = book;
         Vec::new()
     }
 
-    /// Settles the oldest delivery not yet settled, as `detail` chooses.
+    /// Settles the oldest unsettled delivery; `detail` chooses how.
     fn settle(&mut self, detail: u8) -> Vec<u8>;
 
-    /// Reads the first whole frame. Returns how many octets it took, or none; panics at what no server may write.
-    /// What the protocol requires in answer goes to `answer`.
+    /// Reads the first whole frame, and appends to `answer` what the protocol requires. Returns the frame's length, or 0
+    /// if it is not complete. Panics at bytes that no server may send.
     fn hear(&mut self, octets: &[u8], answer: &mut Vec<u8>, book: &mut Book) -> usize;
-}
-
-/// A client of the protocol of that index in the broker's list; `connection` is unique.
-pub(crate) fn client(protocol: usize, connection: u64) -> Box<dyn Wire> {
-    match protocol {
-        0 => Box::new(AmqpClient::new(connection)),
-        1 => Box::new(MqttClient::default()),
-        _ => Box::new(StompClient::default()),
-    }
 }

@@ -15,6 +15,7 @@
 //! deleted vhost does not apply to a new vhost of the same name.
 
 use super::{decode, encode};
+pub use crate::policy::PolicyRecord;
 use crate::properties::{Name, Table, Value};
 use crate::store::{KeyKind, Record, Recovered, VhostId, key, parse_key};
 use serde::de::DeserializeOwned;
@@ -120,21 +121,6 @@ pub struct TopicPermissionRecord {
 pub struct LimitRecord {
     /// Such as `max-connections`; negative: none.
     pub limits: Vec<(Name, i64)>,
-    /// What later releases add.
-    pub more: Table,
-}
-
-/// A policy.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct PolicyRecord {
-    /// A regular expression over names.
-    pub pattern: String,
-    /// `queues`, `exchanges`, `all`, or one type of queue.
-    pub apply_to: Name,
-    /// What it sets.
-    pub definition: Table,
-    /// Of several that match, the highest counts.
-    pub priority: i64,
     /// What later releases add.
     pub more: Table,
 }

@@ -12,8 +12,8 @@ use crate::fault::{Fault, FaultKind};
 use crate::ledger::ObjectKind;
 use crate::properties::Name;
 use crate::queue::arguments::Arguments;
-use crate::queue::queue_type::Declared;
 use crate::queue::{Queue, QueueKind};
+use crate::queue_type::Declared;
 use crate::slots::{Link, QueueKey};
 use crate::store::Record;
 

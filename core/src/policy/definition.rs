@@ -1,7 +1,7 @@
 //! A policy's definition: its keys, checked once, and how it is combined with another policy.
 
+use crate::overflow::Overflow;
 use crate::properties::{Name, Table, Value};
-use crate::queue::overflow::Overflow;
 use crate::store::Durability;
 
 /// The settings of a policy that this gateway supports.

@@ -3,10 +3,10 @@
 
 use crate::arguments::{self, type_name};
 use crate::fault::{Fault, FaultKind};
+use crate::overflow::Overflow;
 use crate::policy::{Definition, lower};
 use crate::properties::{Name, Table, Value};
-use crate::queue::overflow::Overflow;
-use crate::queue::queue_type::{self, QueueType};
+use crate::queue_type::{self, QueueType};
 use crate::store::Durability;
 
 /// What holds for a queue: its known arguments, combined with its policies by [`Arguments::effective`]. Unknown `x-`

@@ -1,5 +1,7 @@
-//! What tests of this crate and of those above it share: a disk that crashes, and a whole gateway's core on one thread.
+//! Shared by the tests of this crate and of the crates above it: a disk that crashes, and a gateway's whole core on one
+//! thread.
 
+mod connections;
 pub mod corpus;
 pub mod disk;
 pub mod pipe;
