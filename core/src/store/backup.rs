@@ -1,15 +1,15 @@
 //! A copy of the log while it is in use.
 //!
-//! [`Store::cut`] says which files make up the log at this moment, and how long each is. Those bytes stay as they are: a
-//! segment only grows, and a checkpoint is replaced, never changed. So they are copied at leisure, on another thread, while
-//! the log goes on behind them. The copy is what a crash at the moment of the cut would leave if everything written had
-//! reached the medium, and a start reads it as that. A cut therefore writes and syncs nothing.
+//! [`Store::cut`] lists the files that make up the log at this moment, and their lengths. Those bytes do not change: a
+//! segment only grows, and a checkpoint is replaced, never changed. So another thread can copy them slowly while the
+//! log continues behind them. The copy is what a crash at the moment of the cut would leave if everything written had
+//! reached the medium, and a start reads it as that. So a cut writes and syncs nothing.
 //!
-//! Two things must not happen meanwhile. A segment must not be recycled before it is copied, so none is while a [`Cut`] is
-//! alive. And a slow copy must not fill the disk: when the disk gets short, segments are recycled all the same, and the cut
-//! is broken ([`Cut::is_broken`]).
+//! Two things must not happen meanwhile. A segment must not be recycled before it is copied, so none is while a [`Cut`]
+//! exists. And a slow copy must not fill the disk: when disk space gets short, segments are recycled all the same, and
+//! the cut is broken ([`Cut::is_broken`]).
 //!
-//! Hard links would not do instead: segments are recycled by writing over them, which a link would see.
+//! Hard links would not work instead: segments are recycled by overwriting them, which changes the linked file, too.
 
 use super::checkpoint;
 use super::disk::{Disk, DiskFile};
@@ -20,7 +20,7 @@ use super::settings::StoreError;
 use std::io;
 use std::sync::{Arc, Weak};
 
-/// The log's files at one moment. While it lives, no segment is recycled, unless the disk gets short.
+/// The log's files at one moment. While it exists, no segment is recycled, unless disk space gets short.
 pub struct Cut<D: Disk> {
     shared: Arc<Shared<D>>,
     files: Vec<CutFile<D::File>>,
@@ -30,26 +30,26 @@ pub struct Cut<D: Disk> {
 /// A file of a cut.
 struct CutFile<F> {
     path: String,
-    /// Bytes of it that belong to the cut.
+    /// The number of bytes that belong to the cut.
     len: u64,
-    /// A checkpoint is open from the start, because the next one takes its name. A segment is opened for each read, so that
-    /// a copy that waits keeps no descriptor from the sockets.
+    /// A checkpoint is opened at once, because the next one takes its name. A segment is opened for each read, so that
+    /// a copy that waits takes no descriptor from sockets.
     open: Option<Arc<F>>,
 }
 
 /// Why there is no cut.
 #[derive(Debug, thiserror::Error)]
 pub enum CutError {
-    /// Another cut is alive.
+    /// Another cut exists.
     #[error("another backup is being made")]
     Taken,
-    /// The log needs the room that a cut would keep.
+    /// The log needs the space that a cut would keep.
     #[error("the disk is short: the log cannot keep segments for a backup")]
     DiskShort,
     /// A checkpoint could not be opened.
     #[error("the checkpoint cannot be opened: {0}")]
     Checkpoint(#[source] io::Error),
-    /// The log itself failed.
+    /// The log itself had failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -60,15 +60,15 @@ impl<D: Disk> Cut<D> {
         self.files.iter().map(|file| file.len).sum()
     }
 
-    /// Each file: its path in the data directory, and its length. The checkpoints are the last.
+    /// Each file: its path in the data directory, and its length. Checkpoints are last.
     pub fn files(&self) -> impl ExactSizeIterator<Item = (&str, u64)> {
         self.files.iter().map(|file| (&*file.path, file.len))
     }
 
-    /// Fills `into` with what the `nth` of [`Cut::files`] has at an offset.
+    /// Fills `into` with the bytes of the `nth` of [`Cut::files`] at offset `at`.
     ///
     /// # Errors
-    /// The file cannot be read, or has no so many bytes, or the cut is broken: what was read before is good.
+    /// The file cannot be read or is too short, or the cut is broken. What was read before is valid.
     pub fn read(&self, nth: usize, at: u64, into: &mut [u8]) -> io::Result<()> {
         let file = self.files.get(nth).ok_or(io::ErrorKind::NotFound)?;
         let read = match &file.open {
@@ -79,7 +79,7 @@ impl<D: Disk> Cut<D> {
                 .open(&file.path)
                 .and_then(|open| open.read_at(into, at)),
         };
-        // A segment of a broken cut may have another one's bytes by now, or be gone.
+        // A segment of a broken cut may contain another segment's bytes now, or not exist any more.
         if self.is_broken() {
             return Err(io::Error::other(
                 "the disk is short, and the log took back the segments it kept for the backup",
@@ -91,18 +91,18 @@ impl<D: Disk> Cut<D> {
             .ok_or_else(|| io::Error::other(format!("{} is shorter than it was", file.path)))
     }
 
-    /// Whether the disk got short, and segments of the cut may have been recycled since.
+    /// Whether disk space got short, so that segments of the cut may have been recycled.
     pub fn is_broken(&self) -> bool {
         self.hold.is_broken()
     }
 }
 
 impl<D: Disk> Store<D> {
-    /// The files of the log as they are now. All that was committed before is in them. Nothing is written or synced for it:
-    /// it costs two open files, and a name and a length for each segment.
+    /// The files of the log as they are now. They contain everything committed so far. Nothing is written or synced for
+    /// that; the cost is two open files, and a name and a length for each segment.
     ///
     /// # Errors
-    /// There is no cut; the log goes on. After [`CutError::Store`] it does not: it had failed before.
+    /// There is no cut, and the log continues. Except after [`CutError::Store`]: the log had failed before.
     pub fn cut(&mut self) -> Result<Cut<D>, CutError> {
         self.check_poison()?;
         if self.disk_short {
@@ -113,8 +113,8 @@ impl<D: Disk> Store<D> {
         }
         let mut files = Vec::with_capacity(self.segments.len() + 2);
         for segment in self.segments.values() {
-            // One that is being written has room behind its records, which is not worth a copy. `end` may lie behind what an
-            // abandoned segment of compaction holds.
+            // A segment that is being written has allocated space behind its records, which need not be copied. `end`
+            // may be behind what an abandoned segment of compaction has.
             let written = match segment.sealed {
                 true => segment.file_bytes,
                 false => segment.file_bytes.min(u64::from(segment.end)),
@@ -125,7 +125,7 @@ impl<D: Disk> Store<D> {
                 open: None,
             });
         }
-        // Both, as a crash would leave them: if the newest is damaged, a start falls back on the one before.
+        // Both, as after a crash: if the newest is damaged, a start uses the one before.
         for name in [checkpoint::OLD, checkpoint::FILE] {
             let opened = match self.shared.disk.open(name) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
@@ -144,7 +144,7 @@ impl<D: Disk> Store<D> {
         Ok(Cut { shared, files, hold })
     }
 
-    /// Whether segments are kept for a cut. While the disk is short they are not, and the cut is told.
+    /// Whether segments are kept for a cut. While disk space is short they are not, and the cut is marked as broken.
     pub(super) fn keeps_for_cut(&mut self) -> bool {
         let Some(hold) = self.hold.upgrade() else {
             return false;

@@ -1,4 +1,4 @@
-//! `gatepost check`: reads everything, changes nothing, says what it finds.
+//! `gatepost check`: reads everything, changes nothing, and reports what it finds.
 
 use super::checkpoint::{self, Checkpoint, Covered};
 use super::directory::{Entries, Listed};
@@ -31,63 +31,64 @@ pub struct Checked {
     pub bytes: u64,
     /// Records that hold.
     pub records: u64,
-    /// What does not, in words; empty if all is well.
+    /// Its problems, in words; empty if there are none.
     pub problems: Vec<String>,
-    /// A torn tail, as a crash leaves it: no damage.
+    /// A torn tail, as a crash leaves it, which is no damage.
     pub torn: bool,
 }
 
-/// A keyed record that does not hold.
+/// A damaged keyed record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DamagedKey {
     /// Its key.
     pub key: Box<[u8]>,
     /// The file it is in.
     pub path: String,
-    /// Where in the file.
+    /// The offset in the file.
     pub offset: u32,
-    /// What that costs.
+    /// What it costs.
     pub loss: Loss,
 }
 
 /// What damage to a keyed record costs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Loss {
-    /// Nothing: a newer record has taken its place, or deleted it.
+    /// Nothing: a newer record replaced or deleted it.
     None,
-    /// Nothing: the checkpoint says what its value was, or that it was a deletion, and the next start writes it again.
+    /// Nothing: the checkpoint has its value, or knows that it was a deletion, and the next start writes it again.
     Known(Option<Box<[u8]>>),
-    /// Unless a newer record took its place: no second copy of it is known. A start uses an older one, if it finds one.
+    /// Possibly the value: no second copy is known. It costs nothing if a newer record replaced it. A start uses an
+    /// older value, if it finds one.
     Unknown,
 }
 
-/// How far a check is.
+/// The progress of a check.
 #[derive(Clone, Copy, Debug)]
 pub struct Progress<'a> {
     /// The file that was just read.
     pub file: &'a Checked,
-    /// Files read, and files there are.
+    /// Files read, and files in all.
     pub files: (usize, usize),
-    /// Bytes read, and bytes there are.
+    /// Bytes read, and bytes in all.
     pub bytes: (u64, u64),
 }
 
 /// What a check found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Every file of the log, in order, those that are missing included.
+    /// Every file of the log, in order, including missing ones.
     pub files: Vec<Checked>,
-    /// Keyed records that do not hold, as far as it can be told which those were.
+    /// Damaged keyed records, as far as their keys are known.
     pub damaged_keys: Vec<DamagedKey>,
-    /// Messages on disk, settled ones included.
+    /// Messages on disk, including settled ones.
     pub messages: u64,
-    /// Keyed records on disk, older versions included.
+    /// Keyed records on disk, including older versions.
     pub keys: u64,
-    /// Whether the newest checkpoint can be used; `None` if there is none.
+    /// Whether the newest checkpoint is valid; `None` if there is none.
     pub checkpoint: Option<bool>,
-    /// The same of the one before.
+    /// The same for the one before.
     pub checkpoint_before: Option<bool>,
-    /// Temporary files that a stop left behind: no damage, and the next start removes them.
+    /// Temporary files that a stop left behind. They are no damage, and the next start removes them.
     pub stale: Vec<String>,
     /// Damaged places that were set aside earlier.
     pub quarantined: usize,
@@ -137,13 +138,13 @@ impl fmt::Display for Report {
 /// Reads every record of a data directory. `progress` is called after each file.
 ///
 /// # Errors
-/// If a process has the directory, if it cannot be listed or something in it not be read, or if it is another release's.
+/// A process has the directory; it cannot be listed or something in it not read; or it belongs to another release.
 pub fn check<D: Disk>(disk: &D, progress: &mut dyn FnMut(Progress<'_>)) -> Result<Report, StoreError> {
     let lock = disk.lock().map_err(StoreError::Lock)?;
     check_locked(disk, disk.has_run_on(&lock), progress)
 }
 
-/// The same of a directory that this process has.
+/// The same for a directory that this process has locked.
 pub(super) fn check_locked<D: Disk>(
     disk: &D,
     has_run_on: bool,
@@ -183,7 +184,7 @@ pub(super) fn check_locked<D: Disk>(
         durable: HashMap::new(),
         doubts: Vec::new(),
     };
-    // Only for the progress that is shown.
+    // Only for the progress.
     let len = |(dir, id): &(&str, u32)| disk.open(&path(dir, *id)).and_then(|file| file.len()).unwrap_or(0);
     let (mut read, total) = (0, todo.iter().map(len).sum());
     for (n, (dir, id)) in todo.iter().enumerate() {
@@ -204,7 +205,7 @@ pub(super) fn check_locked<D: Disk>(
     Ok(report)
 }
 
-/// Whether a file is one that is renamed once it is whole.
+/// Whether a file is a draft that is renamed when it is complete.
 fn is_stale(path: &str) -> bool {
     path == AHEAD || path == checkpoint::DRAFT || path.ends_with("/draft")
 }
@@ -226,20 +227,20 @@ fn read_checkpoint<D: Disk>(
 
 struct Checker<'d, D> {
     disk: &'d D,
-    /// The process died, and no power cut tore what it wrote.
+    /// The process died without a power cut, so nothing is torn.
     has_run_on: bool,
     checkpoint: Option<Box<Checkpoint>>,
     report: Report,
-    /// Headers of the segments that are there.
+    /// Headers of the existing segments.
     there: Vec<SegmentHeader>,
-    /// How far the log went, as the footers have it.
+    /// How far the log went, according to the footers.
     log_upto: u64,
-    /// Per epoch, the highest LSN of the log known to be synced.
+    /// By epoch, the highest LSN of the log known to be synced.
     durable: HashMap<u32, u64>,
     doubts: Vec<Doubt>,
 }
 
-/// Bytes that hold nothing in a segment that nobody sealed: torn, or damaged if they are known to have been synced.
+/// Holes in a segment that nobody sealed: torn, or damaged if they are known to have been synced.
 struct Doubt {
     path: String,
     header: SegmentHeader,
@@ -271,7 +272,7 @@ impl<D: Disk> Checker<'_, D> {
                     known: VERSION,
                 });
             }
-            // The checkpoint remembers what the file forgot.
+            // The checkpoint knows what the file has lost.
             (Err(BadHeader::Damaged), Some(covered)) => covered.header,
             (Err(BadHeader::Damaged), None) => {
                 found.problems.push("no copy of the header holds".into());
@@ -329,8 +330,8 @@ impl<D: Disk> Checker<'_, D> {
             }
         }
         scanner.finish()?;
-        // What a checkpoint covers was synced, but for copies that compaction gave up, and for what an earlier epoch left
-        // torn and no start could seal.
+        // Everything that a checkpoint covers was synced, except copies that compaction abandoned, and what an earlier
+        // epoch left torn and no start could seal.
         let epoch = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.marks.epoch);
         let is_log = header.kind == SegmentKind::Log;
         let covered = covered.filter(|covered| covered.sealed || (is_log && header.epoch == epoch));
@@ -349,7 +350,7 @@ impl<D: Disk> Checker<'_, D> {
         Ok(())
     }
 
-    /// A record that holds.
+    /// A valid record.
     fn record(&mut self, header: &SegmentHeader, (offset, len): (u32, u32), raw: &Raw<'_>, read: &mut RecordsRead) {
         read.end = offset + len;
         match raw.kind {
@@ -370,8 +371,8 @@ impl<D: Disk> Checker<'_, D> {
         }
     }
 
-    /// Says which holes are damage. What was judged when the segment was sealed is what a crash left; what came later is
-    /// damage. Where that is not known, it depends on what was synced.
+    /// Reports which holes are damage. Holes that were judged when the segment was sealed are what a crash left; later
+    /// ones are damage. If that is not known, it depends on what was synced.
     fn judge_holes(
         &mut self,
         header: &SegmentHeader,
@@ -400,7 +401,7 @@ impl<D: Disk> Checker<'_, D> {
         }
     }
 
-    /// Says which keyed records lay where nothing holds: by the segment's directory, or else by the checkpoint.
+    /// Reports which keyed records were in a hole: according to the segment's directory, or else to the checkpoint.
     fn name_keys(&mut self, path: &str, header: &SegmentHeader, hole: Range<u32>, directory: Option<&[u8]>) {
         let index = self.checkpoint.as_ref().map(|checkpoint| &checkpoint.index);
         let mut listed: Vec<(u32, Box<[u8]>)> = match (directory, index) {
@@ -437,7 +438,7 @@ impl<D: Disk> Checker<'_, D> {
         }
     }
 
-    /// What it costs that the record of a key that was there does not hold.
+    /// What it costs that the record of a key at this position is damaged.
     fn loss(&self, key: &[u8], at: Position) -> Loss {
         let Some(checkpoint) = &self.checkpoint else {
             return Loss::Unknown;
@@ -452,14 +453,14 @@ impl<D: Disk> Checker<'_, D> {
                 Loss::Known(entry.value.clone())
             }
             Some(entry) if entry.at == at => Loss::Unknown,
-            // The checkpoint knows the newest record of all that it covers.
+            // The checkpoint knows the newest record of everything that it covers.
             Some(_) if is_covered => Loss::None,
             None if is_covered && !key::is_bulk(key) => Loss::None,
             _ => Loss::Unknown,
         }
     }
 
-    /// The segment is not sealed, or what sealed it does not hold. The footer is written before the trailer and synced
+    /// The segment is not sealed, or its trailer is damaged. The footer is written before the trailer and synced
     /// together with it, before anything that follows. An unsealed segment ends where the process did.
     fn judge_end(&mut self, header: &SegmentHeader, covered: Option<Covered>, read: &RecordsRead, found: &mut Checked) {
         let problem = match read.trailer {
@@ -487,7 +488,7 @@ impl<D: Disk> Checker<'_, D> {
         }
     }
 
-    /// Tells damage from torn tails, now that all batches have said what they knew.
+    /// Tells damage from torn tails, now that all batches have been read.
     fn judge(&mut self) {
         for doubt in std::mem::take(&mut self.doubts) {
             let durable = self.durable.get(&doubt.header.epoch).copied().unwrap_or(0);
@@ -502,7 +503,7 @@ impl<D: Disk> Checker<'_, D> {
 
     fn miss(&mut self, is_newest: bool, files: &[(&str, u32)]) {
         let checkpoint = self.checkpoint.as_deref();
-        // What an older one has live may have been recycled since.
+        // Segments in which an older checkpoint has something live may have been recycled since.
         let newest = checkpoint.filter(|_| is_newest);
         let expected = newest.map_or_else(missing::Expected::new, missing::expected);
         let found = missing::Found {
@@ -523,21 +524,21 @@ impl<D: Disk> Checker<'_, D> {
     }
 }
 
-/// What reading the records of a segment came to.
+/// The result of reading the records of a segment.
 #[derive(Default)]
 struct RecordsRead {
     trailer: Option<Trailer>,
     footer: Option<Footer>,
     directory: Option<Vec<u8>>,
-    /// Where the last record ends.
+    /// The end of the last record.
     end: u32,
     /// Offsets of the records that a footer lists.
     listed: Vec<u32>,
-    /// What holds no record, or one that makes no sense: from, to, and what to say of it.
+    /// Holes and invalid records: from, to, and a description.
     holes: Vec<(u32, u32, String)>,
 }
 
-/// Whether a footer lists the records there are. A start leaves out of the directory what belongs to a group that was torn.
+/// Whether a footer lists the records that exist. A start leaves records of a torn group out of the directory.
 fn agrees(footer: &Footer, directory: &[u8], there: Vec<u32>) -> bool {
     let entries = Entries::new(directory).map(|entry| match entry {
         Listed::Message { offset, .. } | Listed::Key { offset, .. } => offset,
@@ -551,7 +552,7 @@ fn agrees(footer: &Footer, directory: &[u8], there: Vec<u32>) -> bool {
     }
 }
 
-/// Whether a record makes sense.
+/// Whether a record is valid.
 fn is_sound(raw: &Raw<'_>) -> bool {
     match raw.kind {
         Kind::Message => MessageHead::parse(raw.head)

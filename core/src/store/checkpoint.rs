@@ -1,4 +1,4 @@
-//! The checkpoint: what a start would otherwise have to replay. Derived from the log and replaceable.
+//! The checkpoint: saves a start from replaying the log. It is derived from the log and can be rebuilt.
 //!
 //! ```text
 //!   magic 8 │ crc32c 4 │ version 4 │ length 8 │ body
@@ -15,13 +15,13 @@
 //!                              0 | 1 value len, value)*
 //! ```
 //!
-//! Small and precious values, those of definitions, are said once more, so that damage to the record of one loses nothing.
-//! Retained messages are not listed, unless deleted: a start finds them in the directories.
+//! Small and precious values, those of definitions, are repeated here, so that damage to one of their records loses
+//! nothing. Retained messages are not listed unless they were deleted: a start finds them in the directories.
 //!
-//! It covers each segment up to `end`, and says of everything below what is live. The one before is kept as
-//! `checkpoint.old`, and nothing is reclaimed that it does not cover: damage to one checkpoint makes the start longer
-//! and loses nothing. If both are damaged, the start reads every record there is; what was settled in a segment that
-//! has been recycled since may then come once more.
+//! It covers each segment up to `end`, and says what is live below. The former one is kept as `checkpoint.old`, and no
+//! segment is recycled that it does not cover: damage to one checkpoint makes the start longer and loses nothing. If
+//! both are damaged, the start reads every record there is. Messages whose settling was recorded in a segment recycled
+//! since may then be delivered once more.
 
 use super::disk::{Disk, DiskFile, Patient};
 use super::index::{Index, KeyEntry, Move, QueueIndex, Root, Segments, VhostIndex};
@@ -40,24 +40,24 @@ mod writing;
 
 pub(crate) use writing::draft;
 
-/// The newest.
+/// The newest checkpoint.
 pub(crate) const FILE: &str = "checkpoint";
 /// The one before.
 pub(crate) const OLD: &str = "checkpoint.old";
-/// One being written.
+/// One that is being written.
 pub(crate) const DRAFT: &str = "checkpoint.draft";
 const MAGIC: [u8; 8] = *b"GATEPCKP";
 const VERSION: u32 = 4;
 const HEADER_BYTES: usize = 24;
-/// Bytes written, or looked through, at once, about. A checkpoint is as long as what exists, and there may be a lot. The
-/// store's own tests have small pieces, so that the machine stops between them.
+/// Bytes that are written or checked in one piece, roughly. A checkpoint is as long as what exists, which may be a lot.
+/// The store's own tests use small pieces, so that simulated crashes happen between them.
 const PIECE_BYTES: usize = if cfg!(test) { 256 } else { 64 << 10 };
 
-/// What is said of a segment.
+/// What a checkpoint says about a segment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Covered {
     pub(crate) header: SegmentHeader,
-    /// The index speaks for all records before this offset.
+    /// The checkpoint covers all records before this offset.
     pub(crate) end: u32,
     pub(crate) sealed: bool,
     /// Routes in its directory.
@@ -66,14 +66,14 @@ pub(crate) struct Covered {
     pub(crate) keys: u64,
 }
 
-/// The scalars.
+/// The single numbers of a checkpoint.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Marks {
     pub(crate) epoch: u32,
     pub(crate) next_id: u32,
     pub(crate) next_base: u64,
     pub(crate) wall: Wall,
-    /// Highest number of a vhost in any record.
+    /// The highest number of a vhost in any record.
     pub(crate) vhost_max: VhostId,
 }
 
@@ -82,11 +82,11 @@ pub(crate) struct Marks {
 pub(crate) struct Checkpoint {
     pub(crate) marks: Marks,
     pub(crate) segments: Vec<Covered>,
-    /// Only what checkpoints carry: counts per segment are not there.
+    /// Only what checkpoints store: counts by segment are missing.
     pub(crate) index: Index,
 }
 
-/// What a checkpoint file turned out to be.
+/// The result of reading a checkpoint file.
 pub(crate) enum Read {
     Good(Box<Checkpoint>),
     Missing,
@@ -96,7 +96,8 @@ pub(crate) enum Read {
 /// Reads a checkpoint file.
 ///
 /// # Errors
-/// [`StoreError::Version`] if it holds and is another release's, [`StoreError::Read`] if it could not be read for long.
+/// [`StoreError::Version`] if it is valid and belongs to another release, [`StoreError::Read`] if it could not be read
+/// for too long.
 pub(crate) fn read<D: Disk>(disk: &D, path: &str) -> Result<Read, StoreError> {
     let Some(bytes) = load(disk, path)? else {
         return Ok(Read::Missing);
@@ -112,10 +113,10 @@ pub(crate) fn read<D: Disk>(disk: &D, path: &str) -> Result<Read, StoreError> {
     }
 }
 
-/// Whether a checkpoint file is missing or its checksum holds. It is looked through piece by piece.
+/// Whether a checkpoint file is missing or valid. It is read piece by piece.
 ///
 /// # Errors
-/// [`StoreError::Read`] if it could not be read for long.
+/// [`StoreError::Read`] if it could not be read for too long.
 pub(crate) fn holds<D: Disk>(disk: &D, path: &str) -> Result<bool, StoreError> {
     let checked = with_file(disk, path, |file| {
         let mut header = [0; HEADER_BYTES];
@@ -140,7 +141,7 @@ pub(crate) fn holds<D: Disk>(disk: &D, path: &str) -> Result<bool, StoreError> {
     Ok(checked.unwrap_or(true))
 }
 
-/// The bytes of a file; `None` if it is not there.
+/// The bytes of a file; `None` if it does not exist.
 fn load<D: Disk>(disk: &D, path: &str) -> Result<Option<Vec<u8>>, StoreError> {
     with_file(disk, path, |file| {
         let len = usize::try_from(file.len()?).map_err(|_| io::ErrorKind::FileTooLarge)?;
@@ -151,7 +152,7 @@ fn load<D: Disk>(disk: &D, path: &str) -> Result<Option<Vec<u8>>, StoreError> {
     })
 }
 
-/// Reads a file in some way; `None` if it is not there.
+/// Reads a file with `read`; `None` if it does not exist.
 fn with_file<D: Disk, T>(
     disk: &D,
     path: &str,
@@ -165,7 +166,7 @@ fn with_file<D: Disk, T>(
     }
 }
 
-/// What stands before the body.
+/// The header, before the body.
 struct Header {
     crc: u32,
     version: u32,
@@ -185,21 +186,21 @@ impl Header {
             len: input.u64()?,
         })
     }
-    /// The checksum of what it says itself: the body's goes on from there.
+    /// The checksum of the header's own fields, from which the body's continues.
     fn crc_of_itself(&self) -> u32 {
         let crc = crc32c::crc32c(&self.version.to_le_bytes());
         crc32c::crc32c_append(crc, &self.len.to_le_bytes())
     }
 }
 
-/// What bytes turned out to be.
+/// The result of decoding.
 pub(crate) enum Decoded {
     Good(Box<Checkpoint>),
     Damaged,
     Version(u32),
 }
 
-/// The version and the body of a checkpoint whose checksum holds.
+/// The version and the body of a checkpoint with a valid checksum.
 fn open(bytes: &[u8]) -> Option<(u32, &[u8])> {
     let header = Header::parse(bytes)?;
     let body = bytes.get(HEADER_BYTES..)?.get(..usize::try_from(header.len).ok()?)?;
@@ -295,7 +296,7 @@ fn parse_move(i: &mut Input<'_>) -> Option<((QueueId, u64), Move)> {
         1 => Root::At(parse_position(i)?),
         _ => return None,
     };
-    // The start finds the payload, and its length.
+    // A start finds the payload, and its length.
     let body_len = 0;
     Some((to, Move { root, flags, body_len }))
 }

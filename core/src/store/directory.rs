@@ -1,5 +1,5 @@
-//! A segment's directory: what a start needs to know of its messages and keys, without their bodies. It is collected
-//! while the segment is written and becomes the payload of its FOOTER.
+//! A segment's directory: what a start needs to know about its messages and keys, without their bodies. It is built
+//! while the segment is written, and becomes the payload of its FOOTER.
 //!
 //! ```text
 //!   entry    tag, (offset - offset of the entry before) / 8, then by tag:
@@ -20,13 +20,13 @@ const MESSAGE: u8 = 1;
 const KEY: u8 = 2;
 const DELETED: u8 = 3;
 
-/// Bytes of one of the pieces in which a directory is collected, about: one long list would be moved whenever it grows,
-/// and leave a hole in the heap each time. The store's own tests have small ones, so that the machine stops between them.
+/// Bytes of a piece of a directory, roughly. One long list would be copied whenever it grows, and leave a hole in the
+/// heap each time. The store's own tests use small pieces, so that simulated crashes happen between them.
 const PIECE_BYTES: usize = if cfg!(test) { 1 << 10 } else { 64 << 10 };
-/// Bytes of most entries, at most: a piece with less room than this is full.
+/// Most entries are at most this long. A piece with less space left is full.
 const ENTRY_BYTES: usize = 256;
 
-/// Collects a directory.
+/// A directory that is being built.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
     /// In order, each with whole entries. Only the last one grows.
@@ -40,7 +40,7 @@ pub(crate) struct Directory {
     pub(crate) keys: u64,
 }
 
-/// What the next entry is told relative to.
+/// What the next entry is encoded relative to.
 #[derive(Clone, Copy, Debug, Default)]
 struct Last {
     offset: u32,
@@ -66,7 +66,7 @@ impl Last {
     }
 }
 
-/// One record, as the directory knows it.
+/// One record, as the directory lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Listed<'a> {
     Message {
@@ -91,7 +91,7 @@ impl Directory {
     pub(crate) fn pieces(&self) -> impl Iterator<Item = &[u8]> + Clone {
         self.pieces.iter().map(Vec::as_slice)
     }
-    /// What the piece around `at` has from there on. Empty: there is nothing more.
+    /// The rest of the piece around `at`. Empty if there is nothing more.
     pub(crate) fn following(&self, at: usize) -> &[u8] {
         let mut at = at;
         for piece in &self.pieces {
@@ -102,7 +102,7 @@ impl Directory {
         }
         &[]
     }
-    /// What it lists.
+    /// The entries.
     pub(crate) fn entries(&self) -> impl Iterator<Item = Listed<'_>> {
         let mut pieces = self.pieces();
         let mut current = Entries::new(&[]);
@@ -115,7 +115,7 @@ impl Directory {
             }
         })
     }
-    /// Begins an entry. Returns where the rest of it goes.
+    /// Begins an entry. Returns the buffer for the rest of it.
     fn entry(&mut self, tag: u8, offset: u32) -> &mut Vec<u8> {
         debug_assert!(offset >= self.last.offset && offset.is_multiple_of(8));
         if let Some(full) = self
@@ -127,7 +127,7 @@ impl Directory {
             self.behind += full;
             self.pieces.push(Vec::with_capacity(PIECE_BYTES));
         } else if self.pieces.is_empty() {
-            // A segment with little in it needs no whole piece. Doubled, it becomes one.
+            // A segment with few records needs no whole piece. Doubling reaches the size of one.
             self.pieces.push(Vec::with_capacity(PIECE_BYTES / 64));
         }
         let delta = u64::from(offset.wrapping_sub(self.last.offset) / 8);
@@ -168,7 +168,7 @@ pub(crate) struct Cursor {
 }
 
 impl Cursor {
-    /// The same place, if what was read lies behind `at` bytes.
+    /// The same place, if what was read begins at byte `at`.
     pub(crate) fn behind(self, at: usize) -> Cursor {
         Cursor {
             at: at + self.at,
@@ -177,7 +177,7 @@ impl Cursor {
     }
 }
 
-/// Reads a directory. Ends early at bytes that make no sense, and says so in [`Entries::is_whole`].
+/// Reads a directory. Ends early at invalid bytes: see [`Entries::is_whole`].
 pub(crate) struct Entries<'a> {
     len: usize,
     input: Input<'a>,
@@ -189,7 +189,7 @@ impl<'a> Entries<'a> {
     pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Entries::resume(bytes, Cursor::default())
     }
-    /// Goes on where another reader of the same directory was.
+    /// Continues where another reader of the same directory stopped.
     pub(crate) fn resume(bytes: &'a [u8], cursor: Cursor) -> Self {
         Entries {
             len: bytes.len(),
@@ -204,11 +204,11 @@ impl<'a> Entries<'a> {
             last: self.last,
         }
     }
-    /// Goes on with what follows that place.
+    /// Continues with the bytes that follow that place.
     pub(crate) fn following(bytes: &'a [u8], cursor: Cursor) -> Self {
         Entries::resume(bytes, Cursor { at: 0, ..cursor })
     }
-    /// Whether everything was read, once it has ended.
+    /// Whether everything could be read. Valid once it has ended.
     #[cfg(any(test, feature = "fuzzing"))]
     pub(crate) fn is_whole(&self) -> bool {
         !self.broken && self.input.0.is_empty()
@@ -331,8 +331,8 @@ mod tests {
         assert!(entries.is_whole());
     }
 
-    /// A directory of a full segment is many pieces. They are read like one list, from any entry on, and none is much
-    /// larger than it ought to be.
+    /// The directory of a full segment has many pieces. They must read like one list, from any entry on, and none may
+    /// be much larger than intended.
     #[test]
     fn pieces_read_like_one_list() {
         let mut directory = Directory::default();
@@ -353,7 +353,7 @@ mod tests {
         assert_eq!(bytes.len(), directory.len());
         assert!(Entries::new(&bytes).eq(directory.entries()));
         assert_eq!(directory.entries().count(), 40_000);
-        // As a reader does that was here before.
+        // As a reader that read a part earlier.
         let (mut cursor, mut read) = (Cursor::default(), 0);
         while let following = directory.following(cursor.at)
             && !following.is_empty()

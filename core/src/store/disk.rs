@@ -1,4 +1,4 @@
-//! The only way the store touches the world. [`RealDisk`] is a directory; the simulated one is in `testing::disk`.
+//! The store's only access to the outside. [`RealDisk`] is a directory; `testing::disk` has the simulated disk.
 //!
 //! Paths are relative to the data directory and use `/`. Nothing here is asynchronous: the store runs on the committer's
 //! thread, and its readers on theirs.
@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The unit a disk writes whole or not at all.
+/// The unit that a disk writes as a whole or not at all.
 pub(crate) const SECTOR: u32 = 512;
 /// The unit in which the kernel writes.
 pub(crate) const BLOCK: u32 = 4096;
@@ -24,23 +24,23 @@ pub trait Disk: Send + Sync + 'static {
     /// Keeps other processes out until it is dropped.
     type Lock: Send + Sync;
 
-    /// Takes the directory for this process.
+    /// Locks the directory for this process.
     ///
     /// # Errors
     /// `WouldBlock` if another process has it; the text names that process.
     fn lock(&self) -> io::Result<Self::Lock>;
-    /// Whether the machine has run on since [`Disk::set_in_use`] was last called: all that was written is there then,
-    /// and none of it torn. `false` if that is not known.
+    /// Whether the machine has kept running since [`Disk::set_in_use`] was last called. If so, everything written is
+    /// there, and nothing is torn. `false` if that is not known.
     fn has_run_on(&self, lock: &Self::Lock) -> bool;
-    /// What was written before is on the medium, and this process is about to write more.
+    /// Notes that everything written before is on the medium, and that this process is about to write more.
     fn set_in_use(&self, lock: &Self::Lock) -> io::Result<()>;
-    /// Makes a directory in the data directory, if it is not there yet, durably.
+    /// Creates a directory in the data directory, if it does not exist, durably.
     fn make_dir(&self, dir: &str) -> io::Result<()>;
-    /// Makes a file, or empties the one that is there.
+    /// Creates a file, or empties the existing one.
     fn create(&self, path: &str) -> io::Result<Self::File>;
     /// Opens a file for reading and writing.
     fn open(&self, path: &str) -> io::Result<Self::File>;
-    /// Renames a file, replacing what has that name. Durable after [`Disk::sync_dir`] of its directory.
+    /// Renames a file, replacing an existing one with that name. Durable after [`Disk::sync_dir`] of its directory.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
     /// Removes a file.
     fn remove(&self, path: &str) -> io::Result<()>;
@@ -50,10 +50,11 @@ pub trait Disk: Send + Sync + 'static {
     fn sync_dir(&self, dir: &str) -> io::Result<()>;
     /// Bytes that can still be written.
     fn free_space(&self) -> io::Result<u64>;
-    /// Called after a read or an open failed `failures` times in a row: waits, longer each time, and returns `true` if it
-    /// is to be tried again. `false`: it has failed for longer than the limit.
+    /// Called after a read or an open failed `failures` times in a row. Waits, longer each time, and returns `true` to try
+    /// again; returns `false` when it has failed for longer than the limit.
     fn wait_to_retry(&self, failures: u32, error: &io::Error) -> bool;
-    /// [`Disk::open`], tried again until it succeeds or the limit has passed. A file that is not there is not waited for.
+    /// [`Disk::open`], repeated until it succeeds or the limit is reached. It does not wait for a file that does not
+    /// exist.
     fn open_patiently(&self, path: &str) -> io::Result<Self::File> {
         patiently(
             |failures, error| self.wait_to_retry(failures, error),
@@ -62,11 +63,11 @@ pub trait Disk: Send + Sync + 'static {
     }
 }
 
-/// An open file. Reads and writes do not move a cursor, so that readers and the writer share it.
+/// An open file. Reads and writes take an offset and move no cursor, so that readers and the writer can share it.
 pub trait DiskFile: Send + Sync + 'static {
-    /// Reads at `offset` as `pread` does: possibly fewer bytes than asked, none at the end.
+    /// Reads at `offset` like `pread`: possibly fewer bytes than requested, none at the end.
     fn read_some_at(&self, into: &mut [u8], offset: u64) -> io::Result<usize>;
-    /// Reads what there is at `offset`, fewer bytes than asked only at the end.
+    /// Reads at `offset`. Returns fewer bytes than requested only at the end of the file.
     ///
     /// # Errors
     /// The bytes could not be read. That says nothing about them: it is never damage.
@@ -86,19 +87,20 @@ pub trait DiskFile: Send + Sync + 'static {
     fn wait_to_retry(&self, failures: u32, error: &io::Error) -> bool;
     /// Writes all of `bytes` at `offset`.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
-    /// Returns when everything written is on the medium. Says how long that took, so that the store needs no clock.
+    /// Returns when everything written is on the medium. Returns how long that took, so that the store needs no clock.
     fn sync_data(&self) -> io::Result<Duration>;
     /// Length in bytes.
     fn len(&self) -> io::Result<u64>;
-    /// Cuts or extends.
+    /// Truncates or extends the file.
     fn set_len(&self, len: u64) -> io::Result<()>;
-    /// Takes room for the first `len` bytes, and changes neither what is read nor the length: writes within it do not
-    /// run out of disk. [`DiskFile::set_len`] gives back what lies behind the new end.
+    /// Allocates space for the first `len` bytes, without changing the content or the length: writes within it do not
+    /// run out of disk space. [`DiskFile::set_len`] frees space behind the new end.
     ///
     /// # Errors
-    /// There is not that much room. Where it cannot be taken in advance that is no error, and nothing is promised.
+    /// There is not that much space. It is no error if the file system cannot allocate in advance; then nothing is
+    /// guaranteed.
     fn allocate(&self, len: u64) -> io::Result<()>;
-    /// Writes zeros, so that later writes there change no metadata and a sync is one write of the medium.
+    /// Writes zeros. Later writes there change no metadata, so that a sync is one write of the medium.
     fn zero(&self, from: u64, to: u64) -> io::Result<()> {
         static CHUNK: [u8; 64 << 10] = [0; 64 << 10];
         let mut at = from;
@@ -115,7 +117,7 @@ pub trait DiskFile: Send + Sync + 'static {
     }
 }
 
-/// Whether an operation failed because the process, or the machine, has no file descriptor left.
+/// Whether an operation failed because the process or the machine has no file descriptor left.
 pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
     let code = error.raw_os_error();
     [Errno::MFILE, Errno::NFILE]
@@ -123,7 +125,7 @@ pub(crate) fn is_out_of_descriptors(error: &io::Error) -> bool {
         .any(|errno| code == Some(errno.raw_os_error()))
 }
 
-/// Repeats `attempt` until it succeeds or `wait` says that it has failed for too long. What is not there does not come.
+/// Repeats `attempt` until it succeeds or `wait` returns false. A file that does not exist is not waited for.
 fn patiently<T>(wait: impl Fn(u32, &io::Error) -> bool, mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let mut failures = 0;
     loop {
@@ -139,8 +141,8 @@ fn patiently<T>(wait: impl Fn(u32, &io::Error) -> bool, mut attempt: impl FnMut(
     }
 }
 
-/// A file whose reads are tried again until they succeed or the limit has passed: for whoever cannot go on without the
-/// bytes and keeps nobody waiting, which is the start and the offline commands.
+/// A file whose reads are repeated until they succeed or the limit is reached. For the start and offline commands,
+/// which cannot continue without the bytes and delay nobody.
 pub(crate) struct Patient<F>(pub(crate) Arc<F>);
 
 impl<F: DiskFile> DiskFile for Patient<F> {
@@ -173,21 +175,21 @@ impl<F: DiskFile> DiskFile for Patient<F> {
     }
 }
 
-/// How long the [`RealDisk`] tries reads again, if nothing else is set.
+/// How long the [`RealDisk`] repeats reads, unless set otherwise.
 pub const READ_TIMEOUT: Duration = Duration::from_secs(30);
-/// The first wait before a failed read is tried again; each later one is twice as long...
+/// The pause before a failed read is first repeated. Each further one is twice as long...
 const RETRY_FIRST: Duration = Duration::from_millis(10);
 /// ... up to this.
 const RETRY_LONGEST: Duration = Duration::from_secs(1);
 
-/// How long to wait after so many failures in a row.
+/// The pause after this many failures in a row.
 #[must_use]
 pub fn retry_pause(failures: u32) -> Duration {
     let doubled = 1u32 << failures.saturating_sub(1).min(16);
     RETRY_FIRST.saturating_mul(doubled).min(RETRY_LONGEST)
 }
 
-/// Descriptors that a [`RealDisk`] keeps for the time when sockets have taken all others: a segment, a checkpoint or a
+/// Descriptors that a [`RealDisk`] reserves for when sockets have taken all others: a segment, a checkpoint or a
 /// directory must still be opened then, or the log fails.
 const DESCRIPTORS_KEPT: usize = 8;
 
@@ -200,7 +202,7 @@ pub struct RealDisk {
 }
 
 impl RealDisk {
-    /// The directory at `root`, made if it is not there.
+    /// The directory at `root`, which is created if it does not exist.
     pub fn new(root: impl Into<PathBuf>) -> io::Result<RealDisk> {
         let root = root.into();
         std::fs::create_dir_all(&root)?;
@@ -212,7 +214,7 @@ impl RealDisk {
         disk.keep_descriptors();
         Ok(disk)
     }
-    /// Sets for how long a start, and the offline commands, try a read that fails again.
+    /// Sets how long a start and the offline commands repeat a failing read.
     #[must_use]
     pub fn with_read_timeout(self, read_timeout: Duration) -> RealDisk {
         RealDisk { read_timeout, ..self }
@@ -225,14 +227,14 @@ impl RealDisk {
             kept.push(file);
         }
     }
-    /// Opens something; with a descriptor that was kept for this if there is no other.
+    /// Opens something. If there is no free descriptor, a reserved one is closed for it.
     fn with_descriptor<T>(&self, open: impl Fn() -> io::Result<T>) -> io::Result<T> {
         loop {
             match open() {
-                // One that was closed may be taken by a socket at once, so this may take several.
+                // A socket may take the closed one at once, so several may be needed.
                 Err(error) if is_out_of_descriptors(&error) && self.kept.lock().pop().is_some() => {}
                 Ok(opened) => {
-                    // What was used up is replaced as soon as that is possible.
+                    // Reserve new ones as soon as possible.
                     if self.kept.lock().len() < DESCRIPTORS_KEPT {
                         self.keep_descriptors();
                     }
@@ -242,7 +244,7 @@ impl RealDisk {
             }
         }
     }
-    /// Where it is.
+    /// Its path.
     pub fn root(&self) -> &std::path::Path {
         &self.root
     }
@@ -264,8 +266,7 @@ pub struct RealFile {
     read_timeout: Duration,
 }
 
-/// Waits, unless it has been waited for longer than `read_timeout` in all.
-// Only starts and offline commands wait here, and they have nothing else to do.
+/// Waits, unless it has waited for longer than `read_timeout` in all.
 fn wait_to_retry(read_timeout: Duration, failures: u32, error: &io::Error) -> bool {
     let waited: Duration = (1..failures).map(retry_pause).sum();
     if waited >= read_timeout {
@@ -278,15 +279,15 @@ fn wait_to_retry(read_timeout: Duration, failures: u32, error: &io::Error) -> bo
     true
 }
 
-/// The `LOCK` file, locked: the pid of its holder, and the kernel's word for the boot in which the directory was last
-/// written.
+/// The locked `LOCK` file: the process id of its holder, and the kernel's id of the boot in which the directory was
+/// last written.
 #[derive(Debug)]
 pub struct RealLock {
     file: File,
     last_boot: String,
 }
 
-/// The kernel's word for the time since the machine started; empty if it has none.
+/// The kernel's id of the present boot; empty if it has none.
 fn boot_id() -> String {
     let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     id.trim().to_owned()
@@ -314,7 +315,7 @@ impl Disk for RealDisk {
             .open(&path)?;
         let locked = file.try_lock();
         let mut text = String::new();
-        // The holder may just be writing it; an empty name is still an answer.
+        // The holder may be writing it just now. An empty name is still an answer.
         let _ = file.read_to_string(&mut text);
         let mut lines = text.lines().map(str::trim);
         let (pid, last_boot) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
@@ -368,7 +369,7 @@ impl Disk for RealDisk {
         for entry in self.with_descriptor(|| std::fs::read_dir(&dir))? {
             let entry = entry?;
             if entry.file_type()?.is_file() {
-                // A name that is not UTF-8 is not one of ours.
+                // A name that is not UTF-8 is not one of the store's files.
                 names.extend(entry.file_name().into_string().ok());
             }
         }
@@ -411,13 +412,13 @@ impl DiskFile for RealFile {
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.file.set_len(len)?;
-        // To extend a file leaves what was allocated behind its new end; to cut it there does not.
+        // Extending a file keeps space allocated behind its new end; truncating it to the same length frees that.
         self.file.set_len(len)
     }
     fn allocate(&self, len: u64) -> io::Result<()> {
         match rustix::fs::fallocate(&self.file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, len) {
             Err(error @ (Errno::NOSPC | Errno::DQUOT | Errno::IO)) => Err(error.into()),
-            // A file system that cannot, or a limit that the writes will meet where it is.
+            // The file system cannot allocate, or writes will meet a limit anyway.
             Ok(()) | Err(_) => Ok(()),
         }
     }

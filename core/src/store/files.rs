@@ -1,10 +1,11 @@
-//! The segments on disk as committer and readers share them: who is open, who is being read, and what moved where.
+//! The segments on disk as committer and readers share them: which are open, which are being read, and where records
+//! moved.
 //!
-//! The table's mutex is a leaf and is held for look-ups and for opening a file, never while reading or writing. A read
-//! holds the file's `Arc`; a segment is recycled only when nobody else does.
+//! The table's mutex is a leaf, and is held for look-ups and for opening a file, never while reading or writing. A read
+//! keeps the file's `Arc`; a segment is recycled only when no one else has it.
 //!
-//! Files are opened when they are needed, and at most so many stay open ([`StoreSettings::open_files_max`]), whatever the
-//! number of segments: a backlog must not use up the descriptors that connections need.
+//! Files are opened when they are needed, and at most [`StoreSettings::open_files_max`] stay open, whatever the number
+//! of segments: a backlog must not use up the descriptors that connections need.
 //!
 //! [`StoreSettings::open_files_max`]: super::StoreSettings::open_files_max
 
@@ -26,37 +27,37 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub(crate) struct Shared<D: Disk> {
     pub(crate) disk: Arc<D>,
     pub(crate) stats: Arc<StoreStats>,
-    /// What is live, and where. Only the committer changes it; readers look pages up in it. A leaf. It is never held for
-    /// changing while reading or writing a file, so nobody waits for the disk here.
+    /// What is live, and where. Only the committer changes it; readers look pages up in it. The lock is a leaf. It is never
+    /// held for writing during file I/O, so nobody waits for the disk here.
     pub(crate) index: RwLock<Index>,
-    /// Everything in the log below this LSN is written. The index knows keyed records a moment before that.
+    /// Everything in the log below this LSN is written. The index knows keyed records slightly earlier than that.
     pub(crate) written: AtomicU64,
-    /// What a start has left to do. A leaf.
+    /// Work that a start leaves. The lock is a leaf.
     pub(crate) start: Mutex<Start>,
     table: Mutex<Table<D::File>>,
 }
 
-/// What a start has come to while values were read, and has left to do.
+/// The results of reading values during a start, and the work that it leaves.
 #[derive(Debug, Default)]
 pub(crate) struct Start {
-    /// Keys whose newest record is lost and known all the same.
+    /// Keys whose newest record is lost and whose value is known.
     pub(crate) rescued: Vec<Rescued>,
     /// Why something could not be read.
     pub(crate) failed: Option<StoreError>,
 }
 
-/// A key and the value that is to be written for it again; `None`: its deletion is.
+/// A key and the value to be written for it again; `None`: its deletion.
 pub(crate) type Rescued = (Box<[u8]>, Option<Box<[u8]>>);
 
 struct Table<F> {
     sites: HashMap<u32, Site<F>>,
-    /// Where the survivors of a segment went: ascending by old offset. They outlive the segment, because the engine
-    /// remembers positions, and go when the segment they point to goes.
+    /// Where records of a segment were copied to: ascending by former offset. These entries outlive the segment, because
+    /// the engine remembers positions. They are removed with the segment they point to.
     moved: HashMap<u32, Vec<(u32, Position)>>,
-    /// Segments whose files are open, in no order, at most `open_max` of them but for those that are pinned.
+    /// Segments with open files, in no order. At most `open_max`, not counting pinned ones.
     open: Vec<u32>,
     open_max: usize,
-    /// The place in `open` that is looked at first when one has to be closed.
+    /// The place in `open` that is checked first when a file has to be closed.
     hand: usize,
 }
 
@@ -65,11 +66,11 @@ struct Site<F> {
     file: Option<Arc<F>>,
     /// What its footer will list, as long as it has none.
     directory: Option<Arc<Mutex<Directory>>>,
-    /// It was looked up since the hand passed it last.
+    /// It was used since the last round of closing passed it.
     recent: bool,
 }
 
-/// A record's place, pinned: its segment stays as long as this lives.
+/// A record's segment, pinned: it is not recycled as long as this exists.
 pub(crate) struct Pinned<F> {
     pub(crate) header: SegmentHeader,
     pub(crate) file: Arc<F>,
@@ -94,7 +95,7 @@ impl<D: Disk> Shared<D> {
             table: Mutex::new(table),
         }
     }
-    /// A segment exists from here on, and is being written if it has a directory.
+    /// Adds a segment. If it has a directory, it is being written.
     pub(crate) fn add(
         &self,
         header: SegmentHeader,
@@ -116,13 +117,13 @@ impl<D: Disk> Shared<D> {
         table.sites.insert(header.id, site);
         StoreStats::set(&self.stats.open_files, table.open.len() as u64);
     }
-    /// A segment has its footer.
+    /// A segment has got its footer.
     pub(crate) fn sealed(&self, segment: u32) {
         if let Some(site) = self.table.lock().sites.get_mut(&segment) {
             site.directory = None;
         }
     }
-    /// Whether a record that the index has is in its file, too.
+    /// Whether a record that the index knows is in its file, too.
     pub(crate) fn is_written(&self, at: Position) -> bool {
         let header = self.table.lock().sites.get(&at.segment).map(|site| site.header);
         // Copies are in the index only once they are synced.
@@ -130,14 +131,14 @@ impl<D: Disk> Shared<D> {
             header.kind != SegmentKind::Log || header.base + u64::from(at.offset) < self.written.load(Ordering::Acquire)
         })
     }
-    /// Where a record lies now.
+    /// The present position of a record.
     pub(crate) fn resolve(&self, at: Position) -> Position {
         self.table.lock().resolve(at)
     }
-    /// Opens and pins a segment; `Ok(None)` if it is gone.
+    /// Opens and pins a segment; `Ok(None)` if it no longer exists.
     ///
     /// # Errors
-    /// It cannot be opened now, which says nothing about it.
+    /// It cannot be opened now, which says nothing about its content.
     pub(crate) fn pin(&self, segment: u32) -> io::Result<Option<Pinned<D::File>>> {
         let mut table = self.table.lock();
         let table = &mut *table;
@@ -175,10 +176,10 @@ impl<D: Disk> Shared<D> {
             pinned
         }))
     }
-    /// The same for whoever cannot go on without: a start.
+    /// The same for a start, which cannot continue without the file.
     ///
     /// # Errors
-    /// [`StoreError::Read`] if it cannot be opened for long.
+    /// [`StoreError::Read`] if it cannot be opened for too long.
     pub(crate) fn pin_patiently(&self, segment: u32) -> Result<Option<Pinned<Patient<D::File>>>, StoreError> {
         let mut failures = 0;
         loop {
@@ -199,11 +200,11 @@ impl<D: Disk> Shared<D> {
         let dir = table.sites.get(&segment).map_or("log", |site| site.header.kind.dir());
         path(dir, segment)
     }
-    /// Closes what is open and not in use, because something else needs the descriptors. Returns whether there was any.
+    /// Closes unused open files, because something else needs the descriptors. Returns whether there were any.
     pub(crate) fn close_idle(&self) -> bool {
         self.table.lock().close_idle()
     }
-    /// Takes a segment out, unless it is being read. Readers do not find it from here on.
+    /// Removes a segment, unless it is being read. Readers do not find it from then on.
     pub(crate) fn take_out(&self, segment: u32) -> bool {
         let mut table = self.table.lock();
         if table.sites.get(&segment).is_some_and(Site::is_pinned) {
@@ -224,8 +225,8 @@ impl<D: Disk> Shared<D> {
         let known = table.moved.entry(from).or_default();
         known.extend(moved);
         known.sort_unstable_by_key(|(offset, _)| *offset);
-        // What led to the source leads on: the source's own table goes with the last position that names it, but a
-        // record that moved twice is still remembered by its first.
+        // Positions that led to the source now lead to the copy. The source's own table is removed with the last
+        // position that refers to it, but a record that moved twice is still remembered by its first position.
         let known = known.clone();
         for (_, to) in table.moved.values_mut().flatten().filter(|(_, to)| to.segment == from) {
             if let Ok(found) = known.binary_search_by_key(&to.offset, |(offset, _)| *offset)
@@ -235,7 +236,7 @@ impl<D: Disk> Shared<D> {
             }
         }
     }
-    /// Sets a record aside that does not hold.
+    /// Sets a damaged record aside.
     pub(crate) fn damaged(&self, header: &SegmentHeader, offset: u32, bytes: &[u8], why: &str) {
         let file = path(header.kind.dir(), header.id);
         quarantine::set_aside(&*self.disk, &self.stats, &file, header.id, offset, bytes, why);
@@ -253,9 +254,9 @@ impl<F> Table<F> {
         }
         at
     }
-    /// Closes files until there is room for one more. The hand goes round: what was looked up since it came by last is
-    /// spared once. Each step but those over pinned files, which are few, undoes a look-up or a push, so a step is paid
-    /// for by one of those, however many files are open.
+    /// Closes files until there is room for one more (CLOCK algorithm). A file that was used since the last round is
+    /// skipped once. Each step, except over pinned files, which are few, undoes one use or one opening. So a step is
+    /// paid for by one of those, however many files are open.
     fn make_room(&mut self) {
         let mut steps = 2 * self.open.len();
         while self.open.len() >= self.open_max && steps > 0 {
@@ -303,7 +304,7 @@ impl<F> Table<F> {
 }
 
 impl<F> Site<F> {
-    /// Somebody reads it, or it is being written.
+    /// It is being read or written.
     fn is_pinned(&self) -> bool {
         self.file.as_ref().is_some_and(|file| Arc::strong_count(file) > 1)
     }

@@ -1,27 +1,28 @@
-//! How a segment ended, as the head of its FOOTER says it.
+//! How a segment ended: the head of its FOOTER.
 //!
 //! ```text
 //!   end of the records │ ending 1 │ log goes on up to │ holes: count, (from - end of the one before, length)*
 //! ```
 //!
-//! A segment is sealed after the next one was made. It says so, by the place behind all segments that were made by then.
-//! So the newest segments cannot go missing unnoticed as long as one before them is there. 0: no other was made.
+//! A segment is sealed after the next one was created. Its footer says so, by the place behind all segments created by
+//! then. So it is noticed when the newest segments are missing, as long as the one before them is there. 0: no other
+//! was created.
 //!
-//! The holes are those that were there when the segment was sealed, and were judged then. One that is not listed came
-//! later: it is damage.
+//! Holes are listed that existed when the segment was sealed, because they were judged then. A hole that is not listed
+//! came later, and is damage.
 
 use super::disk::BLOCK;
 use super::varint::{Input, put_varint};
 
-/// Who ended a segment.
+/// Who sealed a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum Ending {
-    /// The process that wrote it, because it was full: all of it was synced.
+    /// The process that wrote it, because it was full. All of it was synced.
     Full = 0,
-    /// A start, after a crash: what was torn is gone, and groups that are not whole do not count.
+    /// A start after a crash. Torn records are gone, and incomplete groups do not count.
     Cut = 1,
-    /// A repair of one that was full: what is left of a group counts.
+    /// A repair of one that was full. The rest of a damaged group counts.
     Mended = 2,
 }
 
@@ -39,16 +40,16 @@ impl Ending {
 /// The head of a FOOTER.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Footer {
-    /// Where the records end.
+    /// The end of the records.
     pub(crate) end: u32,
     pub(crate) ending: Ending,
-    /// The place in the log behind all segments that were made when this one was sealed; 0 if that is not said.
+    /// The place in the log behind all segments that existed when this one was sealed; 0 if unknown.
     pub(crate) log_upto: u64,
     /// Ascending and disjoint.
     pub(crate) holes: Vec<(u32, u32)>,
 }
 
-/// More holes than this are listed as one.
+/// If there are more holes than this, they are listed as one.
 const HOLES_MAX: usize = 1024;
 
 impl Footer {
@@ -98,8 +99,8 @@ impl Footer {
             holes,
         })
     }
-    /// Whether a hole was there when the segment was sealed. The last one is found again up to the footer itself, which
-    /// begins a block.
+    /// Whether a hole existed when the segment was sealed. The last hole is found again with its end at the footer,
+    /// which begins a block.
     pub(crate) fn has_judged(&self, from: u32, to: u32) -> bool {
         let tail = |hi: u32| {
             if hi == self.end { hi.next_multiple_of(BLOCK) } else { hi }

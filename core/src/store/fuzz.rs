@@ -1,4 +1,4 @@
-//! What the fuzz targets call: bytes that nobody vouches for, into every decoder of the store.
+//! Entry points for the fuzz targets: untrusted bytes go into every decoder of the store.
 
 use super::checkpoint;
 use super::directory::Entries;
@@ -55,7 +55,7 @@ pub fn fuzz_record(data: &[u8]) {
     checkpoint::fuzz(data);
 }
 
-/// Reads `data` as a segment: as it is, behind a good header, and as the heads of good records.
+/// Reads `data` as a segment: as it is, behind a valid header, and as the heads of valid records.
 pub fn fuzz_segment(data: &[u8]) {
     let header = SegmentHeader::read(&Memory(data.to_vec()));
     let _ = Trailer::read(&Memory(data.to_vec()));
@@ -66,7 +66,7 @@ pub fn fuzz_segment(data: &[u8]) {
     let mut file = vec![0; RECORDS_AT as usize];
     file.extend_from_slice(data);
     walk(&Memory(file), 0, 0);
-    // The same bytes under checksums that hold.
+    // The same bytes with valid checksums.
     let mut records = Vec::new();
     for chunk in data.chunks(64) {
         let (kind, rest) = chunk.split_first().unwrap_or((&0, &[]));
@@ -96,7 +96,7 @@ fn walk(file: &Memory, base: u64, seed: u32) {
     assert!(u64::from(scanner.end()) <= scanner.file_len().max(u64::from(RECORDS_AT)));
 }
 
-/// A file that is only bytes.
+/// A file in memory.
 struct Memory(Vec<u8>);
 
 impl DiskFile for Memory {

@@ -1,8 +1,9 @@
-//! What is live, and where: per queue and segment, not per message.
+//! What is live and where, by queue and segment, not by message.
 //!
-//! The committer owns it and feeds it with every record it writes; a start rebuilds it. It answers which segment holds
-//! a message, and which segments hold nothing any more. A queue that is settled in order costs one [`super::spans::Span`] per segment,
-//! which takes 4 to 9 bytes in a deep queue; what is settled out of order costs runs or bits in a [`super::seqset::SeqSet`].
+//! The committer owns the index and tells it about every record it writes; a start rebuilds it. It answers which
+//! segment has a message, and which segments have nothing live any more. A queue that is settled in order costs one
+//! [`super::spans::Span`] per segment, which takes 4 to 9 bytes in a deep queue. Messages settled out of order cost
+//! runs or bits in a [`super::seqset::SeqSet`].
 
 use super::{QueueId, Route, State, VhostId, key};
 use crate::message::Position;
@@ -17,79 +18,78 @@ pub(crate) use keys::{KeyEntry, KeyRecord};
 pub(crate) use queue::{QueueIndex, forget_returned};
 pub(crate) use segments::Segments;
 
-/// Everything that is live.
+/// The index of everything that is live.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     pub(crate) queues: HashMap<QueueId, QueueIndex>,
     pub(crate) keys: HashMap<Box<[u8]>, KeyEntry>,
-    /// Messages that are in a queue because a record said so later, not the message's own: dead-lettered ones, and
-    /// those routed again.
+    /// Messages that a later record put into a queue, not the message's own: dead letters, and messages routed again.
     pub(crate) moves: BTreeMap<(QueueId, u64), Move>,
     pub(crate) vhosts: BTreeMap<VhostId, VhostIndex>,
     live: HashMap<u32, Live>,
-    /// By segment: deletions of queues and vhosts that outlive it, also if it has no record of their keys.
+    /// By segment: deletions of queues and vhosts that must outlive it, even if it has no record of their keys.
     outlived: HashMap<u32, Vec<Box<[u8]>>>,
     pub(crate) listed: ListedBytes,
 }
 
-/// About how many bytes a checkpoint takes to list the keys, without the segments of their older copies.
+/// Bytes that a checkpoint takes to list the keys, roughly, without the segments of their older copies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ListedBytes {
-    /// Of keys that have a value.
+    /// Of keys with a value.
     pub(crate) values: u64,
-    /// Of deletions, which are listed only until the older copies have gone.
+    /// Of deletions, which are listed only until the older copies no longer exist.
     pub(crate) deletions: u64,
 }
 
-/// A vhost that the log has records of.
+/// A vhost of which the log has records.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct VhostIndex {
-    /// The highest number that one of its queues has had.
+    /// The highest number of one of its queues so far.
     pub(crate) queue_max: u64,
-    /// The segment with its first record: no older one has any.
+    /// The segment with its first record. No older segment has any.
     pub(crate) first_segment: u32,
-    /// Cold segments that got copies of its records.
+    /// Cold segments with copies of its records.
     pub(crate) copies: Segments,
 }
 
-/// What is live in one segment.
+/// The number of live records in one segment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Live {
     /// (queue, sequence) pairs.
     pub(crate) routes: u64,
-    /// Newest keyed records, and deletions that are still needed.
+    /// Newest keyed records, including deletions that are still needed.
     pub(crate) keys: u64,
-    /// Deletions among `keys`: they go when the older copies that they outlive have gone.
+    /// Deletions among `keys`. They are dropped when the older copies that they outlive no longer exist.
     pub(crate) deletions: u64,
 }
 
 impl Live {
-    /// Routes and keys that are there until somebody ends them.
+    /// Routes and keys that stay until a client ends them.
     pub(crate) fn lasting(&self) -> u64 {
         self.routes + self.keys - self.deletions
     }
-    /// Whether nothing is left but deletions.
+    /// Whether only deletions are left.
     pub(crate) fn has_deletions_only(&self) -> bool {
         self.lasting() == 0
     }
 }
 
-/// Where the payload of a moved message is to be found.
+/// The place of a moved message's payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Move {
     pub(crate) root: Root,
     /// The flags of the new route.
     pub(crate) flags: u8,
-    /// Bytes of its body, if the root is a place.
+    /// Bytes of its body, if the root is a position.
     pub(crate) body_len: u32,
 }
 
-/// What names a payload.
+/// What identifies a payload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum Root {
     /// The record that lists this route.
     Route(QueueId, u64),
-    /// The record at this place.
+    /// The record at this position.
     At(Position),
 }
 
@@ -104,7 +104,7 @@ impl Index {
             .values()
             .fold((0, 0), |(routes, keys), live| (routes + live.routes, keys + live.keys))
     }
-    /// Forgets the counts of a segment that is gone.
+    /// Forgets the counts of a segment that no longer exists.
     pub(crate) fn forget(&mut self, segment: u32) {
         let left = self.live.remove(&segment).unwrap_or_default();
         debug_assert_eq!(
@@ -113,7 +113,7 @@ impl Index {
             "segment {segment} is recycled with live records in it"
         );
     }
-    /// Counts routes of a segment that were put into queues' indexes one by one.
+    /// Counts routes of a segment that were inserted into queues' indexes one by one.
     pub(crate) fn add_live(&mut self, segment: u32, routes: u64) {
         if routes > 0 {
             self.count(segment).routes += routes;
@@ -126,13 +126,14 @@ impl Index {
     pub(crate) fn lookup(&self, queue: QueueId, seq: u64) -> Option<u32> {
         self.queues.get(&queue)?.lookup(seq)
     }
-    /// A queue got a message.
+    /// A queue gets a message.
     pub(crate) fn insert(&mut self, queue: QueueId, seq: u64, segment: u32) {
         if self.queues.entry(queue).or_default().insert(seq, segment) {
             self.count(segment).routes += 1;
         }
     }
-    /// A message of a queue is in another segment now. Its move, if it had one, is forgotten: the copy lists the route.
+    /// A message of a queue is in another segment now. If it was moved, that is forgotten, because the copy lists the
+    /// route.
     pub(crate) fn relocate(&mut self, queue: QueueId, seq: u64, segment: u32) {
         let Some(index) = self.queues.get_mut(&queue) else {
             return;
@@ -164,14 +165,14 @@ impl Index {
             self.moves.remove(&key);
         }
     }
-    /// All of a queue below `upto` is gone.
+    /// All messages of a queue below `upto` are removed.
     pub(crate) fn purge(&mut self, queue: QueueId, upto: u64) {
         match upto.checked_sub(1) {
             Some(last) => self.settle(queue, 0, last),
             None => _ = self.queues.entry(queue).or_default(),
         }
     }
-    /// A queue is gone.
+    /// A queue is deleted.
     pub(crate) fn delete(&mut self, queue: QueueId) {
         if let Some(index) = self.queues.remove(&queue) {
             for span in index.spans.iter() {
@@ -180,14 +181,14 @@ impl Index {
         }
         self.forget_moves(queue, 0, u64::MAX);
     }
-    /// A message joins a queue without being written again: its payload is what `root` names, in `segment`.
-    /// `body_len` is that of a payload named by its place.
+    /// Adds a message to a queue without writing it again: its payload is the one that `root` identifies, in `segment`.
+    /// `body_len` is the length of a payload identified by its position.
     pub(crate) fn join(&mut self, to: Route, root: Root, segment: u32, body_len: u32) {
         self.insert(to.queue, to.seq, segment);
         let flags = to.flags;
         self.moves.insert((to.queue, to.seq), Move { root, flags, body_len });
     }
-    /// A small state change.
+    /// A small change of state.
     pub(crate) fn state(&mut self, state: &State) {
         match *state {
             State::HandedOut { queue, upto } => {
@@ -217,13 +218,13 @@ impl Index {
                 }
             }
             State::Returned { queue, seq, count } => {
-                // A message that was settled before it was written never comes.
+                // A message that was settled before it was written never arrives.
                 if let Some(queue) = self.queues.get_mut(&queue).filter(|q| q.lookup(seq).is_some()) {
                     queue.returned.insert(seq, count);
                 }
             }
             State::DeadLettered { from, from_seq, to } => {
-                // A chain of moves leads back to the record that carries the payload.
+                // A chain of moves leads back to the record with the payload.
                 let before = self.moves.get(&(from, from_seq));
                 let (root, body_len) = before.map_or((Root::Route(from, from_seq), 0), |before| {
                     (before.root, before.body_len)
@@ -264,7 +265,7 @@ impl Index {
             queue.first_segment = segment;
         }
     }
-    /// A vhost is gone, with all that its keys and its queues' numbers begin with.
+    /// A vhost is deleted, with all keys and queues of it.
     pub(crate) fn delete_vhost(&mut self, vhost: VhostId) {
         let keys = self.keys.keys().filter(|key| key::vhost_of(key) == Some(vhost));
         for key in keys.cloned().collect::<Vec<_>>() {
@@ -277,7 +278,7 @@ impl Index {
         self.vhosts.remove(&vhost);
         self.shrink();
     }
-    /// A cold segment got a copy of something of a vhost. Segments that are not there any more are forgotten.
+    /// A cold segment got a copy of a record of a vhost. Segments that no longer exist are forgotten.
     pub(crate) fn copied(&mut self, vhost: VhostId, segment: u32, is_there: impl Fn(u32) -> bool) {
         let copies = &mut self.vhosts.entry(vhost).or_default().copies;
         if !copies.contains(segment) {
@@ -297,7 +298,7 @@ impl Index {
         }
         self.copied(queue.vhost(), segment, is_there);
     }
-    /// Gives back the memory of what was deleted, once it is most of it.
+    /// Frees unused memory once most of it is unused.
     pub(crate) fn shrink(&mut self) {
         const SMALL: usize = 1024;
         fn is_wide(len: usize, capacity: usize) -> bool {

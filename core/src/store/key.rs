@@ -1,22 +1,22 @@
-//! How the keys of keyed records begin, which is all that the log knows of them.
+//! The beginning of the keys of keyed records, which is all that the log knows about them.
 //!
 //! ```text
 //!   vhost 3 │ kind 1 │ name…        big-endian, so that keys sort by vhost
 //! ```
 //!
-//! The values, and the names behind the kind, are the catalog's.
+//! The catalog defines the values, and the names behind the kind.
 
 use super::QueueId;
 use std::fmt;
 
-/// A vhost's number: never reused in the life of a data directory. 0 is the node itself.
+/// A vhost's number, which is never reused within a data directory. 0 is the node itself.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct VhostId(pub u32);
 
 impl VhostId {
-    /// The node's own: what belongs to no vhost.
+    /// The node, for objects that belong to no vhost.
     pub const NODE: VhostId = VhostId(0);
-    /// There is no higher number.
+    /// The highest possible number.
     pub const MAX: VhostId = VhostId((1 << 24) - 1);
 }
 
@@ -26,11 +26,11 @@ impl fmt::Display for VhostId {
     }
 }
 
-/// What a key names. The numbers are on disk.
+/// What a key names. The numbers are stored on disk.
 ///
-/// Values of kinds below 0x40 are small and precious: checkpoints repeat them. Kinds from 0x80 on are as many as clients
-/// like: checkpoints do not list them, so that they do not grow with them, and a start finds them in the directories of
-/// the segments.
+/// Values of kinds below 0x40 are small and precious: checkpoints repeat them. Clients choose how many keys of kinds
+/// from 0x80 on exist. Checkpoints do not list these, so that their size does not depend on clients; a start finds them
+/// in the directories of the segments.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum KeyKind {
@@ -38,9 +38,9 @@ pub enum KeyKind {
     Vhost = 0x01,
     /// A user.
     User = 0x02,
-    /// What a user may do in a vhost.
+    /// A user's permissions in a vhost.
     Permission = 0x03,
-    /// What a user may do with topics of an exchange.
+    /// A user's permissions on the topics of an exchange.
     TopicPermission = 0x04,
     /// A limit of a vhost or a user.
     Limit = 0x05,
@@ -50,7 +50,7 @@ pub enum KeyKind {
     Queue = 0x11,
     /// A policy.
     Policy = 0x12,
-    /// An operator's policy.
+    /// An operator policy.
     OperatorPolicy = 0x13,
     /// A runtime parameter.
     Parameter = 0x14,
@@ -109,7 +109,7 @@ const PREFIX: usize = 4;
 /// Longer values are not repeated in checkpoints.
 pub(crate) const PRECIOUS_BYTES_MAX: usize = 4096;
 
-/// Puts a key together.
+/// Builds a key.
 pub fn key(vhost: VhostId, kind: KeyKind, parts: &[&[u8]]) -> Box<[u8]> {
     debug_assert!(vhost <= VhostId::MAX);
     let [_, number @ ..] = vhost.0.to_be_bytes();
@@ -136,13 +136,13 @@ pub fn vhost_of(key: &[u8]) -> Option<VhostId> {
     Some(VhostId(u32::from_be_bytes([0, a, b, c])))
 }
 
-/// Takes a key apart. `None` if it is not one that this release knows.
+/// Splits a key. `None` if it is not one that this release knows.
 pub fn parse(key: &[u8]) -> Option<(VhostId, KeyKind, &[u8])> {
     let kind = KeyKind::from_u8(*key.get(PREFIX - 1)?)?;
     Some((vhost_of(key)?, kind, &key[PREFIX..]))
 }
 
-/// The vhost that a key names, if it is a vhost's.
+/// The vhost that a key names, if it is the key of a vhost.
 pub fn as_vhost(key: &[u8]) -> Option<VhostId> {
     match parse(key)? {
         (VhostId::NODE, KeyKind::Vhost, name) => Some(VhostId(u32::from_be_bytes(name.try_into().ok()?))),
@@ -150,7 +150,7 @@ pub fn as_vhost(key: &[u8]) -> Option<VhostId> {
     }
 }
 
-/// The queue that a key names, if it is a queue's.
+/// The queue that a key names, if it is the key of a queue.
 pub fn as_queue(key: &[u8]) -> Option<QueueId> {
     match parse(key)? {
         (vhost, KeyKind::Queue, name) => QueueId::new(vhost, u64::from_be_bytes(name.try_into().ok()?)),
@@ -158,7 +158,7 @@ pub fn as_queue(key: &[u8]) -> Option<QueueId> {
     }
 }
 
-/// Whether checkpoints repeat the value.
+/// Whether checkpoints repeat the key's value.
 pub(crate) fn is_precious(key: &[u8]) -> bool {
     key.get(PREFIX - 1).is_some_and(|kind| (1..0x40).contains(kind))
 }
@@ -168,7 +168,7 @@ pub(crate) fn is_bulk(key: &[u8]) -> bool {
     key.get(PREFIX - 1).is_some_and(|kind| *kind >= 0x80)
 }
 
-/// A key in words, for people who have to know what was damaged.
+/// The key in words, for reports of damage.
 pub fn describe(key: &[u8]) -> String {
     const NAME_MAX: usize = 80;
     if let Some(vhost) = as_vhost(key) {

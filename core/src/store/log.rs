@@ -1,7 +1,7 @@
 //! The committer's side of the store: one owner, no locks.
 //!
-//! `commit` turns batches into one write and at most one sync. `tick` does what can wait, a slice at a time: syncs of an
-//! interval, checkpoints, zeroing the next segment ahead, reclaiming, compaction. An idle store writes nothing.
+//! `commit` turns batches into one write and at most one sync. `tick` does background work, a slice at a time: syncs at
+//! intervals, checkpoints, zeroing the next segment, recycling, compaction. An idle store writes nothing.
 
 use super::checkpoint::Marks;
 use super::disk::Disk;
@@ -30,11 +30,11 @@ mod upkeep;
 
 use compact::{Compaction, Unread};
 
-/// A place in the whole log. Never reused.
+/// A position in the whole log. Never reused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(pub u64);
 
-/// The log of a data directory. See [`super`] for how to drive it.
+/// The log of a data directory. See [`super`] for how to use it.
 ///
 /// ```
 /// use gatepost_core::store::disk::RealDisk;
@@ -67,26 +67,26 @@ pub struct Store<D: Disk> {
     pub(super) settings: StoreSettings,
     pub(super) segments: BTreeMap<u32, Segment>,
     pub(super) marks: Marks,
-    /// The segment the log ends in. The first commit makes it, so that a start that logs nothing leaves nothing.
+    /// The segment at the log's end. The first commit creates it, so that a start that logs nothing leaves no file.
     pub(super) active: Option<SegmentWriter<D::File>>,
-    /// Where compaction writes messages, and where keys.
+    /// Where compaction writes messages, and where it writes keys.
     pub(super) cold: [Option<SegmentWriter<D::File>>; 2],
     compaction: Option<Compaction>,
-    /// The segment to be compacted that cannot be read.
+    /// The segment that is to be compacted and cannot be read.
     unread: Option<Unread>,
-    /// The segment that was found not to need its deletions copied since the last checkpoint.
+    /// The segment that was found, since the last checkpoint, not to need its deletions copied.
     pub(super) examined: Option<u32>,
-    /// Files to make segments of.
+    /// Prepared files for the next segments.
     pub(super) spares: Vec<Spare>,
-    /// A spare that is being filled with zeros, and up to where.
+    /// A spare that is being filled with zeros, and how far.
     ahead: Option<(D::File, u64)>,
-    /// What the medium took for the background's syncs in this `tick`.
+    /// How long the medium took for background syncs in this `tick`.
     pub(super) slice_took: Duration,
-    /// Syncs of the active segment.
+    /// The number of syncs of the active segment.
     syncs_here: u32,
-    /// Zeroing ahead failed for this segment: it is tried again for the next.
+    /// Zeroing ahead failed for this segment. It is tried again for the next.
     ahead_failed: bool,
-    /// There was no room for a spare: it is tried again for the next segment, and when one is given back.
+    /// There was no space for a spare. It is tried again for the next segment, and when a spare is returned.
     spare_failed: bool,
     /// Everything below is synced.
     durable: u64,
@@ -97,24 +97,24 @@ pub struct Store<D: Disk> {
     pub(super) disk_short: bool,
     pub(super) checkpoint: CheckpointState,
     poisoned: Option<String>,
-    /// Keys whose newest record is lost and known all the same, from a checkpoint or an older copy: they are written
+    /// Keys whose newest record is lost and whose value is known from a checkpoint or an older copy. They are written
     /// again.
     pub(super) rescued: Vec<Rescued>,
-    /// What keeps segments for a copy of the log.
+    /// Keeps segments for a copy of the log that is being made.
     pub(super) hold: Weak<Hold>,
-    /// Reused by `commit`.
+    /// A buffer reused by `commit`.
     placed: Vec<(Message, Position)>,
     _lock: D::Lock,
 }
 
-/// Keeps segments from being recycled while a copy of the log is made, unless the disk is short.
+/// Keeps segments from being recycled while a copy of the log is made, unless disk space is short.
 #[derive(Debug, Default)]
 pub(super) struct Hold {
     broken: AtomicBool,
 }
 
 impl Hold {
-    /// Segments may be recycled all the same.
+    /// Permits recycling, which breaks the copy.
     pub(super) fn give_up(&self) {
         self.broken.store(true, Ordering::Release);
     }
@@ -125,43 +125,44 @@ impl Hold {
 
 #[derive(Debug, Default)]
 pub(super) struct CheckpointState {
-    /// When the last one was written, or tried.
+    /// When the last one was written or tried.
     last: Time,
-    /// A segment was sealed since; and since the last `tick`.
+    /// A segment was sealed since then; and one since the last `tick`.
     sealed: bool,
     sealed_just_now: bool,
-    /// Something was logged since.
+    /// Something was logged since then.
     pub(super) dirty: bool,
-    /// Bytes of the last one, but for those that list keys; `None` if none was written since the start. See
+    /// Bytes of the last one without its list of keys; `None` if none was written since the start. See
     /// `checkpoint_due`.
     bytes_besides_keys: Option<u64>,
-    /// Bytes logged since.
+    /// Bytes logged since then.
     logged: u64,
-    /// When a segment was last seen to be sealed.
+    /// When a segment was last found sealed.
     grown: Time,
 }
 
-/// Background work goes on after this time...
+/// Background work continues after this time...
 const SLICE_PAUSE: Duration = Duration::from_millis(10);
-/// ... or after this many times what the medium took for the slice, so that it gets a quarter of the medium at most.
+/// ... or after this many times the time that the medium took for the slice, so that background work uses at most a
+/// quarter of the medium.
 const SLICE_PAUSE_SHARE: u32 = 3;
 
 impl<D: Disk> Store<D> {
-    /// Takes the data directory, reads what is there, and opens it for writing. `wall` is the clock's word, for files
-    /// that say nothing.
+    /// Locks the data directory, reads it, and opens it for writing. `wall` is the clock's time, used if the files have
+    /// none.
     ///
     /// # Errors
-    /// If another process has it, if it cannot be listed or made, or something in it not be read for longer than the disk
-    /// waits, or if it is another release's. Damage is no error.
+    /// Another process has the directory; it cannot be listed or created; something in it could not be read for longer
+    /// than the disk waits; or it belongs to another release. Damage is no error.
     pub fn open(disk: Arc<D>, settings: StoreSettings, wall: Wall) -> Result<(Store<D>, Recovered), StoreError> {
         let (store, mut recovered) = Store::open_as(disk, settings, wall, false, &mut |_| {})?;
         recovered.read_all(|recovered, key, value| _ = recovered.keys.insert(key, value.into()));
         store.check_start()?;
         Ok((store, recovered))
     }
-    /// The same, for what may be large: some of the keys are left out of [`Recovered::keys`] and read when an engine takes
-    /// them over. [`Store::check_start`] says whether they could be read; ask it before anything is committed. `progress` is
-    /// called after each file, for a start that takes long.
+    /// The same for directories that may be large: some keys are left out of [`Recovered::keys`] and read when an
+    /// engine needs them. [`Store::check_start`] says whether they could be read; call it before anything is committed.
+    /// `progress` is called after each file.
     ///
     /// # Errors
     /// As for [`Store::open`].
@@ -173,22 +174,23 @@ impl<D: Disk> Store<D> {
     ) -> Result<(Store<D>, Recovered), StoreError> {
         Store::open_as(disk, settings, wall, false, progress)
     }
-    /// The same, with every record read, whatever the checkpoint says.
+    /// The same, reading every record, whatever the checkpoint says.
     pub(super) fn open_thoroughly(
         disk: Arc<D>,
         settings: StoreSettings,
         wall: Wall,
     ) -> Result<(Store<D>, Recovered), StoreError> {
         let (store, mut recovered) = Store::open_as(disk, settings, wall, true, &mut |_| {})?;
-        // What is damaged is found.
+        // So all damage is found.
         recovered.read_all(|_, _, _| {});
         store.check_start()?;
         Ok((store, recovered))
     }
-    /// Whether all could be read that engines have taken over from what was recovered.
+    /// Whether everything could be read that engines took from what was recovered.
     ///
     /// # Errors
-    /// Something could not be read for longer than the disk waits. Nothing must be written then: the next start may find it.
+    /// Something could not be read for longer than the disk waits. Nothing must be written then, because the next start
+    /// may be able to read it.
     pub fn check_start(&self) -> Result<(), StoreError> {
         match self.shared.start.lock().failed.take() {
             Some(error) => Err(error),
@@ -208,12 +210,12 @@ impl<D: Disk> Store<D> {
         if found.is_settled
             && let Err(error) = disk.set_in_use(&lock)
         {
-            // A crash will be taken for a power cut.
+            // If this fails, the next start treats a crash of the process like a power cut.
             tracing::warn!(%error, "cannot note that the directory is in use");
         }
         let mut marks = found.marks;
         marks.wall = marks.wall.max(wall);
-        // Nothing that another epoch wrote is judged by this one's syncs.
+        // Syncs of this epoch say nothing about what another epoch wrote.
         marks.epoch = marks.epoch.saturating_add(1);
         let mut store = Store {
             shared: found.shared,
@@ -249,11 +251,11 @@ impl<D: Disk> Store<D> {
         store.gauge();
         Ok((store, found.recovered))
     }
-    /// A reader of messages, to be cloned into any thread.
+    /// A reader of messages, which can be cloned for other threads.
     pub fn reader(&self) -> Reader<D> {
         Reader::new(self.shared.clone())
     }
-    /// What it counts.
+    /// Its counters.
     pub fn stats(&self) -> Arc<StoreStats> {
         self.shared.stats.clone()
     }
@@ -261,33 +263,34 @@ impl<D: Disk> Store<D> {
     pub fn durable(&self) -> Lsn {
         Lsn(self.durable)
     }
-    /// When [`Store::tick`] is due at the latest after a commit: there may be a sync to do, and what was settled may have
-    /// left segments with nothing in them.
+    /// When [`Store::tick`] is due at the latest after a commit: a sync may be due, and settles may have emptied
+    /// segments.
     pub fn due_after(&self, committed: Time) -> Time {
         let look = committed + upkeep::RECLAIM_LOOK;
         self.sync_due.map_or(look, |due| due.min(look))
     }
-    /// Whether the disk is short: then more is compacted, sooner, and what is dead is given back sooner.
+    /// Sets whether disk space is short. If so, compaction does more and starts earlier, and dead segments are freed
+    /// earlier.
     pub fn set_disk_short(&mut self, short: bool) {
         self.disk_short = short;
     }
 
-    /// Promises something else of what is to be synced within an interval, from the next commit on: how long that is, and
-    /// whether it is confirmed when written.
+    /// Changes the setting for durability `interval` from the next commit on: how long the interval is, and whether
+    /// data is confirmed when it is written.
     pub fn set_interval(&mut self, interval: Duration, confirm_written: bool) {
         self.settings.interval = interval;
         self.settings.confirm_written = confirm_written;
     }
 
-    /// Writes the batches, in order, and does what the neediest of them needs: syncs at once, within the interval, or
-    /// not at all. Their records are gone afterwards; tickets and needs stay. Messages that the engine cancelled are
-    /// skipped.
+    /// Writes the batches in order, and does what the highest of their durabilities needs: syncs at once, within the
+    /// interval, or not at all. Their records are removed; tickets and durabilities stay. Messages that the engine
+    /// cancelled are skipped.
     ///
-    /// Returns the LSN that [`Store::durable`] must reach before the batches are reported as durable as they need: it
-    /// has, but for those that wait for the interval's sync. Written are all of them.
+    /// Returns the LSN that [`Store::durable`] must reach before the batches are as durable as they need to be. It has
+    /// already, except for batches that wait for the interval's sync. All of them are written.
     ///
     /// # Errors
-    /// After any failure the store is poisoned: nothing of this call is to be confirmed, and nothing later.
+    /// After any failure the store is poisoned: nothing of this call may be confirmed, and nothing later.
     pub fn commit(&mut self, batches: &mut [Batch], now: Now) -> Result<Lsn, StoreError> {
         self.check_poison()?;
         self.marks.wall = self.marks.wall.max(now.wall);
@@ -322,11 +325,12 @@ impl<D: Disk> Store<D> {
         Ok(must)
     }
 
-    /// Does what is due, and a slice of what can wait. Returns when to call it again; commits make that earlier, see
-    /// [`Store::due_after`] and [`Store::is_due`].
+    /// Does what is due, and a slice of background work. Returns when to call it again; commits may make that earlier,
+    /// see [`Store::due_after`] and [`Store::is_due`].
     ///
     /// # Errors
-    /// If the log itself failed: it is poisoned. Failed checkpoints, zeros and compactions are logged and counted.
+    /// The log itself failed and is poisoned. Failures of checkpoints, zeroing and compaction are only logged and
+    /// counted.
     pub fn tick(&mut self, now: Now) -> Result<Option<Time>, StoreError> {
         self.check_poison()?;
         self.marks.wall = self.marks.wall.max(now.wall);
@@ -348,7 +352,7 @@ impl<D: Disk> Store<D> {
         more |= self.retire();
         more |= self.keep_reserve();
         self.gauge();
-        // Where the medium is slow, the slices are far between: the log has most of it.
+        // On a slow medium the slices are far apart, so that the log gets most of it.
         let pause = SLICE_PAUSE.max(self.slice_took * SLICE_PAUSE_SHARE);
         let background = more.then(|| now.monotonic + pause);
         let retry = self.unread.map(|unread| unread.retry_at);
@@ -358,10 +362,10 @@ impl<D: Disk> Store<D> {
             .min())
     }
 
-    /// Ends the log in good order, so that the next start has nothing to replay.
+    /// Closes the log, so that the next start has nothing to replay.
     ///
     /// # Errors
-    /// If the log is or becomes poisoned.
+    /// The log is or becomes poisoned.
     pub fn close(mut self, now: Now) -> Result<(), StoreError> {
         self.check_poison()?;
         // Nothing may have been committed since the start.
@@ -389,13 +393,13 @@ impl<D: Disk> Store<D> {
             .map_or(self.written, |active| active.header.base + u64::from(active.position()))
     }
 
-    /// All of the log below is in its files.
+    /// Everything below `upto` is in the log's files.
     fn set_written(&mut self, upto: u64) {
         self.written = upto;
         self.shared.written.store(upto, Ordering::Release);
     }
 
-    /// Writes keys again whose newest record is lost, or their deletions. Until then the index, and every checkpoint,
+    /// Writes keys again whose newest record is lost, or their deletions. Until then the index and every checkpoint
     /// remember them.
     fn log_rescued(&mut self) -> Result<(), StoreError> {
         self.rescued.append(&mut self.shared.start.lock().rescued);
@@ -421,7 +425,7 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    /// The same at once, in a segment that ends with them. Returns how many there were.
+    /// Does the same at once, in a segment that is sealed with them. Returns their number.
     pub(super) fn write_rescued(&mut self) -> Result<usize, StoreError> {
         let count = self.rescued.len() + self.shared.start.lock().rescued.len();
         if count > 0 {
@@ -492,8 +496,8 @@ impl<D: Disk> Store<D> {
             .map_or(Ok(()), |why| Err(StoreError::Poisoned(why)))
     }
 
-    /// A sync that failed may have dropped the pages it could not write, and the next would then succeed for nothing:
-    /// the store never tries again.
+    /// After a failed sync, the kernel may have dropped the pages that it could not write, and the next sync would
+    /// succeed without them. So the store never tries again.
     fn poison(&mut self, what: &str, error: &io::Error) -> StoreError {
         let why = format!("cannot {what}: {error}");
         tracing::error!(%error, what, "the log failed; nothing is confirmed any more");

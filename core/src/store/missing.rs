@@ -1,66 +1,66 @@
-//! Which segments should be there and are not.
+//! Finds out which segments are missing.
 //!
-//! Three things tell:
-//! - The newest checkpoint: what it has something live in, or was being written, is there.
-//! - The gaps between those that are there. Segments have consecutive places in the log, and none goes before two
-//!   checkpoints cover it. So a gap is a missing segment if it lies behind what the checkpoint covers, or if there is no
-//!   checkpoint at all: then either a segment or the checkpoints that let it go are missing.
-//! - The footers: a segment is sealed after the next one was made, and says how far the log went by then. So the newest
-//!   segments are missed as long as the one before them is there.
+//! There are three sources:
+//! - The newest checkpoint: segments in which it has something live, or that were being written, must exist.
+//! - Gaps between existing segments. Segments have consecutive places in the log, and none is removed before two
+//!   checkpoints cover it. So a gap is a missing segment if it lies behind what the checkpoint covers, or if there is
+//!   no checkpoint at all: then either a segment or the checkpoints that permitted its removal are missing.
+//! - The footers: a segment is sealed after the next one was created, and says how far the log went by then. So it is
+//!   noticed when the newest segments are missing, as long as the one before them exists.
 //!
-//! Not noticed: the segments since a start, if all of them are missing and no checkpoint was written since the first. What
-//! the process before it left says nothing of them. Nor, without a checkpoint, that everything is missing.
+//! Not noticed: that all segments since a start are missing, if no checkpoint was written since the first of them,
+//! because what the former process left says nothing about them. Nor, without a checkpoint, that everything is missing.
 
 use super::checkpoint::Checkpoint;
 use super::index::Live;
 use super::segment::{LOG_DIR, SegmentHeader, path};
 use std::collections::BTreeMap;
 
-/// What must be there by a checkpoint, and what of it is live.
+/// Segments that must exist according to a checkpoint, and what is live in them.
 pub(crate) type Expected = BTreeMap<u32, Live>;
 
-/// A segment that is not there.
+/// A segment that is missing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Missing {
     pub(crate) id: u32,
-    /// Its path, as far as that is known.
+    /// Its path, if it is known.
     pub(crate) path: String,
     /// What is known to have been in it.
     pub(crate) why: String,
 }
 
-/// What is there.
+/// The segments that exist.
 pub(crate) struct Found<'a> {
     pub(crate) headers: &'a [SegmentHeader],
-    /// How far the log went, as the footers have it.
+    /// How far the log went, according to the footers.
     pub(crate) log_upto: u64,
 }
 
-/// What must be there by the newest checkpoint.
+/// The segments that must exist according to the newest checkpoint.
 pub(crate) fn expected(newest: &Checkpoint) -> Expected {
     let index = &newest.index;
-    // One that is being written goes only after it was sealed, which a later checkpoint says first.
+    // A segment that was being written is only removed after it was sealed, and a later checkpoint says so first.
     let written = newest.segments.iter().filter(|covered| !covered.sealed);
     let mut expected: Expected = written.map(|covered| (covered.header.id, Live::default())).collect();
     for span in index.queues.values().flat_map(|queue| queue.spans()) {
         expected.entry(span.segment).or_default().routes += u64::from(span.live);
     }
-    // A segment with nothing but deletions goes, without another checkpoint, when what they deleted is gone.
+    // A segment with only deletions is removed, without another checkpoint, when what they deleted no longer exists.
     for entry in index.keys.values().filter(|entry| !entry.deleted) {
         expected.entry(entry.at.segment).or_default().keys += 1;
     }
     expected
 }
 
-/// The segments that are not among those that were found. `expected` is what must be there by `checkpoint`. Files that
-/// are there, though they may say nothing, are `known`.
+/// The segments that are missing among those found. `expected` must exist according to `checkpoint`. `known`: files
+/// that exist, even if nothing in them is readable.
 pub(crate) fn find(
     checkpoint: Option<&Checkpoint>,
     expected: &Expected,
     there: &Found<'_>,
     known: impl Fn(u32) -> bool,
 ) -> Vec<Missing> {
-    // What no checkpoint covers begins with the first segment.
+    // Without a checkpoint, the log begins with the first segment.
     let none = Checkpoint::default();
     let no_word = if checkpoint.is_none() {
         ", and no checkpoint is left to say what was in it"

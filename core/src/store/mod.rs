@@ -1,9 +1,8 @@
-//! The log: what makes a confirm true after a power cut.
+//! The log: what makes a confirm hold after a power cut.
 //!
-//! One log per data directory. The engine hands over [`Batch`]es of records that reference messages; a committer encodes,
-//! checksums, writes and syncs them, holding no lock; a reader fetches bodies back, and tells which messages a queue has
-//! in the log. This module knows queues only by
-//! number: it never imports `queue` or `exchange`.
+//! One log per data directory. The engine hands over [`Batch`]es of records that reference messages. A committer
+//! encodes, checksums, writes and syncs them, holding no lock. A reader fetches bodies back, and tells which messages
+//! of a queue the log has. This module knows queues only by number: it never imports `queue` or `exchange`.
 //!
 //! How to use it, from the committer's thread:
 //!
@@ -19,15 +18,16 @@
 //!   store.close(now)?;
 //! ```
 //!
-//! The files, top down: `log` (the committer's side), `reader` and `page`, `recovery` (the start), `log/compact`,
-//! `checkpoint`, `backup` (a copy while it runs), `check` and `repair` (offline); below them `index` (what is live), `files` (what
-//! both sides share), `values`, `missing`, `quarantine`, `segment`, `footer`, `scan`, `directory`, `record`, `disk`.
+//! The files, from the top: `log` (the committer's side), `reader` and `page`, `recovery` (the start), `log/compact`,
+//! `checkpoint`, `backup` (a copy of a running store), `check` and `repair` (offline); below them `index` (what is
+//! live), `files` (shared by committer and readers), `values`, `missing`, `quarantine`, `segment`, `footer`, `scan`,
+//! `directory`, `record`, `disk`.
 //!
-//! What the store assumes of a medium: what was synced stays, in units of 512 bytes; a write may otherwise vanish, tear
-//! and be reordered as it likes; renames become durable in order, and by `sync_dir`. What it does not assume: that bytes
-//! stay what they were. Damage costs the records it hits, never the start.
+//! What the store assumes of a medium: bytes that were synced stay, in units of 512 bytes. Other writes may vanish,
+//! tear and be reordered. Renames become durable in order, and by `sync_dir`. It does not assume that bytes stay what
+//! they were: damage costs the records it hits, never the start.
 //!
-//! Not here: bodies in files of their own (`blob/`). A body that does not fit a segment gets a segment of its size.
+//! Not implemented: bodies in files of their own. A body that does not fit into a segment gets a segment of its size.
 
 mod backup;
 mod check;
@@ -80,52 +80,53 @@ use std::ops::Bound;
 use std::sync::Arc;
 use values::Values;
 
-/// A queue's number: never reused in the life of a data directory. The upper 24 bits are its vhost's, so that queues of a
-/// vhost are neighbours, and whose a queue is can be told when nothing else is left of it.
+/// A queue's number, which is never reused within a data directory. The upper 24 bits are its vhost's number, so that
+/// queues of a vhost are neighbours, and the vhost of a queue is known even if all its definitions are lost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct QueueId(pub u64);
 
 impl QueueId {
     const NUMBER_BITS: u32 = 40;
 
-    /// A queue of a vhost. `None` if there is no such number: a vhost has had 2^40 queues, there are 2^24 vhosts.
+    /// A queue of a vhost. `None` if the numbers are exhausted: 2^40 queues of a vhost, 2^24 vhosts.
     pub fn new(vhost: VhostId, number: u64) -> Option<QueueId> {
         let is_one = vhost <= VhostId::MAX && number < 1 << Self::NUMBER_BITS;
         is_one.then_some(QueueId(u64::from(vhost.0) << Self::NUMBER_BITS | number))
     }
-    /// Whose it is.
+    /// The queue's vhost.
     pub fn vhost(self) -> VhostId {
         VhostId((self.0 >> Self::NUMBER_BITS) as u32)
     }
-    /// Its number among the vhost's.
+    /// Its number within the vhost.
     pub fn number(self) -> u64 {
         self.0 & ((1 << Self::NUMBER_BITS) - 1)
     }
-    /// All queues of a vhost.
+    /// The range of all queues of a vhost.
     pub(crate) fn all_of(vhost: VhostId) -> std::ops::RangeInclusive<QueueId> {
         let first = u64::from(vhost.0) << Self::NUMBER_BITS;
         QueueId(first)..=QueueId(first | ((1 << Self::NUMBER_BITS) - 1))
     }
 }
 
-/// Counts batches of one engine, from 1. `durable(ticket)` covers that batch and all before it.
+/// Numbers the batches of one engine, from 1. A report for a ticket covers that batch and all before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub u64);
 
-/// One queue a message goes to.
+/// A message's place in one queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Route {
-    /// Which queue.
+    /// The queue.
     pub queue: QueueId,
-    /// Its sequence number there: grows by one per message of the queue, logged or not.
+    /// The message's sequence number there. It grows by one for each message of the queue, logged or not.
     pub seq: u64,
-    /// The entry's QoS and flags, given back when it is listed. Opaque to the store but for [`Route::TRANSIENT`].
+    /// The entry's QoS and flags, which are returned when it is listed. Opaque to the store except
+    /// [`Route::TRANSIENT`].
     pub flags: u8,
 }
 
 impl Route {
-    /// The bit of `flags` that is the store's, too: the message was logged for this queue to free memory only. A restart
-    /// drops it.
+    /// The one bit of `flags` that the store knows: the message was logged for this queue only to free memory. A
+    /// restart drops it.
     pub const TRANSIENT: u8 = 1 << 5;
 }
 
@@ -135,37 +136,37 @@ pub type Routes = SmallVec<[Route; 1]>;
 /// What the engine wants written.
 #[derive(Debug)]
 pub enum Record {
-    /// A message and the queues that hold it. Skipped if the engine cancelled it before the committer took it.
+    /// A message, and its places in queues. It is skipped if the engine cancelled it before the committer took it.
     Message {
-        /// What.
+        /// The message.
         message: Message,
-        /// Where.
+        /// Its places.
         routes: Routes,
     },
-    /// What consumers settled since the last such record.
+    /// What consumers have settled since the last such record.
     Acks(Box<[QueueAcks]>),
-    /// Something smaller changed about a message or a session.
+    /// A small change of a message or a session.
     State(State),
-    /// A keyed record: the newest value under a key wins; `None` deletes it.
+    /// A keyed record: the newest value of a key counts; `None` deletes the key.
     Key {
         /// The key: vhost, kind and name, see [`key()`].
         key: Box<[u8]>,
         /// The value.
         value: Option<Box<[u8]>>,
     },
-    /// Nothing but the time: whoever writes it may rely, once it is durable, on no later start going on from an earlier
-    /// one. It has no record of its own on disk; the head of its batch carries the time.
+    /// Only the time. Once it is durable, no later start continues from an earlier time. On disk it has no record of its
+    /// own; the batch's header carries the time.
     Time,
-    /// All messages of the queue below `upto` are gone.
+    /// All messages of the queue below `upto` are removed.
     Purge {
-        /// Which queue.
+        /// The queue.
         queue: QueueId,
-        /// First sequence that stays.
+        /// The first sequence that stays.
         upto: u64,
     },
-    /// The queue and all its messages are gone.
+    /// The queue and all its messages are removed.
     QueueDelete {
-        /// Which queue.
+        /// The queue.
         queue: QueueId,
     },
 }
@@ -175,18 +176,18 @@ pub enum Record {
 pub struct QueueAcks {
     /// Which queue.
     pub queue: QueueId,
-    /// Inclusive ranges, ascending, not touching.
+    /// Inclusive ranges, ascending and not adjacent.
     pub settled: Vec<(u64, u64)>,
 }
 
-/// Small state changes.
+/// Small changes of state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Messages of the queue below `upto` may have been handed out before a crash.
+    /// Messages of the queue below `upto` may have been handed out.
     HandedOut {
-        /// Which queue.
+        /// The queue.
         queue: QueueId,
-        /// First sequence that was not.
+        /// The first sequence that was not handed out.
         upto: u64,
     },
     /// An outgoing QoS 2 message was given a packet id.
@@ -198,8 +199,8 @@ pub enum State {
         /// Its packet id.
         packet_id: u16,
     },
-    /// PUBREC arrived for an outgoing QoS 2 message: from here on only PUBREL is sent. The message's own sequence is
-    /// settled by [`Record::Acks`] at PUBCOMP, and the packet id is forgotten with it.
+    /// PUBREC arrived for an outgoing QoS 2 message: from now on only PUBREL is sent. The message's own sequence is
+    /// settled by [`Record::Acks`] at PUBCOMP, which also forgets the packet id.
     PacketIdReleased {
         /// The session's queue.
         queue: QueueId,
@@ -208,32 +209,32 @@ pub enum State {
         /// Its packet id.
         packet_id: u16,
     },
-    /// An incoming QoS 2 packet id is held (its message is stored), or forgotten.
+    /// An incoming QoS 2 packet id is remembered, because its message is stored, or forgotten.
     IncomingId {
         /// The session's queue.
         queue: QueueId,
         /// The publisher's packet id.
         packet_id: u16,
-        /// Held or forgotten.
+        /// Whether it is remembered; else it is forgotten.
         held: bool,
     },
-    /// A message came back from its consumers, this many times by now. Forgotten when it is settled.
+    /// A message came back from its consumers. Forgotten when the message is settled.
     Returned {
-        /// Which queue.
+        /// The queue.
         queue: QueueId,
         /// The message.
         seq: u64,
-        /// How often.
+        /// How often it has come back so far.
         count: u32,
     },
-    /// The message left one queue for others (dead-lettering): the payload is not written again. Acks of `from` follow
-    /// in the same group.
+    /// The message moved from one queue to another (dead-lettering); its payload is not written again. The acks of
+    /// `from` follow in the same group.
     DeadLettered {
-        /// The queue it leaves.
+        /// The queue that it leaves.
         from: QueueId,
         /// Its sequence there.
         from_seq: u64,
-        /// One of the queues it goes to.
+        /// Its place in one of the queues that it goes to.
         to: Route,
     },
 }
@@ -243,13 +244,14 @@ pub enum State {
 pub struct Batch {
     /// In order.
     pub records: Vec<Record>,
-    /// Ranges of `records` (start, end) that count together or not at all: recovery drops an incomplete group.
+    /// Ranges of `records` (start, end) that count as a whole or not at all: recovery drops an incomplete group.
     pub groups: Vec<(usize, usize)>,
-    /// The batch's number; `durable` reports it back.
+    /// The batch's number, which the log's reports carry.
     pub ticket: Ticket,
-    /// The most that anything in it waits for. `None`: nobody waits, and it may wait for company.
+    /// The highest durability that something in it waits for. `None`: nothing waits, and it may be written with a later
+    /// batch.
     pub need: Option<Durability>,
-    /// Estimate of the bytes it will write, for the 4 MiB limit.
+    /// Bytes that it will write, roughly, for the limit of 4 MiB.
     pub bytes: usize,
 }
 
@@ -260,45 +262,46 @@ impl Batch {
     }
 }
 
-/// A body the engine wants back in memory.
+/// A request for a body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Read {
-    /// Engine's own number for the queue, returned as it is.
+    /// The engine's own number for the queue, returned unchanged.
     pub queue: QueueId,
-    /// Which message.
+    /// The message.
     pub seq: u64,
-    /// Where its record lies.
+    /// The position of its record.
     pub at: Position,
-    /// Bytes of body that the engine waits for, returned as they are; 0 if it does not count them.
+    /// Bytes of body that the engine counts as being read, returned unchanged; 0 if it does not count them.
     pub waited: u32,
 }
 
-/// A part of a queue that the engine forgot and wants to know again: which messages, and where.
+/// A request for a part of a queue whose entries are not in memory: which messages are there, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageRead {
     /// Which queue.
     pub queue: QueueId,
-    /// The first sequence that is wanted.
+    /// The first sequence wanted.
     pub from: u64,
-    /// The last one.
+    /// The last sequence wanted.
     pub upto: u64,
-    /// About how many messages are wanted: a page ends early, but is empty only if there is nothing.
+    /// How many messages are wanted, roughly. A page may end early, but is only empty if there are none.
     pub count: usize,
 }
 
-/// The value of a keyed record that the engine wants back in memory. Ask for it only once the log has reported the batch
-/// with the record as written.
+/// A request for the value of a keyed record. It must not be made before the log has reported the batch with the record
+/// as written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeyRead {
-    /// Which record: see [`Record::Key`].
+    /// The key: see [`Record::Key`].
     pub key: Arc<[u8]>,
-    /// Engine's own number of the value it wants, returned as it is. The newest value in the log may be a later one.
+    /// The engine's own number for the value that it wants, returned unchanged. The newest value in the log may be a
+    /// later one.
     pub number: u64,
-    /// Bytes that the engine waits for, returned as they are.
+    /// Bytes that the engine counts as being read, returned unchanged.
     pub waited: u32,
 }
 
-/// What the engine asks the reader for.
+/// A request to the reader.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Request {
     /// A body.
@@ -309,10 +312,10 @@ pub enum Request {
     Key(KeyRead),
 }
 
-/// What the reader answers.
+/// An answer of the reader.
 #[derive(Debug)]
 pub enum Answer {
-    /// A body, or that there is none.
+    /// A body, or that it is lost.
     Body(Loaded),
     /// A part of a queue.
     Page(Page),
@@ -320,99 +323,100 @@ pub enum Answer {
     Key(LoadedKey),
 }
 
-/// What came back of a keyed record.
+/// The answer about a keyed record.
 #[derive(Debug)]
 pub struct LoadedKey {
-    /// As asked.
+    /// As requested.
     pub number: u64,
-    /// As asked.
+    /// As requested.
     pub waited: u32,
     /// What was found.
     pub found: FoundKey,
 }
 
-/// What is there under a key.
+/// What the log has under a key.
 #[derive(Debug, PartialEq, Eq)]
 pub enum FoundKey {
     /// The newest value that is written.
     Value(Box<[u8]>),
-    /// A newer one that is not written yet. Whoever wrote it has it in memory.
+    /// A newer one that is not written yet. Its writer still has it in memory.
     Newer,
-    /// No value: it was deleted since, or its record is damaged. A damaged one was set aside and counted.
+    /// No value: it was deleted, or its record is damaged. Damage was set aside and counted.
     Nothing,
 }
 
 /// Messages of a queue that are in the log.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
-    /// Of which queue.
+    /// The queue.
     pub queue: QueueId,
-    /// As asked.
+    /// As requested.
     pub from: u64,
-    /// The last sequence the page speaks for: what it does not list up to here is not there.
+    /// The page lists everything up to this sequence: messages not listed are not there.
     pub upto: u64,
     /// Live messages, ascending by sequence.
     pub entries: Vec<LogEntry>,
 }
 
-/// What came back.
+/// The answer about a body.
 #[derive(Debug)]
 pub struct Loaded {
-    /// As asked.
+    /// As requested.
     pub queue: QueueId,
-    /// As asked.
+    /// As requested.
     pub seq: u64,
-    /// As asked.
+    /// As requested.
     pub waited: u32,
-    /// The message, or `None` if its record is damaged (it was set aside and counted; the queue goes on without it).
+    /// The message. `None` if its record is damaged; that was set aside and counted, and the queue continues without
+    /// it.
     pub message: Option<Message>,
 }
 
-/// How far a start has come.
+/// The progress of a start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Opening {
-    /// The log's files are looked at, and read as far as no checkpoint covers them.
+    /// The log's files are opened, and read as far as no checkpoint covers them.
     Read {
         /// Files done.
         files: usize,
-        /// Files there are.
+        /// Files in all.
         of: usize,
     },
-    /// What the checkpoint has live is counted.
+    /// The live messages that the checkpoint knows are counted.
     Counted {
         /// Files done.
         files: usize,
-        /// Files with something live.
+        /// Files with live messages.
         of: usize,
     },
 }
 
-/// Everything a start finds, in the order the engine wants it.
+/// Everything that a start finds, in the order in which the engine needs it.
 #[derive(Debug, Default)]
 pub struct Recovered {
-    /// Live keyed records. [`Store::open_watched`] leaves out sessions, subscriptions and retained messages, of which there
-    /// may be millions: [`Recovered::each`] reads them.
+    /// Live keyed records. [`Store::open_watched`] leaves out sessions, subscriptions and retained messages, of which
+    /// there may be millions: [`Recovered::each`] reads them.
     pub keys: BTreeMap<Box<[u8]>, Box<[u8]>>,
-    /// What was left out, and where it is to be read.
+    /// The keys that were left out, and where to read them.
     values: Option<Arc<dyn Values>>,
-    /// Per queue: numbers and live messages. Queues that no keyed record knows are included: their definitions are
-    /// damaged, if they have messages; the engine deletes those that have none.
+    /// By queue: numbers and live messages. Queues without a keyed record are included. If they have messages, their
+    /// definitions are damaged; if not, the engine deletes them.
     pub queues: BTreeMap<QueueId, RecoveredQueue>,
-    /// Sessions whose deletion a record says. A session that is not there and not here is damaged.
+    /// Sessions for which a record of their deletion exists. A session that is neither here nor in `keys` is damaged.
     pub deleted_sessions: BTreeSet<Box<[u8]>>,
-    /// Keys of queues, bindings and subscriptions whose records may not have been synced: what they name may have been
-    /// torn off before them, and is then no damage.
+    /// Keys of queues, bindings and subscriptions whose records may not have been synced. The objects that they refer
+    /// to may have been cut off in the same crash, which is no damage.
     pub unsure: BTreeSet<Box<[u8]>>,
-    /// Highest wall clock in any record.
+    /// The highest wall clock in any record.
     pub wall: Wall,
-    /// Per vhost, the highest queue number in any record: see [`QueueId::number`].
+    /// By vhost, the highest queue number in any record: see [`QueueId::number`].
     pub queue_max: BTreeMap<VhostId, u64>,
-    /// Highest number of a vhost in any record.
+    /// The highest number of a vhost in any record.
     pub vhost_max: VhostId,
 }
 
 impl Recovered {
-    /// Takes out what belongs to a vhost, or to the node.
+    /// Removes and returns what belongs to a vhost, or to the node.
     pub fn take(&mut self, vhost: VhostId) -> Recovered {
         let first = key(vhost, KeyKind::Vhost, &[])[..3].to_vec().into_boxed_slice();
         let behind = (vhost < VhostId::MAX).then(|| {
@@ -451,8 +455,8 @@ impl Recovered {
         let all = keys.chain(queues).chain(left_out);
         all.filter(|vhost| *vhost != VhostId::NODE).collect()
     }
-    /// Calls `take` with each key of a vhost's kind, without what it begins with, and its value. What `keys` leaves out is
-    /// read from the log, each time anew, and no more of it is in memory at a time than a few records.
+    /// Calls `take` with each key of that kind and vhost, without its prefix, and its value. Keys that `keys` leaves
+    /// out are read from the log each time, and only a few records are in memory at a time.
     pub fn each(&self, vhost: VhostId, kind: KeyKind, take: &mut dyn FnMut(&[u8], &[u8])) {
         let prefix = key(vhost, kind, &[]);
         let from = self
@@ -465,7 +469,7 @@ impl Recovered {
             values.each(vhost, kind, take);
         }
     }
-    /// Reads what `keys` leaves out.
+    /// Reads the keys that `keys` leaves out.
     fn read_all(&mut self, mut take: impl FnMut(&mut Recovered, Box<[u8]>, &[u8])) {
         let Some(values) = self.values.take() else { return };
         for vhost in values.vhosts() {
@@ -478,35 +482,36 @@ impl Recovered {
     }
 }
 
-/// See [`Recovered`].
+/// A queue as a start finds it.
 #[derive(Debug, Default)]
 pub struct RecoveredQueue {
-    /// One past the highest sequence in any record, acks and hand-out marks included.
+    /// One more than the highest sequence in any record, acks and hand-out marks included.
     pub next_seq: u64,
-    /// Messages below it may have been handed out.
+    /// Messages with lower sequences may have been handed out.
     pub handed_out: u64,
-    /// Live messages, counted by their flags. Which ones they are, [`Reader::pages`] tells when it matters.
+    /// Live messages, counted by their flags. [`Reader::pages`] lists them when they are needed.
     pub messages: BTreeMap<u8, RecoveredMessages>,
-    /// Live messages that `packet_ids` names, in no order. They are not counted in `messages`.
+    /// Live messages that have packet ids, in no order. They are not counted in `messages`.
     pub in_flight: Vec<LogEntry>,
-    /// Incoming QoS 2 packet ids held.
+    /// Incoming QoS 2 packet ids that are remembered.
     pub incoming_ids: Vec<u16>,
-    /// Outgoing QoS 2 packet ids: sequence, packet id, whether PUBREC arrived. Ascending in order of assignment.
+    /// Outgoing QoS 2 packet ids: sequence, packet id, whether PUBREC arrived. In the order in which they were given.
     pub packet_ids: Vec<(u64, u16, bool)>,
     /// How often live messages came back from consumers, by sequence: see [`State::Returned`].
     pub returned: BTreeMap<u64, u32>,
-    /// Its messages may have been torn from a definition that was not synced: nobody was told that either is there.
+    /// Whether the queue's definition may have been cut off unsynced while its messages were kept. Neither was
+    /// confirmed then.
     pub is_torn: bool,
 }
 
-/// The live messages of one queue that have the same flags.
+/// Live messages of one queue that have the same flags.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecoveredMessages {
-    /// Lowest sequence.
+    /// The lowest sequence.
     pub first: u64,
-    /// Highest sequence.
+    /// The highest sequence.
     pub last: u64,
-    /// How many.
+    /// Their number.
     pub count: u64,
     /// Bytes of their bodies.
     pub bytes: u64,

@@ -1,5 +1,5 @@
-//! Which messages of a queue the log has, from a sequence on: the index says in which segments, their directories say
-//! where. A queue whose middle is not in memory is read back page by page through this.
+//! Which messages of a queue the log has, from a sequence on. The index says in which segments they are, the segments'
+//! directories say where. A queue whose middle is not in memory is read back page by page this way.
 //!
 //! ```text
 //!   index (shared, a look-up)      parts: (segment, first, last), what is dead between
@@ -8,8 +8,8 @@
 //!   directory of each segment      the footer, or what will be one; if neither holds, the records themselves
 //! ```
 //!
-//! A compaction may move messages between the two steps; then the directory lacks them, the index names another
-//! segment, and the page is looked up again.
+//! Compaction may move messages between the two steps. Then the directory lacks them, the index names another segment,
+//! and the page is looked up again.
 
 use super::directory::{Cursor, Directory, Entries, Listed};
 use super::disk::{Disk, DiskFile};
@@ -24,11 +24,11 @@ use crate::message::Position;
 use hashbrown::HashMap;
 use std::io;
 
-/// Directories kept, sorted by queue, in bytes.
+/// Bytes of directories that are kept, sorted by queue.
 const CACHE_BYTES: usize = 4 << 20;
-/// What a queue in a kept directory costs beside its entries.
+/// Bytes of a queue in a kept directory, without its entries.
 const QUEUE_BYTES: usize = 128;
-/// How often a page is looked up again before what is missing counts as lost. Each time, a compaction has overtaken it.
+/// How often a page is looked up again before missing messages count as lost. Each time, compaction has moved some.
 const TRIES: usize = 8;
 
 /// Where a page's messages should be.
@@ -37,10 +37,10 @@ struct Plan {
     parts: Vec<Part>,
     /// What is not live in the parts: ascending runs.
     dead: Vec<(u64, u64)>,
-    /// Messages that are in the queue because a later record said so: where they are, or whose payload it is.
+    /// Messages that a later record put into the queue: where they are, or whose payload they have.
     moved: Vec<LogEntry>,
     moved_routes: Vec<(QueueId, u64, LogEntry)>,
-    /// The last sequence the plan speaks for.
+    /// The last sequence that the plan covers.
     upto: u64,
 }
 
@@ -122,11 +122,11 @@ impl Plan {
     }
 }
 
-/// Looks pages up, each segment's directory once for all of them: a thousand queues that are emptied together have a
-/// thousand parts in each of many segments, and to sort a directory by queue is most of the work.
+/// Looks up pages, opening each segment's directory once for all of them. A thousand queues that are emptied together
+/// have a thousand parts in each of many segments, and sorting a directory by queue is most of the work.
 ///
 /// # Errors
-/// A segment that has a part of the page could not be read: its messages are there, and not known.
+/// A segment with a part of the page could not be read. Its messages exist, but are not known.
 pub(super) fn read<D: Disk>(
     shared: &Shared<D>,
     cache: &mut DirectoryCache,
@@ -190,7 +190,7 @@ impl Draft {
             self.error = Some(error);
         }
     }
-    /// Whether all was found that the index has.
+    /// Whether everything was found that the index has.
     fn is_whole<D: Disk>(&mut self, shared: &Shared<D>) -> bool {
         self.page.entries.sort_unstable_by_key(|entry| entry.seq);
         self.page.entries.dedup_by_key(|entry| entry.seq);
@@ -207,7 +207,7 @@ impl Draft {
     }
 }
 
-/// Whether something the plan expected and nobody found is somewhere else by now, or settled.
+/// Whether something that the plan expected and that was not found has moved or been settled meanwhile.
 fn has_changed<D: Disk>(shared: &Shared<D>, queue: QueueId, plan: &Plan, found: &[LogEntry]) -> bool {
     let index = shared.index.read();
     let missing = |seq: &u64| !plan.is_dead(*seq) && found.binary_search_by_key(seq, |entry| entry.seq).is_err();
@@ -251,14 +251,14 @@ fn list_part<D: Disk>(
     Ok(())
 }
 
-/// Directories of segments that were asked for, the last one first.
+/// Directories of recently used segments, the last one first.
 #[derive(Default)]
 pub(super) struct DirectoryCache {
     kept: Vec<Cached>,
-    /// Who leaves next.
+    /// The state for choosing the next one to evict.
     turn: u64,
-    /// Segments that could not be read for the pages that are being looked up, and why: a thousand pages need not try
-    /// each for itself.
+    /// Segments that could not be read for the pages being looked up, and why: so a thousand pages do not each try
+    /// again.
     failed: Vec<(u32, io::Error)>,
 }
 
@@ -268,7 +268,7 @@ struct Cached {
     segment: u32,
     queues: HashMap<QueueId, QueueList>,
     bytes: usize,
-    /// How far the directory was read. One of a segment that is being written grows.
+    /// How far the directory was read. The directory of a segment that is being written grows.
     read: Cursor,
     whole: bool,
 }
@@ -282,15 +282,15 @@ struct Cached {
 struct QueueList {
     bytes: Vec<u8>,
     end: Place,
-    /// Where the last page ended: the next one most likely begins there.
+    /// Where the last page ended, because the next one most likely begins there.
     resume: Place,
 }
 
-/// Behind an entry of a [`QueueList`].
+/// A place behind an entry of a [`QueueList`].
 #[derive(Clone, Copy, Debug, Default)]
 struct Place {
     at: usize,
-    /// The sequence that is one past the last.
+    /// One more than the sequence of the last entry.
     next: u64,
     offset: u32,
 }
@@ -308,10 +308,10 @@ impl QueueList {
             offset,
         };
     }
-    /// Appends the entries that are wanted, of which there are `live`.
+    /// Appends the wanted entries, of which `live` exist.
     fn find(&mut self, segment: u32, live: usize, wanted: impl Fn(u64) -> bool, into: &mut Vec<LogEntry>) {
         let before = into.len();
-        // A queue that was logged in order has all that is wanted behind the last page's end.
+        // If the queue was logged in order, all wanted entries are behind the end of the last page.
         for start in [self.resume, Place::default()] {
             into.truncate(before);
             let mut place = start;
@@ -350,7 +350,7 @@ impl QueueList {
 }
 
 impl Cached {
-    /// Sorts in what follows the part that was read.
+    /// Adds entries of the part that follows what was read.
     fn add(&mut self, following: &[u8]) {
         let mut entries = Entries::following(following, self.read);
         for listed in entries.by_ref() {
@@ -398,7 +398,8 @@ impl DirectoryCache {
         self.kept.insert(0, cached);
         let mut bytes: usize = self.kept.iter().map(|cached| cached.bytes).sum();
         while bytes > CACHE_BYTES && self.kept.len() > 1 {
-            // Any but this one: the same ones are asked for in turn, and the one that was not for longest would be next.
+            // Evict any but this one at random. Directories are used in turn, so the one unused for longest would be
+            // needed next.
             self.turn = self.turn.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let others = self.kept.len() - 1;
             bytes -= self.kept.swap_remove(1 + (self.turn >> 33) as usize % others).bytes;
@@ -407,19 +408,19 @@ impl DirectoryCache {
     }
 }
 
-/// Another error that says the same.
+/// Another error with the same text.
 fn same(error: &io::Error) -> io::Error {
     let code = error.raw_os_error().map(io::Error::from_raw_os_error);
     code.unwrap_or_else(|| io::Error::new(error.kind(), error.to_string()))
 }
 
-/// Reads what is not yet known of a segment's directory. Returns whether the segment is there.
+/// Reads the part of a segment's directory that is not known yet. Returns whether the segment exists.
 fn load<D: Disk>(cached: &mut Cached, shared: &Shared<D>, segment: u32) -> io::Result<bool> {
     let Some(pinned) = shared.pin(segment)? else {
         return Ok(false);
     };
     if let Some(open) = &pinned.directory {
-        // Copied, so that its writer does not wait.
+        // Copied, so that the segment's writer does not have to wait.
         let rest = |at| open.lock().following(at).to_vec();
         let mut before = None;
         while before != Some(cached.read.at) {
@@ -431,7 +432,7 @@ fn load<D: Disk>(cached: &mut Cached, shared: &Shared<D>, segment: u32) -> io::R
     match read_directory(&*pinned.file, &pinned.header)? {
         Some((_, directory)) => cached.add(directory.get(cached.read.at..).unwrap_or_default()),
         None => {
-            // Without a trailer it is one that a start could not seal.
+            // A segment without a trailer is one that a start could not seal.
             let had_trailer = Trailer::read(&*pinned.file)?.is_some();
             let scanned = scan(&pinned)?;
             if had_trailer {
@@ -448,7 +449,7 @@ fn load<D: Disk>(cached: &mut Cached, shared: &Shared<D>, segment: u32) -> io::R
     Ok(true)
 }
 
-/// A directory made from the records.
+/// Builds a directory from the records.
 fn scan<F: DiskFile>(pinned: &Pinned<F>) -> io::Result<Directory> {
     let mut directory = Directory::default();
     let mut scanner = Scanner::new(&*pinned.file, pinned.header.base, pinned.header.seed());

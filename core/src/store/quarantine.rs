@@ -1,6 +1,6 @@
 //! Damage is never deleted and never stops the store: the bytes are copied to `quarantine/`, with a note beside them.
 //!
-//! Names come from the place of the damage, so finding it again at the next start adds nothing.
+//! Names are derived from the place of the damage, so finding it again at the next start adds nothing.
 
 use super::disk::{Disk, DiskFile};
 use super::missing::Missing;
@@ -8,10 +8,10 @@ use super::stats::StoreStats;
 use std::io;
 use std::sync::atomic::Ordering;
 
-/// Where damage is set aside.
+/// The directory for damaged bytes.
 pub(crate) const DIR: &str = "quarantine";
 
-/// Copies damaged bytes and says why. Failing to do so is logged and otherwise harmless.
+/// Copies damaged bytes and notes the reason. A failure of that is logged and otherwise harmless.
 pub(crate) fn set_aside<D: Disk>(
     disk: &D,
     stats: &StoreStats,
@@ -50,7 +50,7 @@ fn copy<D: Disk>(disk: &D, name: &str, bytes: &[u8], note: &str) -> io::Result<(
     write_note(disk, &note_name, note)
 }
 
-/// Moves a whole file that nothing can be made of.
+/// Moves a file of which nothing is usable.
 pub(crate) fn move_file<D: Disk>(disk: &D, stats: &StoreStats, file: &str, why: &str) {
     stats.quarantined.fetch_add(1, Ordering::Relaxed);
     match moved(disk, file, why) {
@@ -59,7 +59,7 @@ pub(crate) fn move_file<D: Disk>(disk: &D, stats: &StoreStats, file: &str, why: 
     }
 }
 
-/// Moves a file whose removal failed, or was undone: it is not needed, and no damage.
+/// Moves a file whose removal failed or was undone. It is not needed, and no damage.
 pub(crate) fn move_leftover<D: Disk>(disk: &D, file: &str, why: &str) {
     match moved(disk, file, why) {
         Ok(place) => tracing::warn!(file, why, place, "a file that is not needed was set aside"),
@@ -81,7 +81,7 @@ fn moved<D: Disk>(disk: &D, file: &str, why: &str) -> io::Result<String> {
     Ok(place)
 }
 
-/// Notes that a whole segment is gone.
+/// Notes that a whole segment is missing.
 pub(crate) fn note_missing<D: Disk>(disk: &D, stats: &StoreStats, gone: &Missing) {
     stats.quarantined.fetch_add(1, Ordering::Relaxed);
     let name = format!("{:08}-missing", gone.id);

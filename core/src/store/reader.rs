@@ -1,4 +1,4 @@
-//! Fetches bodies back. Cloned into as many threads as like to read; never waits for the committer.
+//! Fetches bodies back. It can be cloned into any number of threads, and never waits for the committer.
 
 use super::disk::{Disk, DiskFile};
 use super::files::{Pinned, Shared};
@@ -11,14 +11,15 @@ use crate::message::{Message, Position};
 use std::io;
 use std::sync::Arc;
 
-/// Bytes read at once, at most: those from a message to the last one wanted that lies in them.
+/// The most bytes read at once: from a message to the last wanted one that fits.
 const READ_BYTES: usize = 64 << 10;
-/// What is read beside the body of the last one wanted: its header and properties, most likely.
+/// What is read in addition to the body of the last wanted message: usually its header and properties.
 const READ_BEHIND: usize = 4 << 10;
-/// Of two messages this far apart, the second one is read on its own: less is cheaper to copy than to ask for.
+/// If two messages are further apart than this, the second is read separately: the bytes between would cost more than a
+/// read.
 const READ_GAP: u32 = 8 << 10;
 
-/// See the module.
+/// Reads messages, pages of queues, and values of keys.
 pub struct Reader<D: Disk> {
     shared: Arc<Shared<D>>,
     directories: DirectoryCache,
@@ -30,25 +31,25 @@ impl<D: Disk> Clone for Reader<D> {
     }
 }
 
-/// What came of requests.
+/// The results of requests.
 #[derive(Debug, Default)]
 pub struct Served {
-    /// For the engine.
+    /// Answers for the engine.
     pub answers: Vec<Answer>,
-    /// What could not be read.
+    /// Requests that could not be read.
     pub failed: Vec<Request>,
-    /// Why the last of those could not.
+    /// The error of the last of these.
     pub error: Option<io::Error>,
 }
 
-/// Part of a segment in memory.
+/// A part of a segment in memory.
 pub(super) struct Chunk<F> {
     pinned: Pinned<F>,
     start: u64,
     bytes: Vec<u8>,
     /// Bytes to read at once.
     ahead: usize,
-    /// Of the file, once it is known.
+    /// The file's length, once it is known.
     file_len: Option<u64>,
 }
 
@@ -59,8 +60,8 @@ impl<D: Disk> Reader<D> {
             directories: DirectoryCache::default(),
         }
     }
-    /// Answers requests: the pages in the order asked, then the bodies, then the keys. What could not be read is in [`Served::failed`],
-    /// to be asked again: nothing is known of it.
+    /// Answers requests: first pages in the order requested, then bodies, then keys. Requests that could not be read
+    /// are in [`Served::failed`], to be tried again: nothing is known about them.
     pub fn serve(&mut self, requests: &[Request]) -> Served {
         let mut served = Served::default();
         let (mut pages, mut bodies, mut keys) = (Vec::new(), Vec::new(), Vec::new());
@@ -93,18 +94,18 @@ impl<D: Disk> Reader<D> {
         StoreStats::add(&self.shared.stats.read_errors, served.failed.len() as u64);
         served
     }
-    /// Tells which messages of queues are in the log, in the order asked.
+    /// Lists which messages of queues the log has, in the order requested.
     ///
     /// # Errors
-    /// A page's is that of a segment with a part of it, which could not be read.
+    /// An error of a page means that a segment with a part of it could not be read.
     pub fn pages(&mut self, asked: &[PageRead]) -> Vec<io::Result<Page>> {
         page::read(&self.shared, &mut self.directories, asked)
     }
-    /// Reads messages, in the order asked. A record whose checksum or place does not hold is set aside and counted, and
-    /// comes back as `None`, as does one that was settled and recycled meanwhile.
+    /// Reads messages in the order requested. A record with a wrong checksum or position is set aside and counted, and
+    /// returned as `None`. So is one that was settled and recycled meanwhile.
     ///
     /// # Errors
-    /// The bytes of a message could not be read. It is as good as before if a later read brings them.
+    /// The bytes of a message could not be read. It is not lost if a later read succeeds.
     pub fn read(&self, reads: &[Read]) -> Vec<io::Result<Loaded>> {
         let mut order: Vec<(Position, usize)> = reads
             .iter()
@@ -128,7 +129,7 @@ impl<D: Disk> Reader<D> {
             let body_len = |n: usize| reads.get(n).map_or(0, |read| read.waited);
             let following = order.iter().skip(i + 1).map(|&(next, n)| (next, body_len(n)));
             let ahead = read_ahead(at, body_len(n), following);
-            // A record may move between the look-up and the pin; the second look-up is then the true one.
+            // A record may move between the look-up and the pin. The second look-up then finds it.
             let message = match self.message(&mut chunk, at, ahead) {
                 Ok(Fetched::Gone) => match reads.get(n).map(|read| self.shared.resolve(read.at)) {
                     Some(now) if now != at => self.message(&mut chunk, now, READ_BEHIND),
@@ -145,10 +146,10 @@ impl<D: Disk> Reader<D> {
         }
         loaded
     }
-    /// Reads the newest values of keys, in the order asked. A record that does not hold is set aside and counted.
+    /// Reads the newest values of keys in the order requested. A damaged record is set aside and counted.
     ///
     /// # Errors
-    /// The bytes of a record could not be read. It is as good as before if a later read brings them.
+    /// The bytes of a record could not be read. It is not lost if a later read succeeds.
     pub fn keys(&self, reads: &[KeyRead]) -> Vec<io::Result<FoundKey>> {
         let mut order: Vec<(Position, usize)> = Vec::with_capacity(reads.len());
         let mut found: Vec<io::Result<FoundKey>> = Vec::with_capacity(reads.len());
@@ -174,7 +175,7 @@ impl<D: Disk> Reader<D> {
         }
         found
     }
-    /// Where the newest record of a key lies, or what there is to say without reading it.
+    /// The position of the newest record of a key, or the answer that needs no read.
     fn place_of(&self, key: &[u8]) -> Result<Position, FoundKey> {
         let index = self.shared.index.read();
         let newest = index.keys.get(key).filter(|entry| !entry.deleted).map(|entry| entry.at);
@@ -203,10 +204,10 @@ impl<D: Disk> Reader<D> {
                 Ok(_) => break,
                 Err(nowhere) => return Ok(nowhere),
             }
-            // What was read ahead may not have been written then.
+            // Bytes that were read ahead may not have been written then.
             *chunk = None;
         }
-        // The segment is gone, or what is there does not hold.
+        // The segment no longer exists, or the record there is damaged.
         if let Some(chunk) = chunk {
             let bytes = chunk.sample(at.offset);
             let why = format!("the record of {} does not hold", super::describe(key));
@@ -214,7 +215,7 @@ impl<D: Disk> Reader<D> {
         }
         Ok(FoundKey::Nothing)
     }
-    /// The value of a key at that place; `Ok(None)` if no record of it is there that holds.
+    /// The value of a key at that position; `Ok(None)` if there is no valid record of it.
     fn value_at(
         &self,
         chunk: &mut Option<Chunk<D::File>>,
@@ -223,7 +224,7 @@ impl<D: Disk> Reader<D> {
         ahead: usize,
     ) -> io::Result<Option<Box<[u8]>>> {
         if chunk.as_ref().is_none_or(|chunk| chunk.pinned.header.id != at.segment) {
-            // The pin of the segment before goes first.
+            // Release the pin of the former segment first.
             *chunk = None;
             *chunk = self.shared.pin(at.segment)?.map(Chunk::new);
         }
@@ -235,7 +236,7 @@ impl<D: Disk> Reader<D> {
     }
     fn message(&self, chunk: &mut Option<Chunk<D::File>>, at: Position, ahead: usize) -> io::Result<Fetched> {
         if chunk.as_ref().is_none_or(|chunk| chunk.pinned.header.id != at.segment) {
-            // The pin of the segment before goes first.
+            // Release the pin of the former segment first.
             *chunk = None;
             *chunk = self.shared.pin(at.segment)?.map(Chunk::new);
         }
@@ -267,7 +268,7 @@ impl Served {
     }
 }
 
-/// How many bytes to read at `at`, where a body of that length is, and those at `following` are wanted next.
+/// How many bytes to read at `at`, where a body of that length is, if those at `following` are wanted next.
 fn read_ahead(at: Position, body_len: u32, following: impl Iterator<Item = (Position, u32)>) -> usize {
     let end = |from: Position, body_len: u32| from.offset.saturating_add(body_len);
     let mut last = end(at, body_len);
@@ -301,12 +302,12 @@ impl<F: DiskFile> Chunk<F> {
     pub(super) fn header(&self) -> &SegmentHeader {
         &self.pinned.header
     }
-    /// The message at `offset`; `Ok(None)` if what is there does not hold.
+    /// The message at `offset`; `Ok(None)` if it is damaged.
     fn message(&mut self, offset: u32) -> io::Result<Option<Message>> {
         let found = self.record(offset)?.filter(|raw| raw.kind == Kind::Message);
         Ok(found.and_then(|raw| MessageHead::parse(raw.head)?.message(raw.payload)))
     }
-    /// The record at `offset`; `Ok(None)` if what is there does not hold.
+    /// The record at `offset`; `Ok(None)` if it is damaged.
     pub(super) fn record(&mut self, offset: u32) -> io::Result<Option<record::Raw<'_>>> {
         let lsn = self.pinned.header.base + u64::from(offset);
         let seed = self.pinned.header.seed();
@@ -342,19 +343,19 @@ impl<F: DiskFile> Chunk<F> {
             self.start = at;
             let mut read = self.pinned.file.read_at(&mut self.bytes, at);
             if read.is_err() && want > len {
-                // What was read ahead may be what is unreadable: that is no reason to fail this one.
+                // If only bytes read ahead are unreadable, this read must not fail.
                 self.bytes.truncate(len);
                 read = self.pinned.file.read_at(&mut self.bytes, at);
             }
             if let Err(error) = read {
-                // Bytes that were not read must not be found here later.
+                // Bytes that were not read must not be used later.
                 self.bytes.clear();
                 return Err(error);
             }
         }
         Ok(skip(self).and_then(|skip| self.bytes.get(skip..skip + len)))
     }
-    /// Some bytes at `offset`, for the note.
+    /// Some bytes at `offset`, for the note in the quarantine.
     pub(super) fn sample(&mut self, offset: u32) -> Vec<u8> {
         let mut bytes = vec![0; READ_BYTES];
         let got = self.pinned.file.read_at(&mut bytes, u64::from(offset)).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! One record of the log: bytes to meaning and back.
+//! The format of one record of the log.
 //!
 //! ```text
 //!   0        4        8                16   17    18       20       24           24+head          len
@@ -46,7 +46,7 @@ use crate::time::Wall;
 pub(crate) const HEADER_BYTES: usize = 24;
 /// Records begin at multiples of this.
 pub(crate) const ALIGN: usize = 8;
-/// No record is longer.
+/// The most bytes of a record.
 pub(crate) const RECORD_BYTES_MAX: usize = 1 << 30;
 
 /// What a record is. The numbers are on disk.
@@ -81,16 +81,16 @@ impl Kind {
     }
 }
 
-/// Part of a group.
+/// The record is part of a group.
 pub(crate) const GROUP: u8 = 1;
-/// First of its group.
+/// It is the first of its group.
 pub(crate) const FIRST: u8 = 2;
-/// Last of its group.
+/// It is the last of its group.
 pub(crate) const LAST: u8 = 4;
 /// A keyed record without a value.
 pub(crate) const DELETED: u8 = 8;
 
-/// A record whose header, checksum and LSN hold.
+/// A record with valid header, checksum and LSN.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Raw<'a> {
     pub(crate) kind: Kind,
@@ -99,7 +99,7 @@ pub(crate) struct Raw<'a> {
     pub(crate) payload: &'a [u8],
 }
 
-/// What the header says before the checksum was looked at: enough to fetch the rest.
+/// The record's length according to its header, before the checksum was checked: enough to read the rest.
 pub(crate) fn peek(header: &[u8], lsn: u64) -> Option<usize> {
     let mut input = Input(header.get(4..)?);
     let len = input.u32()? as usize;
@@ -132,20 +132,20 @@ pub(crate) fn open(bytes: &[u8], lsn: u64, seed: u32) -> Option<Raw<'_>> {
     })
 }
 
-/// A keyed record whose checksum does not hold, but whose header can be read.
+/// A keyed record with a wrong checksum and a readable header.
 pub(crate) struct LegibleKey {
     pub(crate) flags: u8,
     pub(crate) head: Vec<u8>,
-    /// The record's length, without padding.
+    /// The record's length without padding.
     pub(crate) len: usize,
 }
 
-/// Reads the key of a damaged record, whose value may be lost. The address and the length must hold. A single flipped bit in
-/// the rest is found by the checksum and corrected in the copy that is returned, so that it cannot turn one key into another.
+/// Reads the key of a damaged record, whose value may be lost. Its LSN and length must be right. A single flipped bit
+/// elsewhere is found by the checksum and corrected in the returned copy, so that it cannot turn one key into another.
 pub(crate) fn legible_key(bytes: &[u8], lsn: u64, seed: u32) -> Option<LegibleKey> {
     let mut input = Input(bytes.get(4..)?);
     let len = input.u32()? as usize;
-    // A damaged message may be large and is of no interest here. Its kind is more than one bit away from a key's.
+    // A damaged message may be large and is not needed here. Its kind differs from a key's by more than one bit.
     let is_maybe_key = |kind: u8| (kind ^ Kind::Key as u8).count_ones() <= 1;
     if input.u64()? != lsn || !(HEADER_BYTES..=RECORD_BYTES_MAX).contains(&len) || !is_maybe_key(input.u8()?) {
         return None;
@@ -164,7 +164,7 @@ pub(crate) fn legible_key(bytes: &[u8], lsn: u64, seed: u32) -> Option<LegibleKe
     (kind == Kind::Key).then_some(LegibleKey { flags, head, len })
 }
 
-/// The bit of a record, counted from its start, that must have been flipped if it was only one. `None` if one flipped bit does
+/// The bit of a record, counted from its start, that was flipped, if it was only one. `None` if one flipped bit does
 /// not explain the checksum.
 fn flipped_bit(bytes: &[u8], seed: u32) -> Option<usize> {
     /// CRC-32C's polynomial, lowest bit first.
@@ -175,7 +175,7 @@ fn flipped_bit(bytes: &[u8], seed: u32) -> Option<usize> {
     if difference.count_ones() == 1 {
         return Some(difference.trailing_zeros() as usize);
     }
-    // How a flip of the last bit changes the checksum; each step back shifts that once more.
+    // The change of the checksum by a flip of the last bit. Each step towards the start shifts it once more.
     let mut change = POLYNOMIAL;
     for bit in (32..bytes.len() * 8).rev() {
         if change == difference {
@@ -186,7 +186,7 @@ fn flipped_bit(bytes: &[u8], seed: u32) -> Option<usize> {
     None
 }
 
-/// A record being encoded at the end of a buffer. `out.len()` must be a multiple of 8.
+/// A record that is being encoded at the end of a buffer. `out.len()` must be a multiple of 8.
 pub(crate) struct Encoder<'a> {
     out: &'a mut Vec<u8>,
     start: usize,
@@ -202,14 +202,14 @@ impl<'a> Encoder<'a> {
         out.extend_from_slice(&[kind as u8, flags, 0, 0, 0, 0, 0, 0]);
         Encoder { out, start, seed }
     }
-    /// Where the head is to be appended.
+    /// The buffer that the head is appended to.
     pub(crate) fn head(&mut self) -> &mut Vec<u8> {
         self.out
     }
-    /// Ends the head, appends the payload, the checksum and the padding.
+    /// Ends the head, and appends the payload, the checksum and the padding.
     ///
     /// # Panics
-    /// If the record is longer than 4 GiB; the limits of the protocols are far below.
+    /// If the record is longer than 4 GiB. The protocols' limits are far below.
     pub(crate) fn finish(mut self, payload: &[u8]) {
         self.end_head(payload.len());
         let Encoder { out, start, seed } = self;
@@ -218,7 +218,7 @@ impl<'a> Encoder<'a> {
         out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
         out.resize(out.len().next_multiple_of(ALIGN), 0);
     }
-    /// Ends the head of a record whose payload is written behind it, and not copied for that. Returns the record's length,
+    /// Ends the head of a record whose payload is written behind it without being copied. Returns the record's length
     /// without padding.
     ///
     /// # Panics
@@ -231,7 +231,7 @@ impl<'a> Encoder<'a> {
         out[start..start + 4].copy_from_slice(&crc.to_le_bytes());
         len
     }
-    /// Fills in the lengths. Returns the record's.
+    /// Fills in the lengths. Returns the record's length.
     fn end_head(&mut self, payload: usize) -> usize {
         let Encoder { out, start, .. } = self;
         let head = out.len() - *start - HEADER_BYTES;
@@ -245,17 +245,18 @@ impl<'a> Encoder<'a> {
     }
 }
 
-// Heads, one pair of functions per kind.
+// Heads: one pair of functions for each kind.
 
-/// Opens every write.
+/// The head of a BATCH, which opens every write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct BatchHead {
     /// Everything below was synced when this was written.
     pub(crate) durable: u64,
     pub(crate) wall: Wall,
-    /// Where the write before ended in this segment: what lies between is padding, and anything else is not.
+    /// Where the write before ended in this segment. The bytes between are padding; other bytes are a hole.
     pub(crate) previous_end: u32,
-    /// Room for a replicated log: of two batches with one index, the one of the higher term counts. 0 and 0 today.
+    /// Reserved for a replicated log: of two batches with the same index, the one with the higher term counts. 0 and 0
+    /// today.
     pub(crate) term: u64,
     pub(crate) index: u64,
 }
@@ -284,7 +285,7 @@ impl BatchHead {
 #[derive(Clone, Debug)]
 pub(crate) struct MessageHead {
     pub(crate) envelope: Envelope,
-    /// Who published it, where that is kept.
+    /// The user who published it, if that is stored.
     pub(crate) user: Option<Box<[u8]>>,
     pub(crate) lengths: PayloadLengths,
     pub(crate) routes: Routes,
@@ -298,15 +299,15 @@ mod bit {
     pub(super) const PRIORITY: u8 = 16;
     pub(super) const DEADLINE: u8 = 32;
     pub(super) const QOS_SHIFT: u8 = 6;
-    /// Of the second byte.
+    /// Bits of the second byte.
     pub(super) const USER: u8 = 1;
 }
 
-/// Bytes of a message's head without its routes, at most.
+/// The most bytes of a message's head without its routes.
 const MESSAGE_HEAD_MAX: usize = 4 + 10 + 10 + 2 + USER_MAX + 2 + 3 + 5 + 10;
-/// Bytes of a user's name, at most.
+/// The most bytes of a user's name.
 const USER_MAX: usize = 255;
-/// Bytes of one route, at most.
+/// The most bytes of one route.
 pub(crate) const ROUTE_MAX: usize = 22;
 
 impl MessageHead {
@@ -350,7 +351,7 @@ impl MessageHead {
     pub(crate) fn parse(head: &[u8]) -> Option<Self> {
         let mut input = Input(head);
         let (bits, more) = (input.u8()?, input.u8()?);
-        // A bit that this release does not know may mean bytes that it would take for others.
+        // An unknown bit may stand for further bytes, which this release would misread.
         if more & !bit::USER != 0 {
             return None;
         }
@@ -414,7 +415,7 @@ impl MessageHead {
     }
 }
 
-/// Bytes the record of such a message takes, at most.
+/// The most bytes of the record of such a message.
 pub(crate) fn message_bytes_max(payload: usize, routes: usize) -> usize {
     HEADER_BYTES + MESSAGE_HEAD_MAX + routes * ROUTE_MAX + payload + ALIGN
 }
@@ -472,7 +473,7 @@ pub(crate) fn parse_acks(head: &[u8]) -> Option<Vec<QueueAcks>> {
     Some(acks)
 }
 
-/// Ascending inclusive runs, as the gap to the one before and the length less one.
+/// Ascending inclusive runs, each as its gap to the run before and its length minus one.
 pub(crate) fn put_runs(runs: impl Iterator<Item = (u64, u64)>, count: usize, out: &mut Vec<u8>) {
     put_varint(out, count as u64);
     let mut next = 0;
@@ -481,7 +482,7 @@ pub(crate) fn put_runs(runs: impl Iterator<Item = (u64, u64)>, count: usize, out
     }
 }
 
-/// One of such runs, of which `next` is the first sequence behind the one before. Returns that of this one.
+/// One of these runs. `next` is the first sequence behind the run before. Returns the same for this run.
 pub(crate) fn put_run(next: u64, (first, last): (u64, u64), out: &mut Vec<u8>) -> u64 {
     debug_assert!(first >= next && last >= first, "runs ascend");
     put_varint(out, first.wrapping_sub(next));
@@ -494,7 +495,7 @@ pub(crate) fn parse_runs(input: &mut Input<'_>) -> Option<Vec<(u64, u64)>> {
     let mut runs = Vec::with_capacity(count);
     let mut next = 0u64;
     for _ in 0..count {
-        // Wrapping mirrors the encoder; a run that would end before it begins is refused.
+        // Wrapping mirrors the encoder. A run that would end before it begins is refused.
         let first = next.wrapping_add(input.varint()?);
         let last = first.checked_add(input.varint()?)?;
         runs.push((first, last));
@@ -578,7 +579,7 @@ pub(crate) fn parse_key(head: &[u8]) -> Option<(u64, &[u8])> {
     Some((version, input.bytes(len)?))
 }
 
-/// Where the payload lies and which queues hold it, too.
+/// The position of the payload, and the queues that it is added to.
 pub(crate) fn put_ref(at: Position, routes: &[Route], out: &mut Vec<u8>) {
     put_varint(out, u64::from(at.segment));
     put_varint(out, u64::from(at.offset));

@@ -1,4 +1,4 @@
-//! The start: from files to what is live.
+//! The start: finds out from the files what is live.
 //!
 //! ```text
 //!   checkpoint ──► what is live below `covered`, segment by segment
@@ -11,18 +11,20 @@
 //!   covered and sealed: the directory, filtered by all that ──► Recovered, and an index built from what is really there
 //! ```
 //!
-//! Of the messages in covered segments, which may be many millions, nothing is kept but counts: their directories are
-//! read one after the other, once it is known what was settled since.
+//! Covered segments may have many millions of messages, of which only counts are kept: their directories are read one
+//! after the other, once it is known what was settled since.
 //!
 //! Rules:
-//! - The next sequence of a queue is one past the highest in *any* record, also of dropped groups, acks, hand-out marks:
-//!   a number that was ever on disk is never used again, or old acks would apply to new messages.
-//! - A hole below what its epoch knew to be synced is damage: copied to `quarantine/`. Above it is a torn tail. Reading
-//!   goes on past both.
-//! - Bytes that could not be read are no damage: the start tries again, and fails if that lasts. It changes nothing then.
-//! - A group that is not whole is dropped, unless it was synced and is damaged: then what is left of it counts.
-//! - What was read is synced before it is believed: it may have been in the page cache only. If that fails, so does the
-//!   start: what it would answer for may be gone after the next power cut, as after any sync that fails.
+//! - The next sequence of a queue is one more than the highest in *any* record, including dropped groups, acks and
+//!   hand-out marks. A number that was ever on disk is never used again; otherwise old acks would apply to new
+//!   messages.
+//! - A hole below what its epoch knew to be synced is damage, and copied to `quarantine/`. Above it is a torn tail.
+//!   Reading continues behind both.
+//! - Bytes that could not be read are no damage. The start tries again, and fails if that lasts; then it has changed
+//!   nothing.
+//! - An incomplete group is dropped, unless it was synced and is damaged: then the rest of it counts.
+//! - What was read is synced before it is used, because it may have been in the page cache only. If that fails, so does
+//!   the start: as after any failed sync, the next power cut could take away what the start had answered for.
 
 use super::checkpoint::{self, Checkpoint, Covered, Marks};
 use super::directory::{Directory, Entries, Listed};
@@ -64,11 +66,11 @@ pub(super) struct Found<D: Disk> {
     pub(super) spares: Vec<Spare>,
     /// Something was found that no checkpoint covers.
     pub(super) replayed: bool,
-    /// All of it is sealed, so that no later start judges it.
+    /// All of it is sealed, so that no later start judges it again.
     pub(super) is_settled: bool,
 }
 
-/// Reads a data directory, which is locked.
+/// Reads a locked data directory.
 pub(super) fn recover<D: Disk>(
     disk: &Arc<D>,
     settings: &StoreSettings,
@@ -124,7 +126,7 @@ pub(super) fn recover<D: Disk>(
     }
     recovery.miss(&files);
     recovery.judge();
-    recovery.bury();
+    recovery.apply_deletions();
     let mut recovered = recovery.settle(progress)?;
     let lost = recovery.lost_deletions(&mut recovered);
     recovery.hand_over_keys(lost, &mut recovered)?;
@@ -158,47 +160,48 @@ fn failed(what: String) -> impl FnOnce(io::Error) -> StoreError {
 
 struct Recovery<D: Disk> {
     shared: Arc<Shared<D>>,
-    /// The process died, and no power cut tore what it wrote: only the end of a file may be missing.
+    /// The process died without a power cut, so nothing is torn: only the end of a file may be missing.
     has_run_on: bool,
-    /// All that was found is sealed, so that no later start judges it.
+    /// Everything found is sealed, so that no later start judges it again.
     is_settled: bool,
-    /// Every record is read, and what does not hold found.
+    /// Every record is read, so that all damage is found.
     is_thorough: bool,
     checkpoint: Option<Box<Checkpoint>>,
-    /// Segments that must be there, as the newest checkpoint has it, if that is the one that was read.
+    /// Segments that must exist according to the newest checkpoint, if that could be read.
     expected: Expected,
-    /// How far the log went, as the footers have it.
+    /// How far the log went, according to the footers.
     log_upto: u64,
-    /// Payloads that moves of the checkpoint name.
+    /// Payloads that moves in the checkpoint refer to.
     known_roots: HashSet<Root>,
-    /// Payloads that moves name, and those among them that were found.
+    /// Payloads that moves refer to, and those that were found.
     wanted: HashSet<Root>,
     /// Segments in which the checkpoint has live messages.
     needed: HashSet<u32>,
     roots: HashMap<Root, (Position, u32)>,
     queues: BTreeMap<QueueId, FoundQueue>,
     moves: BTreeMap<(QueueId, u64), Move>,
-    /// Keys while reading; queues at the end.
+    /// Filled with keys while reading, and with queues at the end.
     index: Index,
     segments: BTreeMap<u32, Segment>,
     marks: Marks,
-    /// Per epoch, the highest LSN of the log known to be synced.
+    /// By epoch, the highest LSN of the log known to be synced.
     durable: HashMap<u32, u64>,
     holes: Vec<Hole>,
     incomplete: Vec<Incomplete>,
-    /// Purges and deletions of queues behind a hole: what was lost in it may have moved a message out of the queue.
+    /// Purges and deletions of queues behind a hole. A lost record may have moved a message out of the queue before.
     doubtful: Vec<(SegmentHeader, u32, Op)>,
-    /// Keys that speak of others, in records that may not have been synced.
+    /// Keys that refer to others, in records that may not have been synced.
     unsure: Vec<(SegmentHeader, u32, Box<[u8]>)>,
     unsealed: Vec<Unsealed>,
-    /// Segments whose directories are all that is to be read of them.
+    /// Segments of which only the directory has to be read.
     listed: Vec<u32>,
     replayed: bool,
 }
 
 #[derive(Default)]
 struct FoundQueue {
-    /// Every message a record gave it, in any order, duplicates included; but not those that `listed` segments list.
+    /// All messages that records put into it, in any order and with duplicates, except those that `listed` segments
+    /// list.
     entries: Vec<LogEntry>,
     settled: Ranges,
     next_seq: u64,
@@ -211,9 +214,9 @@ struct FoundQueue {
     first_segment: u32,
     /// See [`super::index::QueueIndex::copies`].
     copies: Segments,
-    /// Where its first message lies that no checkpoint covers.
+    /// Its first message that no checkpoint covers.
     first_message: Option<(SegmentHeader, u32)>,
-    /// A checkpoint knows it, or a message of it was synced for certain.
+    /// Whether a checkpoint knows it, or a message of it was certainly synced.
     is_sure: bool,
 }
 
@@ -221,17 +224,17 @@ struct Hole {
     header: SegmentHeader,
     from: u32,
     to: u32,
-    /// It is known to have been synced, whatever the batches say.
+    /// It is known to have been synced, whatever batches say.
     certain: bool,
 }
 
-/// A group of which not all records were found.
+/// A group of which some records are missing.
 struct Incomplete {
     header: SegmentHeader,
-    /// Offset of its first record.
+    /// The offset of its first record.
     at: u32,
     ops: Vec<Op>,
-    /// It is known to have been synced whole.
+    /// It is known to have been synced as a whole.
     certain: bool,
 }
 
@@ -239,7 +242,7 @@ struct Incomplete {
 struct Unsealed {
     header: SegmentHeader,
     end: u32,
-    /// What was found to hold nothing, damage and torn tails alike.
+    /// Its holes, whether damage or torn tails.
     holes: Vec<(u32, u32)>,
     directory: Directory,
 }
@@ -263,13 +266,13 @@ impl<D: Disk> Recovery<D> {
             }
             match checkpoint::read(self.disk(), file)? {
                 checkpoint::Read::Missing => {}
-                // Set aside at once: the next checkpoint would push the good one out.
+                // Set aside at once; otherwise the next checkpoint would replace the valid one.
                 checkpoint::Read::Damaged => {
                     quarantine::move_file(self.disk(), &self.shared.stats, file, WHY);
                     self.replayed = true;
                 }
                 checkpoint::Read::Good(found) => {
-                    // What an older one has live may have been recycled since.
+                    // Segments in which an older checkpoint has something live may have been recycled since.
                     if file == checkpoint::FILE {
                         self.expected = missing::expected(&found);
                     }
@@ -303,7 +306,7 @@ impl<D: Disk> Recovery<D> {
         self.checkpoint = Some(found);
     }
 
-    /// The index is complete. Reads the values that are read at once, and says where the others are.
+    /// The index is complete. Reads the values that are read at once, and notes where the others are.
     fn hand_over_keys(&mut self, lost: Vec<Box<[u8]>>, recovered: &mut Recovered) -> Result<(), StoreError> {
         let numbers = self.index.vhosts.iter().map(|(id, vhost)| (*id, vhost.queue_max));
         recovered.queue_max = numbers.collect();
@@ -316,7 +319,7 @@ impl<D: Disk> Recovery<D> {
         Ok(())
     }
 
-    /// Removes drafts and counts the spares.
+    /// Removes drafts, and collects the spares.
     fn tidy(&mut self, settings: &StoreSettings) -> Result<Vec<Spare>, StoreError> {
         let disk = self.shared.disk.clone();
         let mut spares = Vec::new();
@@ -338,18 +341,18 @@ impl<D: Disk> Recovery<D> {
                         .map(|len| len >= u64::from(settings.segment_bytes))
                 };
                 if is_spare && dir == LOG_DIR && spares.len() < SPARES_MAX && whole().unwrap_or(false) {
-                    // Most are: they were segments.
+                    // Most of them have been segments.
                     spares.push(Spare {
                         path: file,
                         written: true,
                     });
                 } else if is_spare || name == "draft" || file == AHEAD {
-                    // Not durable, and it need not be: the next start does it again.
+                    // This is not durable and need not be: the next start repeats it.
                     let _ = disk.remove(&file);
                 }
             }
         }
-        // A process that died may have renamed them a moment ago. See `Spare`.
+        // A process that died may have renamed them just before. See `Spare`.
         if !spares.is_empty()
             && let Err(error) = disk.sync_dir(LOG_DIR)
         {
@@ -360,9 +363,9 @@ impl<D: Disk> Recovery<D> {
         Ok(spares)
     }
 
-    /// Says which segments are not there although something was live in them, or others were written behind them.
+    /// Reports segments that are missing although something was live in them, or others were written behind them.
     fn miss(&mut self, files: &[(&str, u32)]) {
-        // Places of what is missing are not used again.
+        // Places of missing segments are not used again.
         self.marks.next_base = self.marks.next_base.max(self.log_upto);
         let there: Vec<SegmentHeader> = self.segments.values().map(|segment| segment.header).collect();
         let found = missing::Found {
@@ -385,7 +388,7 @@ impl<D: Disk> Recovery<D> {
             .copied()
     }
 
-    /// Whether a segment was recycled before the checkpoint, although its file is still there or there again.
+    /// Whether a segment was recycled before the checkpoint, although its file still exists or exists again.
     fn is_retired(&self, id: u32) -> bool {
         let before = self
             .checkpoint
@@ -397,11 +400,11 @@ impl<D: Disk> Recovery<D> {
     fn read_file(&mut self, dir: &str, id: u32) -> Result<(), StoreError> {
         let name = path(dir, id);
         if self.is_retired(id) {
-            // What it says was settled long ago, by records that are gone.
+            // What it contains was settled long ago, by records that no longer exist.
             let header = self.disk().open_patiently(&name);
             let header = header.and_then(|file| SegmentHeader::read(&Patient(Arc::new(file))));
             if let Err(error) = header {
-                // Nobody needs it, and it will be seen to when it can be read.
+                // It is not needed, and will be handled when it can be read.
                 tracing::warn!(file = name, %error, "a file that is not needed cannot be read");
             } else if matches!(header, Ok(Ok(header)) if header.id == id) {
                 quarantine::move_leftover(self.disk(), &name, "it was recycled before");
@@ -425,7 +428,7 @@ impl<D: Disk> Recovery<D> {
                     known: VERSION,
                 });
             }
-            // The checkpoint remembers what the file forgot.
+            // The checkpoint knows what the file has lost.
             (Err(BadHeader::Damaged), Some(covered)) => {
                 tracing::warn!(file = name, "no copy of the header holds; the checkpoint has it");
                 covered.header
@@ -470,7 +473,7 @@ impl<D: Disk> Recovery<D> {
         }
     }
 
-    /// Writes a header again whose first copy does not hold: the next start may find no other.
+    /// Writes a header again whose first copy is damaged, because the next start may find no valid one.
     fn heal_header(&self, file: &Patient<D::File>, header: &SegmentHeader) {
         let mut first = [0; SECTOR as usize];
         if let Err(error) = file.read_at(&mut first, 0) {
@@ -487,7 +490,8 @@ impl<D: Disk> Recovery<D> {
         }
     }
 
-    /// Whether what is live in a covered, sealed segment can be told from its directory, and is left for later.
+    /// Whether the directory of a covered and sealed segment is enough to find what is live in it, so that it is left
+    /// for later.
     fn is_listed(&mut self, file: &Patient<D::File>, covered: &Covered) -> io::Result<bool> {
         let id = covered.header.id;
         let is_needed = self.needed.contains(&id);
@@ -512,16 +516,16 @@ impl<D: Disk> Recovery<D> {
         Ok(false)
     }
 
-    /// Whether a checkpoint that covers a key's record leaves the key out, although it may be there. A vhost that the
-    /// checkpoint does not know is deleted; the record of its deletion may have lain in the same segment, and then the
-    /// checkpoint need not know of that either.
+    /// Whether a checkpoint that covers a key's record leaves the key out, although it may exist. A vhost that the
+    /// checkpoint does not know is deleted. The record of its deletion may have been in the same segment, and the
+    /// checkpoint need not know about it either.
     fn is_covered_bulk(&self, key: &[u8]) -> bool {
         let checkpoint = self.checkpoint.as_ref();
         let has_vhost = |vhost| checkpoint.is_none_or(|checkpoint| checkpoint.index.vhosts.contains_key(&vhost));
         key::is_bulk(key) && key::vhost_of(key).is_none_or(has_vhost)
     }
 
-    /// Takes from a directory the keys that checkpoints leave out.
+    /// Reads the keys from a directory that checkpoints leave out.
     fn find_bulk_keys(&mut self, segment: u32, directory: &[u8]) {
         for listed in Entries::new(directory) {
             if let Listed::Key {
@@ -567,7 +571,7 @@ impl<D: Disk> Recovery<D> {
         header.kind != SegmentKind::Log || header.base + u64::from(at) < durable
     }
 
-    /// Tells damage from torn tails, now that all batches have said what they knew.
+    /// Tells damage from torn tails, now that all batches have been read.
     fn judge(&mut self) {
         let durable = |header: &SegmentHeader| self.durable.get(&header.epoch).copied().unwrap_or(0);
         let is_synced = |header: &SegmentHeader, at: u32| {
@@ -589,7 +593,7 @@ impl<D: Disk> Recovery<D> {
             }
         }
         for leftover in &self.unsealed {
-            // The tail of an unsealed segment, which its own epoch knew to be longer.
+            // The tail of an unsealed segment that its own epoch knew to be longer.
             if is_synced(&leftover.header, leftover.end.next_multiple_of(SECTOR)) {
                 self.shared
                     .damaged(&leftover.header, leftover.end, &[], "the segment's end is missing");
@@ -608,13 +612,13 @@ impl<D: Disk> Recovery<D> {
             self.apply(&header, op);
         }
         for group in kept {
-            // Its segment's directory does not list it, so the records stay the truth.
+            // Its segment's directory does not list it, so the records must be read again.
             self.unsealed.retain(|leftover| leftover.header.id != group.header.id);
             for op in group.ops {
                 self.apply(&group.header, op);
             }
         }
-        // Last: by now every older value of a key is known.
+        // Done last, when all older values of a key are known.
         for (header, from, to) in damaged {
             let bytes = self.bytes(&header, from, to);
             if self.find_legible_keys(&header, from, &bytes) {
@@ -624,9 +628,9 @@ impl<D: Disk> Recovery<D> {
         }
     }
 
-    /// Looks for damaged records of retained messages in a segment without a footer, where no directory names what was lost.
-    /// A key that can still be read makes the older value of that key outdated: the start must not bring that value back. Returns
-    /// whether it found any.
+    /// Looks for damaged records of retained messages in a segment without a footer, where no directory says what was
+    /// lost. A key that is still readable makes the older value of that key outdated: the start must not restore that
+    /// value. Returns whether it found any.
     fn find_legible_keys(&mut self, header: &SegmentHeader, from: u32, bytes: &[u8]) -> bool {
         let covered_end = self.segments.get(&header.id).map_or(0, |segment| segment.covered);
         let mut found = false;
@@ -672,10 +676,10 @@ impl<D: Disk> Recovery<D> {
         bytes
     }
 
-    /// Gives segments without a footer one, so that they are read once only.
+    /// Writes footers for segments without one, so that their records need not be read again.
     fn seal_leftovers(&mut self) {
         for leftover in std::mem::take(&mut self.unsealed) {
-            // Also one that never got a record: without it there would be a gap, as if it had been lost.
+            // Also a segment that never got a record: without it there would be a gap, as if it had been lost.
             let (id, header) = (leftover.header.id, leftover.header);
             let directory = Arc::new(Mutex::new(leftover.directory));
             let sealed = || -> io::Result<(u32, u64)> {
@@ -697,7 +701,7 @@ impl<D: Disk> Recovery<D> {
                 }
                 Err(error) => {
                     self.is_settled = false;
-                    // Whatever the file has at its end is no directory, and no damage.
+                    // Bytes at the file's end are no directory, and no damage.
                     self.shared.add(header, None, Some(directory));
                     tracing::warn!(segment = id, %error, "a segment was not sealed; the next start reads it");
                 }

@@ -1,9 +1,9 @@
-//! `gatepost check --repair`: makes a damaged directory one that has no damage, without losing more than is lost.
+//! `gatepost check --repair`: turns a damaged directory into one without damage, losing no more than is lost already.
 //!
-//! A start does most of it: it sets aside what does not hold, cuts torn tails, seals what has no footer, and forgets what
-//! is gone. What it leaves, because it need not read every byte, is done here: headers, footers and trailers are written
-//! again from the records, and a checkpoint from everything. Records that do not hold stay where they are, listed as
-//! holes, besides their copies in `quarantine/`: no byte that is not derived is changed.
+//! A start does most of it: it sets damaged records aside, cuts torn tails, seals segments without footers, and forgets
+//! missing records. What it leaves, because it need not read every byte, is done here: headers, footers and trailers
+//! are written again from the records, and a checkpoint from everything. Damaged records stay where they are, listed as
+//! holes, in addition to their copies in `quarantine/`: only derived bytes are changed.
 
 use super::check::{Progress, Report, check, check_locked};
 use super::directory::Directory;
@@ -30,16 +30,16 @@ pub struct Repaired {
     pub before: Report,
     /// What was done, in words, with paths in the data directory.
     pub done: Vec<String>,
-    /// What is there now; `None` if there was nothing to do.
+    /// The state afterwards; `None` if there was nothing to do.
     pub after: Option<Report>,
-    /// Live messages, once per queue, and queues that hold or held any.
+    /// Live messages, counted once per queue; and queues that have or had any.
     pub messages: u64,
     /// See `messages`.
     pub queues: u64,
 }
 
 impl Repaired {
-    /// Whether the directory has no damage any more.
+    /// Whether the directory is free of damage now.
     pub fn is_clean(&self) -> bool {
         self.after.as_ref().unwrap_or(&self.before).is_clean()
     }
@@ -63,11 +63,11 @@ impl fmt::Display for Repaired {
     }
 }
 
-/// Repairs a data directory. Does nothing to one that has no damage and no left-over files. `progress` is called after
-/// each file that is read, twice in all.
+/// Repairs a data directory. Does nothing if it has no damage and no left-over files. `progress` is called after each
+/// file read, twice for each file.
 ///
 /// # Errors
-/// If a process has the directory, if it cannot be listed or something in it not be read, or if it is another release's.
+/// A process has the directory; it cannot be listed or something in it not read; or it belongs to another release.
 pub fn repair<D: Disk>(
     disk: Arc<D>,
     settings: StoreSettings,
@@ -123,7 +123,7 @@ pub fn repair<D: Disk>(
 }
 
 impl<D: Disk> Store<D> {
-    /// Writes again what can be derived of a segment, if it is one of the `harmed`.
+    /// Writes derived parts of a segment again, if it is one of the `harmed`.
     fn mend(&mut self, id: u32, harmed: &BTreeSet<&str>, done: &mut Vec<String>) -> Result<(), StoreError> {
         let Some(segment) = self.segments.get(&id) else {
             return Ok(());
@@ -147,10 +147,10 @@ impl<D: Disk> Store<D> {
         }
         let ending = match Trailer::read(&patient).map_err(unread)?.map(|trailer| trailer.ending) {
             Some(Ending::Cut) => Ending::Cut,
-            // Where a start left the end open, what is left of its groups counts.
+            // If a start left its end open, the rest of an incomplete group counts.
             Some(Ending::Full | Ending::Mended) | None => Ending::Mended,
         };
-        // What a checkpoint covered was whole when it was written.
+        // Everything that a checkpoint covered was valid when it was written.
         let groups_from = if ending == Ending::Cut { covered } else { u32::MAX };
         let (directory, holes) = records_of(&patient, &header, end, groups_from).map_err(unread)?;
         let count = holes.len();
@@ -161,8 +161,8 @@ impl<D: Disk> Store<D> {
     }
 }
 
-/// What a segment's footer is to say: its messages and keys, and where nothing holds. From `groups_from` on, groups
-/// that are not whole do not count.
+/// What a segment's footer should say: its messages and keys, and its holes. From `groups_from` on, incomplete groups
+/// do not count.
 fn records_of<F: DiskFile>(
     file: &F,
     header: &super::segment::SegmentHeader,

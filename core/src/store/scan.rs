@@ -1,7 +1,7 @@
-//! Reads a segment's records in order, past holes.
+//! Reads a segment's records in order, skipping holes.
 //!
-//! A record's LSN is its address, so looking for the next one behind a hole compares eight bytes at each multiple of
-//! eight and checks the few that match.
+//! A record's LSN is its address. So to find the next record behind a hole, eight bytes are compared at each multiple
+//! of eight, and only the few matches are checked further.
 
 use super::disk::{DiskFile, SECTOR};
 use super::record::{self, ALIGN, BatchHead, HEADER_BYTES, Kind, Raw};
@@ -11,9 +11,9 @@ use std::io;
 
 /// What lies in a segment.
 pub(crate) enum Scanned<'a> {
-    /// A record that holds. `len` counts its padding to 8 bytes.
+    /// A valid record. `len` includes its padding to 8 bytes.
     Record { offset: u32, len: u32, raw: Raw<'a> },
-    /// Bytes that hold nothing, with records behind them.
+    /// Bytes without a valid record, with records behind them.
     Hole { from: u32, to: u32 },
 }
 
@@ -22,9 +22,9 @@ pub(crate) struct Scanner<'f, F> {
     window: Window<'f, F>,
     base: u64,
     seed: u32,
-    /// Behind the last good record.
+    /// The end of the last valid record.
     end: u32,
-    /// Where the next good record was found, if that is known already.
+    /// Where the next valid record was found, if that is known already.
     found: Option<u32>,
 }
 
@@ -38,16 +38,16 @@ impl<'f, F: DiskFile> Scanner<'f, F> {
             found: None,
         }
     }
-    /// Behind the last good record: where the log ends, once [`Scanner::next`] has returned `None`.
+    /// The end of the last valid record: the end of the log, once [`Scanner::next`] has returned `None`.
     pub(crate) fn end(&self) -> u32 {
         self.end
     }
     /// # Errors
-    /// The scan ended early because bytes could not be read. To be asked once [`Scanner::next`] has returned `None`.
+    /// The scan ended early because bytes could not be read. Call it after [`Scanner::next`] has returned `None`.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
         self.window.failed.take().map_or(Ok(()), Err)
     }
-    /// Length of what may be read as the file.
+    /// The length up to which the file may be read.
     #[cfg(feature = "fuzzing")]
     pub(crate) fn file_len(&self) -> u64 {
         self.window.len
@@ -78,7 +78,7 @@ impl<'f, F: DiskFile> Scanner<'f, F> {
             raw,
         })
     }
-    /// The first good record at or behind `from`.
+    /// The first valid record at or behind `from`.
     fn find(&mut self, from: u32) -> Option<u32> {
         let mut at = from;
         loop {
@@ -93,7 +93,7 @@ impl<'f, F: DiskFile> Scanner<'f, F> {
             at = at.checked_add(ALIGN as u32)?;
         }
     }
-    /// Whether the record at `offset` says that the write before it ended where the last good record did.
+    /// Whether the record at `offset` says that the write before it ended where the last valid record did.
     fn is_padding(&mut self, offset: u32) -> bool {
         let lsn = self.base + u64::from(offset);
         let Some(len) = self

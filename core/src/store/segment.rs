@@ -10,20 +10,21 @@
 //!   trailer  magic 8 │ crc32c 4 │ header 56 │ footer offset 4 │ end 4 │ ending 4
 //! ```
 //!
-//! - The header is there twice, in two pages, and a third time in the trailer: damage to one costs nothing.
-//! - A write begins on a fresh 512-byte sector if what lies before it was synced, so that no later tear can take it back.
-//!   Every write begins with a BATCH that says where the one before ended: what lies between is padding, anything else
-//!   that is no record is a hole. The kernel writes blocks of 4 KiB, and so the synced sectors of the last one once more,
-//!   with the bytes they have: a medium that writes sectors whole has the old bytes or the same. To begin each write on a
-//!   block of its own would also bear with one that loses a block which it fails to write. It costs no bytes written (a
-//!   sync of 200 bytes writes 4 KiB either way), but eight times the room: a device that publishes 200 bytes at a time
-//!   would fill 4 KiB with each.
-//! - The footer begins on a block of its own: whoever seals a segment, be it a start after a power cut, or a repair,
-//!   writes no block that has records in it.
+//! - The header is stored twice, in two pages, and a third time in the trailer: damage to one costs nothing.
+//! - A write begins on a fresh 512-byte sector if everything before it was synced, so that no later tear can take it
+//!   back. Every write begins with a BATCH that says where the one before ended: the bytes between are padding, and
+//!   other bytes that are no record are a hole. The kernel writes blocks of 4 KiB, and so rewrites the synced sectors
+//!   of the last block with the same bytes: a medium that writes whole sectors has the old bytes or the same. If each
+//!   write began on a block of its own, that would also survive a medium that loses a block which it fails to write. It
+//!   costs no bytes written (a sync of 200 bytes writes 4 KiB either way), but eight times the space: a device that
+//!   publishes 200 bytes at a time would fill 4 KiB with each.
+//! - The footer begins on a block of its own, so that sealing a segment, by a start after a power cut or by a repair,
+//!   never rewrites a block with records in it.
 //! - The footer is written when the segment is full and everything in it is synced (*sealed*). A start that finds a
-//!   segment without one reads its records and seals it; that footer says so, and lists the holes, because they were
-//!   judged then and are not to be judged again.
-//! - Room for the footer is kept while the segment fills, so sealing needs no more disk than was taken at the start.
+//!   segment without one reads its records and seals it. That footer says so, and lists the holes, because they were
+//!   judged then and must not be judged again.
+//! - Space for the footer is kept while the segment fills, so sealing needs no more disk than was allocated at the
+//!   start.
 
 use super::directory::Directory;
 use super::disk::{BLOCK, Disk, DiskFile, SECTOR};
@@ -38,17 +39,17 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Offset of the first record.
+/// The offset of the first record.
 pub(crate) const RECORDS_AT: u32 = HEADER_COPY_AT + SECTOR;
-/// Offset of the header's second copy.
+/// The offset of the header's second copy.
 const HEADER_COPY_AT: u32 = 4096;
-/// Where the copies of the header are that a segment begins with.
+/// The offsets of the header's copies at the beginning of a segment.
 const HEADERS_AT: [u64; 2] = [0, HEADER_COPY_AT as u64];
 /// Bytes of a header.
 const SEGMENT_HEADER_BYTES: usize = 56;
-/// The format this release writes and reads.
+/// The format that this release writes and reads.
 pub(crate) const VERSION: u32 = 3;
-/// Bytes kept for the footer besides the directory: its head, alignment before and behind it, and the trailer.
+/// Bytes kept for the footer without the directory: its head, alignment before and behind it, and the trailer.
 pub(crate) const FOOTER_ROOM: usize = HEADER_BYTES + 32 + BLOCK as usize + 2 * SECTOR as usize;
 const MAGIC: [u8; 8] = *b"GATEPSEG";
 const TRAILER_MAGIC: [u8; 8] = *b"GATEPEND";
@@ -59,9 +60,9 @@ const TRAILER_MAGIC: [u8; 8] = *b"GATEPEND";
 pub(crate) enum SegmentKind {
     /// The log as it was written.
     Log = 0,
-    /// Messages that outlived their segment.
+    /// Messages copied by compaction.
     Messages = 1,
-    /// Keyed records that outlived their segment.
+    /// Keyed records copied by compaction.
     Keys = 2,
 }
 
@@ -74,7 +75,7 @@ impl SegmentKind {
             _ => return None,
         })
     }
-    /// The directory such segments are in.
+    /// The directory of such segments.
     pub(crate) fn dir(self) -> &'static str {
         match self {
             SegmentKind::Log => LOG_DIR,
@@ -83,9 +84,9 @@ impl SegmentKind {
     }
 }
 
-/// Where the log is.
+/// The directory of the log.
 pub(crate) const LOG_DIR: &str = "log";
-/// Where the survivors of compaction are.
+/// The directory of segments written by compaction.
 pub(crate) const COLD_DIR: &str = "cold";
 
 /// The path of a segment.
@@ -99,32 +100,32 @@ pub(crate) fn id_of(name: &str) -> Option<u32> {
     (digits.len() >= 8 && digits.bytes().all(|b| b.is_ascii_digit())).then(|| digits.parse().ok())?
 }
 
-/// What a segment says of itself.
+/// The header of a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SegmentHeader {
     pub(crate) id: u32,
-    /// Grows with each start that writes.
+    /// It grows with each start that writes.
     pub(crate) epoch: u32,
     pub(crate) kind: SegmentKind,
     /// Unpredictable, so that no body can imitate a record.
     pub(crate) salt: u64,
-    /// LSN of offset 0.
+    /// The LSN of offset 0.
     pub(crate) base: u64,
-    /// Bytes set aside for it.
+    /// Bytes allocated for the segment.
     pub(crate) size: u32,
 }
 
-/// Why a header is not one.
+/// Why a header is not usable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum BadHeader {
-    /// Its checksum does not hold.
+    /// Its checksum is wrong.
     Damaged,
-    /// It is fine, and from another release.
+    /// It is valid, and from another release.
     Version(u32),
 }
 
 impl SegmentHeader {
-    /// What the checksums of its records start from.
+    /// The seed of its records' checksums.
     pub(crate) fn seed(&self) -> u32 {
         let seed = crc32c::crc32c_append(self.epoch, &self.id.to_le_bytes());
         crc32c::crc32c_append(seed, &self.salt.to_le_bytes())
@@ -191,10 +192,10 @@ impl SegmentHeader {
         sector[..SEGMENT_HEADER_BYTES].copy_from_slice(&self.encode(MAGIC));
         HEADERS_AT.iter().try_for_each(|at| file.write_at(&sector, *at))
     }
-    /// Reads the header of a file, from whichever of its copies holds.
+    /// Reads the header of a file, from whichever copy is valid.
     ///
     /// # Errors
-    /// None that could be read holds, and one could not be read.
+    /// No copy that could be read is valid, and one could not be read.
     pub(crate) fn read<F: DiskFile>(file: &F) -> io::Result<Result<SegmentHeader, BadHeader>> {
         let mut sector = [0; SECTOR as usize];
         let mut unread = None;
@@ -268,16 +269,17 @@ impl Trailer {
     }
 }
 
-/// Up to where a file is read: what is missing of its last block reads as zeros. A footer behind it makes them part of
-/// the file, and a record that a power cut took nothing but zeros from is then whole: so it is from the start.
+/// The length up to which a file is read: missing bytes of its last block read as zeros. A later footer would make them
+/// part of the file, and a record of which a power cut took only zeros would become valid then. This way it is valid from
+/// the start.
 pub(crate) fn room<F: DiskFile>(file: &F) -> io::Result<u64> {
     Ok(file.len()?.next_multiple_of(u64::from(BLOCK)))
 }
 
-/// The directory of a sealed segment, if its footer holds.
+/// The directory of a sealed segment, if its footer is valid.
 ///
 /// # Errors
-/// It could not be read, which says nothing about whether it holds.
+/// It could not be read. That does not say whether it is valid.
 pub(crate) fn read_directory<F: DiskFile>(file: &F, header: &SegmentHeader) -> io::Result<Option<(Footer, Vec<u8>)>> {
     let Some(trailer) = Trailer::read(file)?.filter(|t| t.header == *header) else {
         return Ok(None);
@@ -306,27 +308,28 @@ pub(crate) struct SegmentWriter<F> {
     pub(crate) header: SegmentHeader,
     pub(crate) file: Arc<F>,
     seed: u32,
-    /// End of what was written.
+    /// The end of what was written.
     end: u32,
-    /// End of what was synced.
+    /// The end of what was synced.
     synced: u32,
-    /// Encoded and not yet written; it begins at `pending_at`.
+    /// Encoded and not written yet. It begins at `pending_at`.
     pending: Vec<u8>,
     pending_at: u32,
-    /// Readers of an unfinished segment look things up in it.
+    /// The directory so far. Readers of the unfinished segment look things up in it.
     pub(crate) directory: Arc<Mutex<Directory>>,
 }
 
 impl<F: DiskFile> SegmentWriter<F> {
-    /// Makes the file of `header`: from `spare`, a file of at least its size, if there is one. Durable when it returns.
+    /// Creates the segment's file: from `spare`, a file of at least its size, if there is one. It is durable when this
+    /// returns.
     pub(crate) fn create<D: Disk<File = F>>(
         disk: &D,
         header: SegmentHeader,
         spare: Option<&str>,
     ) -> io::Result<SegmentWriter<F>> {
         let dir = header.kind.dir();
-        // The file gets its name only once its header is on the medium: a segment whose header does not hold is then
-        // damage, never a crash.
+        // The file gets its name only when its header is on the medium. So a segment with an invalid header is always
+        // damage, and never the result of a crash.
         let draft = format!("{dir}/draft");
         let file = match spare {
             Some(spare) => {
@@ -337,10 +340,11 @@ impl<F: DiskFile> SegmentWriter<F> {
             None => disk.create(&draft)?,
         };
         if spare.is_some() {
-            // A stale trailer would speak for the old contents.
+            // A trailer of the former content would be taken for this segment's.
             file.write_at(&[0; SECTOR as usize], file.len()?.saturating_sub(u64::from(SECTOR)))?;
         }
-        // So that the records find room, whoever else fills the disk meanwhile. Without, they may find some.
+        // Allocate space for the records, which something else could use up meanwhile. If that fails, there may still
+        // be space.
         let _ = file.allocate(u64::from(header.size));
         header.write(&file)?;
         file.sync_data()?;
@@ -353,7 +357,7 @@ impl<F: DiskFile> SegmentWriter<F> {
             Arc::default(),
         ))
     }
-    /// Goes on behind `end`, where everything is synced.
+    /// Continues behind `end`, where everything is synced.
     pub(crate) fn resume(header: SegmentHeader, file: Arc<F>, end: u32, directory: Arc<Mutex<Directory>>) -> Self {
         let seed = header.seed();
         SegmentWriter {
@@ -367,7 +371,7 @@ impl<F: DiskFile> SegmentWriter<F> {
             directory,
         }
     }
-    /// Offset of the next record.
+    /// The offset of the next record.
     pub(crate) fn position(&self) -> u32 {
         if self.pending.is_empty() {
             self.begin_at()
@@ -375,7 +379,7 @@ impl<F: DiskFile> SegmentWriter<F> {
             self.pending_at + self.pending.len() as u32
         }
     }
-    /// End of what was written.
+    /// The end of what was written.
     pub(crate) fn end(&self) -> u32 {
         self.end
     }
@@ -391,7 +395,7 @@ impl<F: DiskFile> SegmentWriter<F> {
     pub(crate) fn is_unsynced(&self) -> bool {
         self.synced < self.end
     }
-    /// Whether it never got a record.
+    /// Whether it contains no record.
     pub(crate) fn is_blank(&self) -> bool {
         self.end == RECORDS_AT && self.pending.is_empty()
     }
@@ -399,14 +403,15 @@ impl<F: DiskFile> SegmentWriter<F> {
     pub(crate) fn pending(&self) -> usize {
         self.pending.len()
     }
-    /// Whether `bytes` more of records, listed in `listed` bytes, leave room for the footer, and the directory short.
+    /// Whether `bytes` more of records, whose directory entries take `listed` bytes, leave space for the footer and
+    /// keep the directory within its limit.
     pub(crate) fn has_room(&self, bytes: usize, listed: usize) -> bool {
         let after = self.position() as usize + BATCH_BYTES_MAX + bytes;
         let lists = self.directory.lock().len();
         let is_short = lists == 0 || lists + listed <= directory_bytes_max(self.header.size);
         is_short && after + lists + listed + FOOTER_ROOM <= self.header.size as usize
     }
-    /// Where a new write begins.
+    /// The offset at which a new write begins.
     fn begin_at(&self) -> u32 {
         if self.synced < self.end {
             self.end
@@ -414,7 +419,7 @@ impl<F: DiskFile> SegmentWriter<F> {
             self.end.next_multiple_of(SECTOR)
         }
     }
-    /// Begins a write, if none is begun.
+    /// Begins a write, unless one has begun.
     pub(crate) fn begin(&mut self, durable: u64, wall: Wall) {
         if self.pending.is_empty() {
             self.pending_at = self.begin_at();
@@ -428,7 +433,7 @@ impl<F: DiskFile> SegmentWriter<F> {
             self.put(Kind::Batch, 0, &[], |out| head.put(out));
         }
     }
-    /// Appends a record to the write that was begun. Returns its offset and length.
+    /// Appends a record to the write. Returns its offset and length.
     pub(crate) fn put(&mut self, kind: Kind, flags: u8, payload: &[u8], head: impl FnOnce(&mut Vec<u8>)) -> (u32, u32) {
         let before = self.pending.len() as u32;
         let offset = self.pending_at + before;
@@ -443,7 +448,7 @@ impl<F: DiskFile> SegmentWriter<F> {
         encoder.finish(payload);
         (offset, self.pending.len() as u32 - before)
     }
-    /// Appends a message and lists it. Returns its offset.
+    /// Appends a message and adds it to the directory. Returns its offset.
     pub(crate) fn put_message(&mut self, message: &Message, routes: &[Route], flags: u8) -> u32 {
         let (envelope, lengths, payload) = (message.envelope(), message.lengths(), message.payload());
         let (offset, _) = self.put(Kind::Message, flags, payload, |out| {
@@ -453,7 +458,7 @@ impl<F: DiskFile> SegmentWriter<F> {
         self.directory.lock().message(offset, body_len, routes);
         offset
     }
-    /// Appends a copy of a stored message, for other routes, and lists it. Returns its offset.
+    /// Appends a copy of a stored message with other routes, and adds it to the directory. Returns its offset.
     pub(crate) fn put_copy(&mut self, head: &MessageHead, payload: &[u8], routes: &[Route]) -> u32 {
         let (offset, _) = self.put(Kind::Message, 0, payload, |out| {
             MessageHead::put(&head.envelope, head.user.as_deref(), head.lengths, routes, out)
@@ -463,7 +468,8 @@ impl<F: DiskFile> SegmentWriter<F> {
             .message(offset, head.body_len(payload.len()), routes);
         offset
     }
-    /// Appends a keyed record and lists it. `version` 0: its own LSN. Returns its offset, length and version.
+    /// Appends a keyed record and adds it to the directory. `version` 0: its own LSN. Returns its offset, length and
+    /// version.
     pub(crate) fn put_key(&mut self, version: u64, key: &[u8], value: Option<&[u8]>, flags: u8) -> (u32, u32, u64) {
         let flags = if value.is_none() {
             flags | record::DELETED
@@ -481,7 +487,7 @@ impl<F: DiskFile> SegmentWriter<F> {
         self.directory.lock().key(offset, len, version, value.is_none(), key);
         (offset, len, version)
     }
-    /// Writes what is encoded. Returns how many bytes that was.
+    /// Writes what is encoded. Returns the number of bytes.
     pub(crate) fn write(&mut self) -> io::Result<u64> {
         if self.pending.is_empty() {
             return Ok(0);
@@ -490,7 +496,7 @@ impl<F: DiskFile> SegmentWriter<F> {
         let len = self.pending.len();
         self.end = self.pending_at + len as u32;
         self.pending.clear();
-        // A big message's buffer is not kept for the small ones that follow.
+        // Free the buffer of a big message, which later small ones do not need.
         self.pending.shrink_to(WRITE_BUFFER_KEPT);
         Ok(len as u64)
     }
@@ -503,16 +509,16 @@ impl<F: DiskFile> SegmentWriter<F> {
         self.synced = self.end;
         Ok(Some(took))
     }
-    /// Ends the segment. Everything in it must be synced; the footer is when this returns. Returns the bytes written.
-    /// `holes` are what is to be taken for granted from here on, `log_upto` is what the footer says.
+    /// Seals the segment. Everything in it must be synced; the footer is synced when this returns. Returns the bytes
+    /// written. `holes` are not judged again from now on; `log_upto` goes into the footer.
     pub(crate) fn seal(&mut self, ending: Ending, log_upto: u64, holes: Vec<(u32, u32)>) -> io::Result<u64> {
         debug_assert!(self.pending.is_empty() && !self.is_unsynced());
         let end = self.end;
         let (footer, footer_len) = self.write_footer(&Footer::new(end, ending, log_upto, holes))?;
         self.end = footer + footer_len;
         let file_end = u64::from(footer + footer_len).next_multiple_of(u64::from(SECTOR)) + u64::from(SECTOR);
-        // A segment that ends early gives its room back. One that is full keeps its length, so that whoever recycles
-        // it finds the blocks there.
+        // A segment that ends early frees its unused space. A full one keeps its length, so that its blocks are there
+        // when it is recycled.
         let len = self.file.len()?;
         let keep = len >= file_end && len - file_end <= u64::from(self.header.size / 8 + BLOCK);
         let trailer_at = if keep { len } else { file_end } - u64::from(SECTOR);
@@ -530,7 +536,7 @@ impl<F: DiskFile> SegmentWriter<F> {
         self.synced = self.end;
         Ok(u64::from(footer_len) + u64::from(SECTOR))
     }
-    /// Writes the footer, piece by piece as the directory lies in memory. Returns its offset and length.
+    /// Writes the footer, piece by piece as the directory is in memory. Returns its offset and length.
     fn write_footer(&self, head: &Footer) -> io::Result<(u32, u32)> {
         let footer = self.end.next_multiple_of(BLOCK);
         let directory = self.directory.lock();
@@ -549,27 +555,27 @@ impl<F: DiskFile> SegmentWriter<F> {
     }
 }
 
-/// How long the directory of a segment of this size may get, beyond what one unit needs: one with more to list is sealed
-/// before it is full. The directory is in memory while the segment is written, and whenever somebody looks for something
-/// in it later. Most loads never get there: a message of 100 bytes that continues its queue takes 4 bytes of it. But of a
-/// segment full of small keyed records, a third would be directory.
+/// How long the directory of a segment of this size may get, beyond what one unit needs. A segment with more to list is
+/// sealed before it is full. The directory is in memory while the segment is written, and whenever something is looked
+/// up in it later. Most loads never reach the limit: a message of 100 bytes that continues its queue takes 4 bytes of
+/// the directory. But of a segment full of small keyed records, a third would be directory.
 pub(crate) fn directory_bytes_max(size: u32) -> usize {
     (size as usize / DIRECTORY_SHARE).clamp(DIRECTORY_BYTES_MIN, DIRECTORY_BYTES_MAX)
 }
 
-/// A directory is at most this part of its segment...
+/// A directory may take this part of its segment...
 const DIRECTORY_SHARE: usize = 16;
-/// ... or as long as this, which is not worth a short segment...
+/// ... or this many bytes, below which a short segment would not pay...
 const DIRECTORY_BYTES_MIN: usize = 64 << 10;
-/// ... and no longer than this.
+/// ... and never more than this.
 const DIRECTORY_BYTES_MAX: usize = 2 << 20;
 
-/// Bytes of a BATCH record, at most.
+/// The most bytes of a BATCH record.
 const BATCH_BYTES_MAX: usize = (HEADER_BYTES + 25).next_multiple_of(ALIGN) + SECTOR as usize;
-/// Bytes of write buffer a segment keeps between writes.
+/// Bytes of write buffer that a segment keeps between writes.
 pub(crate) const WRITE_BUFFER_KEPT: usize = 256 << 10;
 
-/// Picks the size of a segment that must take `needed` bytes.
+/// Picks the size of a segment that has to take `needed` bytes.
 ///
 /// # Errors
 /// [`StoreError::TooLarge`] over 4 GiB.

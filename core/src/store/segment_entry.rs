@@ -1,4 +1,4 @@
-//! What the committer knows of each segment, beside what is in the file.
+//! What the committer knows about each segment, apart from what is in the file.
 
 use super::index::Segments;
 use super::segment::{FOOTER_ROOM, RECORDS_AT, SegmentHeader, SegmentKind};
@@ -7,22 +7,22 @@ use super::segment::{FOOTER_ROOM, RECORDS_AT, SegmentHeader, SegmentKind};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Segment {
     pub(super) header: SegmentHeader,
-    /// Where its records end.
+    /// The end of its records.
     pub(super) end: u32,
-    /// Bytes of the file.
+    /// The file's size in bytes.
     pub(super) file_bytes: u64,
     pub(super) sealed: bool,
     /// Routes and keys in its directory.
     pub(super) routes: u64,
     pub(super) keys: u64,
-    /// Up to where the newest checkpoint covers it, and up to where the one before does.
+    /// The offset up to which the newest checkpoint covers it, and up to which the one before does.
     pub(super) covered: u32,
     pub(super) covered_before: u32,
-    /// Dead in a synced checkpoint: to be recycled as soon as no read points into it.
-    pub(super) doomed: bool,
-    /// Covered twice and with nothing in it but deletions, for a synced checkpoint: it goes with the last of them.
+    /// Nothing in it is live in a synced checkpoint: it is recycled as soon as no read points into it.
+    pub(super) is_dead: bool,
+    /// Two checkpoints cover it, and in a synced one it only contains deletions: it is removed with the last of these.
     pub(super) outlives: bool,
-    /// Has records that cannot be copied; waits for its queues to drain.
+    /// It has records that cannot be copied, and waits until its queues are drained.
     pub(super) stuck: bool,
 }
 
@@ -37,19 +37,20 @@ impl Segment {
             keys: 0,
             covered: 0,
             covered_before: 0,
-            doomed: false,
+            is_dead: false,
             outlives: false,
             stuck: false,
         }
     }
-    /// About how long the directory is of one that is sealed and short. Of one that is as long as it may be, the directory
-    /// does not matter: 0.
+    /// The length of its directory, roughly, if it is sealed and short. 0 if its directory has the maximal length,
+    /// because then its share does not matter.
     pub(super) fn directory_bytes(&self) -> u64 {
         let is_short = self.file_bytes < u64::from(self.header.size - self.header.size / 8);
         let behind = self.file_bytes.saturating_sub(u64::from(self.end) + FOOTER_ROOM as u64);
         if self.sealed && is_short { behind } else { 0 }
     }
-    /// Whether it may have a record of what has its first in the segment `first`, and copies in the cold segments `copies`.
+    /// Whether it may contain a record of an object whose first record is in the segment `first`, and that has copies in
+    /// the cold segments `copies`.
     pub(super) fn may_have(&self, first: u32, copies: &Segments) -> bool {
         match self.header.kind {
             SegmentKind::Log => self.header.id >= first,

@@ -1,16 +1,16 @@
 //! A set of sequence numbers: which messages behind a queue's head are settled.
 //!
-//! Cut into chunks of 4,096 numbers, each a list of runs or a bitmap, whichever is smaller: a queue settled in order
-//! costs nothing, one settled at random at most a bit per message.
+//! It is divided into chunks of 4,096 numbers, each a list of runs or a bitmap, whichever is smaller. So a queue that
+//! is settled in order costs nothing, and one settled at random at most one bit per message.
 
 use std::collections::BTreeMap;
 
 const CHUNK: u64 = 4096;
 const WORDS: usize = (CHUNK / 64) as usize;
-/// At this many runs of four bytes a bitmap is as small.
+/// With this many runs of four bytes, a bitmap is not larger.
 const RUNS_MAX: usize = WORDS * 8 / 4;
 
-/// See the module.
+/// A set of sequence numbers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SeqSet {
     chunks: BTreeMap<u64, Chunk>,
@@ -18,7 +18,7 @@ pub(crate) struct SeqSet {
 
 #[derive(Clone, Debug)]
 enum Chunk {
-    /// Ascending, inclusive, not touching.
+    /// Ascending, inclusive, not adjacent.
     Runs(Vec<(u16, u16)>),
     Bits(Box<[u64; WORDS]>),
 }
@@ -141,7 +141,7 @@ impl SeqSet {
             .get(&(seq / CHUNK))
             .is_some_and(|chunk| chunk.contains((seq % CHUNK) as u16))
     }
-    /// How many of `lo..=hi` are in it.
+    /// The number of `lo..=hi` in the set.
     pub(crate) fn count(&self, lo: u64, hi: u64) -> u64 {
         if self.chunks.is_empty() {
             return 0;
@@ -150,7 +150,7 @@ impl SeqSet {
             .filter_map(|(chunk, a, b)| Some(self.chunks.get(&chunk)?.count(a, b)))
             .sum()
     }
-    /// Adds `lo..=hi`. The caller bounds the range: it costs a chunk per 4,096 numbers.
+    /// Adds `lo..=hi`. The caller limits the range: it costs a chunk per 4,096 numbers.
     pub(crate) fn insert(&mut self, lo: u64, hi: u64) {
         for (chunk, a, b) in chunks(lo, hi) {
             self.chunks
@@ -159,7 +159,7 @@ impl SeqSet {
                 .insert(a, b);
         }
     }
-    /// Takes `lo..=hi` out.
+    /// Removes `lo..=hi`.
     pub(crate) fn remove(&mut self, lo: u64, hi: u64) {
         if self.chunks.is_empty() {
             return;
@@ -173,7 +173,7 @@ impl SeqSet {
             }
         }
     }
-    /// The first number at or behind `seq` that is not in it.
+    /// The first number at or behind `seq` that is not in the set.
     pub(crate) fn first_missing(&self, mut seq: u64) -> u64 {
         while let Some(chunk) = self.chunks.get(&(seq / CHUNK)) {
             let at = (seq % CHUNK) as u16;
@@ -194,11 +194,11 @@ impl SeqSet {
         }
         seq
     }
-    /// Ascending runs; one that crosses a chunk's border comes in pieces.
+    /// Ascending runs. A run that crosses the border of a chunk is returned in pieces.
     pub(crate) fn runs(&self) -> impl Iterator<Item = (u64, u64)> {
         self.runs_within(0, u64::MAX)
     }
-    /// The same, of the chunks that `lo..=hi` touches.
+    /// The same for the chunks that `lo..=hi` touches.
     pub(crate) fn runs_within(&self, lo: u64, hi: u64) -> impl Iterator<Item = (u64, u64)> {
         self.chunks.range(lo / CHUNK..=hi / CHUNK).flat_map(|(chunk, found)| {
             let start = chunk * CHUNK;
@@ -210,7 +210,7 @@ impl SeqSet {
     }
 }
 
-/// A set of any size of runs, for the start: what was settled, over everything that is replayed.
+/// A set with runs of any length, for the start: settled sequences of everything that is replayed.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ranges(BTreeMap<u64, u64>);
 

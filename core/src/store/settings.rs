@@ -1,24 +1,25 @@
-//! What can be set about the store, and what can go wrong with it.
+//! Settings of the store, and its errors.
 
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::time::Duration;
 
-/// What a confirm waits for, from the weakest promise to the strongest: what goes to several places waits for the
-/// greatest of theirs.
+/// What a confirm waits for, from the weakest to the strongest. A message that goes to several queues waits for the
+/// strongest of theirs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Durability {
-    /// The kernel has it. A crash of the process loses nothing, a power cut what the kernel had not written.
+    /// The kernel has the data. A crash of the process loses nothing; a power cut loses what the kernel had not
+    /// written.
     Os,
-    /// A sync covers it within [`StoreSettings::interval`].
+    /// A sync covers the data within [`StoreSettings::interval`].
     Interval,
-    /// A sync covered it. A power cut loses nothing confirmed.
+    /// A sync has covered the data. A power cut loses nothing that was confirmed.
     #[default]
     Always,
 }
 
 impl Durability {
-    /// The one that clients and operators call so.
+    /// The durability with that name in configuration and arguments.
     pub fn of(word: &str) -> Option<Durability> {
         Some(match word {
             "always" => Durability::Always,
@@ -29,30 +30,31 @@ impl Durability {
     }
 }
 
-/// See the module.
+/// Settings of the store.
 #[derive(Clone, Debug)]
 pub struct StoreSettings {
-    /// Bytes of a segment: 8 MiB suit an SD card, 32 MiB an SSD.
+    /// Bytes of a segment. 8 MiB suit an SD card, 32 MiB an SSD.
     pub segment_bytes: u32,
-    /// What is to be synced within an interval waits for company at most this long.
+    /// The longest time that data with durability `interval` waits to be synced.
     pub interval: Duration,
-    /// It is confirmed when written: a power cut may lose the interval. Otherwise its confirm waits for the sync.
+    /// Whether such data is confirmed when it is written, so that a power cut may lose the interval. Otherwise its
+    /// confirm waits for the sync.
     pub confirm_written: bool,
     /// A changed log gets a checkpoint after this time, and whenever a segment is full...
     pub checkpoint_every: Duration,
     /// ... but only if the last one cost at most this share, in percent, of what was logged since, or of the segments
-    /// that it frees. A start replays so much more.
+    /// that it frees. A start has to replay more for that.
     pub checkpoint_cost_percent_max: u32,
-    /// A segment with at most this share of a full one live, in percent, may be compacted: so much is written once more,
-    /// and, where everything is overwritten at random, the log takes about twice what is live.
+    /// A segment may be compacted if at most this share of a full one is live, in percent. So much is written once
+    /// more. Where everything is overwritten at random, the log takes about twice the size of what is live.
     pub compact_live_percent_max: u8,
-    /// Only segments that are at least this many behind the log's end are compacted.
+    /// Only segments at least this far behind the log's end are compacted, in segments.
     pub compact_age_min: u32,
-    /// Bytes compaction, or zeroing ahead, moves in one `tick`.
+    /// Bytes that compaction, or zeroing ahead, handles in one `tick`.
     pub slice_bytes: usize,
-    /// Files of segments kept open for reading, besides those being read.
+    /// The most segment files kept open for reading, without those being read.
     pub open_files_max: usize,
-    /// Unpredictable to peers; seeds the checksums of new segments.
+    /// Seeds the checksums of new segments. Must be unpredictable to peers, or a body could imitate a record.
     pub salt: u64,
 }
 
@@ -73,54 +75,53 @@ impl Default for StoreSettings {
     }
 }
 
-/// The smallest segment that makes sense.
+/// The smallest usable segment.
 pub(crate) const SEGMENT_BYTES_MIN: u32 = 16 << 10;
-/// The largest: offsets are 32 bits wide.
+/// The largest segment: offsets have 32 bits.
 pub(crate) const SEGMENT_BYTES_MAX: u32 = 1 << 30;
 
-/// Why the store does not do what it should.
+/// Why the store failed.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// Another process has the directory, or it cannot be locked.
     #[error("cannot lock the data directory: {0}")]
     Lock(#[source] io::Error),
-    /// The directory cannot be used at all.
+    /// An operation on the directory failed.
     #[error("cannot {what}: {source}")]
     Io {
         /// What was tried, with the path.
         what: String,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// Bytes could not be read for longer than the limit. They are not taken for damage: nothing was changed, and a later
-    /// start that can read them finds them as they were.
+    /// Bytes could not be read for longer than the limit. This is not treated as damage: nothing was changed, and a
+    /// later start that can read them finds them unchanged.
     #[error(
         "cannot read {path}: {source}. Nothing in it was changed. If the medium is failing, copy the directory to another with a \
          tool that skips unreadable sectors, and let `gatepost check --repair` make the best of the copy"
     )]
     Read {
-        /// Which file.
+        /// The file.
         path: String,
-        /// What the system said last.
+        /// The system's last error.
         source: io::Error,
     },
-    /// The format is another release's.
+    /// The format belongs to another release.
     #[error(
         "{path} has format {found}; this release reads format {known}. Use the release that wrote it, or a newer one"
     )]
     Version {
-        /// Which file.
+        /// The file.
         path: String,
         /// Its format.
         found: u32,
-        /// Ours.
+        /// The format of this release.
         known: u32,
     },
-    /// A write or a sync failed, now or before. What was not confirmed by then may be lost; nothing is confirmed any
-    /// more.
+    /// A write or a sync failed, now or earlier. Unconfirmed data may be lost; nothing is confirmed any more.
     #[error("the log is poisoned: {0}")]
     Poisoned(String),
-    /// Records that count together take more than 4 GiB.
+    /// Records of one group take more than 4 GiB.
     #[error("records that count together take {0} bytes, more than a segment can have")]
     TooLarge(usize),
 }

@@ -1,5 +1,6 @@
-//! Where the messages of one queue lie: neighbours in one segment are a [`Span`]. A deep queue has one in every segment
-//! of the log, and there may be thousands of deep queues, so all but the last few of its spans are kept packed.
+//! Where the messages of one queue are: neighbours in one segment form a [`Span`]. A deep queue has one in every
+//! segment of the log, and there may be thousands of deep queues. So all but the last few spans of a queue are kept
+//! packed.
 //!
 //! ```text
 //!   packed, 16 spans each                                          back
@@ -19,7 +20,7 @@ use std::collections::VecDeque;
 pub(crate) struct Span {
     pub(crate) first: u64,
     pub(crate) segment: u32,
-    /// Last sequence less the first.
+    /// The last sequence minus the first.
     pub(crate) extent: u32,
     pub(crate) live: u32,
 }
@@ -42,12 +43,12 @@ impl Span {
 /// The spans of a queue, ascending and disjoint.
 #[derive(Debug, Default)]
 pub(crate) struct Spans {
-    /// What precedes `back`. None of them is empty.
+    /// The spans before `back`. None of the chunks is empty.
     chunks: VecDeque<Chunk>,
-    /// The chunk whose spans are in `opened`, if those are any.
+    /// The chunk whose spans are in `opened`, if any.
     open: usize,
     opened: Vec<Span>,
-    /// The last spans. Empty only if there are none at all.
+    /// The last spans. Empty only if the queue has none at all.
     back: Vec<Span>,
     len: usize,
 }
@@ -58,11 +59,11 @@ struct Chunk {
     first: u64,
     last: u64,
     len: usize,
-    /// Not what counts while the chunk is open.
+    /// Not valid while the chunk is open.
     packed: Box<[u8]>,
 }
 
-/// Spans packed together.
+/// The number of spans packed together.
 const CHUNK: usize = 16;
 
 impl Chunk {
@@ -108,7 +109,7 @@ impl Chunk {
     }
 }
 
-/// A list among a queue's spans: a chunk, or what is behind them.
+/// One of a queue's lists of spans: a chunk, or the back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     Chunk(usize),
@@ -116,7 +117,7 @@ enum Place {
 }
 
 impl Spans {
-    /// Spans that are known to be ascending and disjoint.
+    /// From spans that are ascending and disjoint.
     pub(crate) fn from_sorted(spans: &[Span]) -> Spans {
         let behind = spans.len().saturating_sub(1) / CHUNK * CHUNK;
         let (packed, back) = spans.split_at(behind);
@@ -174,14 +175,14 @@ impl Spans {
         self.back.push(span);
         self.len += 1;
     }
-    /// Changes the list where `seq` is or would be inserted, or that it would continue.
+    /// Changes the list in which `seq` is or would be inserted, or that it would continue.
     pub(crate) fn change_around<T>(&mut self, seq: u64, change: impl FnOnce(&mut Vec<Span>) -> T) -> T {
         let at = self.chunks.partition_point(|chunk| chunk.last < seq);
         let first = match self.chunks.get(at) {
             Some(chunk) => Some(chunk.first),
             None => self.back.first().map(|span| span.first),
         };
-        // What precedes a list continues the one before it.
+        // A sequence before a list continues the list before it.
         let at = if first.is_some_and(|first| seq < first) {
             at.saturating_sub(1)
         } else {
@@ -189,7 +190,7 @@ impl Spans {
         };
         self.change(self.place(at), change)
     }
-    /// Changes the lists that have spans within `lo..=hi`, one after the other.
+    /// Changes the lists with spans within `lo..=hi`, one after the other.
     pub(crate) fn change_within(&mut self, lo: u64, hi: u64, mut change: impl FnMut(&mut Vec<Span>)) {
         let mut at = self.chunks.partition_point(|chunk| chunk.last < lo);
         while let Some(chunk) = self.chunks.get(at) {
@@ -198,7 +199,7 @@ impl Spans {
             }
             let before = self.chunks.len();
             self.change(Place::Chunk(at), &mut change);
-            // An emptied chunk is gone, one that grew too long is two.
+            // An emptied chunk is removed, and one that grew too long is split.
             at = (at + 1 + self.chunks.len()).saturating_sub(before);
         }
         if self.back.first().is_some_and(|span| span.first <= hi) {
@@ -253,7 +254,7 @@ impl Spans {
         match (self.opened.first(), self.opened.last(), self.chunks.get_mut(at)) {
             (Some(first), Some(last), Some(chunk)) => {
                 (chunk.first, chunk.last, chunk.len) = (first.first, last.last(), self.opened.len());
-                // Its bytes are out of date.
+                // Its packed bytes are out of date.
                 chunk.packed = Box::default();
             }
             _ => {
@@ -270,7 +271,7 @@ impl Spans {
             self.changed(at);
         }
     }
-    /// There is nothing behind the chunks: the last of them is the back.
+    /// The back is empty: the last chunk becomes the back.
     fn refill_back(&mut self) {
         if let Some(last) = self.chunks.len().checked_sub(1) {
             self.open(last);

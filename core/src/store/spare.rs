@@ -1,15 +1,15 @@
-//! Files that are made before they are needed: the log's next segments become of them.
+//! Files that are prepared for the log's next segments.
 
-/// A file that is a segment's room and nothing else. That it has this name is on the medium: if a power cut could still
-/// give it the segment's name back, whatever is written to it would then be found there, as if it were that segment's.
+/// A file that is only space for a segment. Its name is durable: if a power cut could restore the name of the segment
+/// that it was, whatever is written to it would then be found as that segment's content.
 #[derive(Debug)]
 pub(super) struct Spare {
     pub(super) path: String,
-    /// Its blocks were written before: a sync of a segment made of it changes no metadata.
+    /// Whether its blocks have been written before. If so, a sync of a segment made from it changes no metadata.
     pub(super) written: bool,
 }
 
-/// Spares kept.
+/// The number of spares that are kept.
 pub(super) const SPARES_MAX: usize = 2;
-/// A spare being zeroed.
+/// A spare that is being zeroed.
 pub(super) const AHEAD: &str = "log/ahead";

@@ -1,4 +1,4 @@
-//! What the store counts: plain atomics that the metrics read at scrape.
+//! The store's counters: plain atomics that metrics read at scrape.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,17 +11,17 @@ pub const SYNC_BUCKETS_US: [u64; 12] = [
 /// Counters and gauges of one store.
 #[derive(Debug, Default)]
 pub struct StoreStats {
-    /// Bytes written to files of the log, footers, zeros ahead and checkpoints included.
+    /// Bytes written to the log's files, including footers, zeroing ahead and checkpoints.
     pub bytes_written: AtomicU64,
-    /// Bytes of records among them.
+    /// Of these, bytes of records.
     pub record_bytes_written: AtomicU64,
-    /// Bytes of checkpoints among them.
+    /// Of these, bytes of checkpoints.
     pub checkpoint_bytes_written: AtomicU64,
-    /// Bytes that compaction copied among them.
+    /// Of these, bytes copied by compaction.
     pub compaction_bytes_written: AtomicU64,
     /// Messages written.
     pub messages_written: AtomicU64,
-    /// Messages settled by all before they were written, and so never were.
+    /// Messages settled by all their consumers before they were written, and so never written.
     pub messages_skipped: AtomicU64,
     /// Syncs of the log.
     pub syncs: AtomicU64,
@@ -31,13 +31,13 @@ pub struct StoreStats {
     pub sync_us_total: AtomicU64,
     /// Checkpoints written.
     pub checkpoints: AtomicU64,
-    /// Checkpoints, zeros ahead or compactions that failed; the log itself goes on.
+    /// Checkpoints, zeroing or compactions that failed. The log itself continues.
     pub background_failures: AtomicU64,
     /// Segments on disk.
     pub segments: AtomicU64,
-    /// Their bytes.
+    /// Bytes of these segments.
     pub segment_bytes: AtomicU64,
-    /// Reads and opens that failed, whether or not a later try succeeded.
+    /// Reads and opens that failed, whether or not a later attempt succeeded.
     pub read_errors: AtomicU64,
     /// Files of segments that are open for reading.
     pub open_files: AtomicU64,

@@ -1,7 +1,7 @@
-//! Values of keyed records, as a start hands them out: read from the log one after the other when they are asked for.
+//! Values of keyed records, as a start hands them out: read from the log one after the other when they are needed.
 //!
-//! There may be millions of sessions, subscriptions and retained messages. What is kept here of each is where it lies, and
-//! that only until the engines have what they need of it.
+//! There may be millions of sessions, subscriptions and retained messages. For each only its position is kept here, and
+//! only until the engines have what they need of it.
 
 use super::directory::{Entries, Listed};
 use super::disk::{Disk, Patient};
@@ -19,10 +19,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
-/// Where a start reads values. See [`super::Recovered::each`].
+/// The source of values for a start. See [`super::Recovered::each`].
 pub(crate) trait Values: fmt::Debug + Send + Sync {
-    /// Calls `take` with each key of that kind, without what it begins with, and its value. What could not be read for too
-    /// long is reported by [`super::Store::check_start`].
+    /// Calls `take` with each key of that kind, without its prefix, and its value. Values that could not be read for
+    /// too long are reported by [`super::Store::check_start`].
     fn each(&self, vhost: VhostId, kind: KeyKind, take: &mut dyn FnMut(&[u8], &[u8]));
     /// The vhosts that have any.
     fn vhosts(&self) -> BTreeSet<VhostId>;
@@ -31,24 +31,24 @@ pub(crate) trait Values: fmt::Debug + Send + Sync {
 /// All live keyed records of a log.
 pub(super) struct LiveKeys<D: Disk> {
     shared: Arc<Shared<D>>,
-    /// By the first octets of their keys, and then as they lie in the log.
+    /// By the first bytes of their keys, and then by position.
     order: Vec<(Group, Position)>,
     /// Segments with keyed records.
     segments: Vec<u32>,
-    /// Records that do not hold, as far as they were met: their keys, and the values that are known all the same.
+    /// Damaged records met so far: their keys, and values known from elsewhere.
     met: Mutex<BTreeMap<Position, Known>>,
 }
 
-/// The vhost and the kind of a key, as they stand in its first octets.
+/// The vhost and the kind of a key: its first bytes.
 type Group = u32;
 type Known = (Box<[u8]>, Option<Box<[u8]>>);
 /// Values of keys.
 type Copies = HashMap<Box<[u8]>, Box<[u8]>>;
 
-/// A keyed record that does not hold.
+/// A damaged keyed record.
 struct Damaged {
     at: Position,
-    /// What is there instead; `None` if the segment is gone.
+    /// What is at its position now; `None` if the segment no longer exists.
     sample: Option<Vec<u8>>,
 }
 
@@ -60,7 +60,7 @@ impl<D: Disk> fmt::Debug for LiveKeys<D> {
     }
 }
 
-/// Keys that are not a session's, a subscription's or a retained message's are few, and wanted more than once.
+/// Keys other than those of sessions, subscriptions and retained messages are few, and needed more than once.
 fn is_read_at_once(key: &[u8]) -> bool {
     !matches!(
         key::parse(key),
@@ -92,7 +92,7 @@ impl<D: Disk> LiveKeys<D> {
         }
     }
 
-    /// The keys that are read at once, with their values.
+    /// Reads the values that are read at once.
     pub(super) fn read_at_once(&self, into: &mut BTreeMap<Box<[u8]>, Box<[u8]>>) -> Result<(), StoreError> {
         let index = self.shared.index.read();
         let live = index
@@ -107,7 +107,7 @@ impl<D: Disk> LiveKeys<D> {
         })
     }
 
-    /// Calls `take` with the keys and the values that lie there, or with what is known of those that do not hold.
+    /// Calls `take` with the keys and values at these positions, or with what is known of damaged ones.
     fn read(
         &self,
         order: impl Iterator<Item = Position>,
@@ -147,9 +147,9 @@ impl<D: Disk> LiveKeys<D> {
         Ok(())
     }
 
-    /// Handles records that do not hold. A value that the checkpoint or an older copy has is written again; a key without any
-    /// is forgotten. A retained message is deleted by a record instead: its older records are outdated, and would come back at
-    /// the first start that does not find the damaged one.
+    /// Handles damaged records. A value that the checkpoint or an older copy has is written again; a key without any is
+    /// forgotten. A retained message is deleted by a record instead: its older records are outdated, and would come
+    /// back at the first start that does not find the damaged one.
     fn meet(&self, mut places: BTreeMap<Position, Option<Vec<u8>>>) -> Result<(), StoreError> {
         {
             let met = self.met.lock();
@@ -191,7 +191,7 @@ impl<D: Disk> LiveKeys<D> {
         Ok(())
     }
 
-    /// The newest older values of keys, as far as they hold and are not deletions.
+    /// The newest older values of keys, if they are valid and not deletions.
     fn older_copies(&self, of: &BTreeMap<Box<[u8]>, Damaged>) -> Result<Copies, StoreError> {
         let unread = |id, error| StoreError::unread(&self.shared.path_of(id), error);
         let mut copies: HashMap<&[u8], Vec<(u64, Position, bool)>> = HashMap::new();
@@ -221,7 +221,7 @@ impl<D: Disk> LiveKeys<D> {
         let mut found = HashMap::new();
         for (key, mut copies) in copies {
             copies.sort_unstable();
-            // What a deletion deleted is no copy.
+            // Values before a deletion do not count as copies.
             for (_, at, _) in copies.into_iter().rev().take_while(|(_, _, deleted)| !deleted) {
                 let Some(mut chunk) = self.shared.pin_patiently(at.segment)?.map(Chunk::new) else {
                     continue;

@@ -1,5 +1,5 @@
-//! Little-endian numbers and LEB128 varints, as every record of the log uses them. Decoding never panics: what does not
-//! fit is `None`.
+//! Little-endian numbers and LEB128 varints, as used in every record of the log. Decoding never panics: for input that
+//! does not fit it returns `None`.
 
 /// Appends `value` in 7-bit groups, lowest first: 1 byte below 128, at most 10.
 pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
@@ -10,7 +10,7 @@ pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-/// What is left to decode.
+/// The input that is not decoded yet.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
 
@@ -51,11 +51,12 @@ impl<'a> Input<'a> {
         }
         None
     }
-    /// A varint that must fit `T`.
+    /// A varint that must fit into `T`.
     pub(crate) fn number<T: TryFrom<u64>>(&mut self) -> Option<T> {
         T::try_from(self.varint()?).ok()
     }
-    /// A count of things that take at least `each` bytes, so that it can be trusted with an allocation.
+    /// A count of items that take at least `each` bytes. It is at most what the input can hold, so that it is safe to
+    /// allocate for it.
     pub(crate) fn count(&mut self, each: usize) -> Option<usize> {
         let count: usize = self.number()?;
         (count <= self.0.len() / each.max(1)).then_some(count)

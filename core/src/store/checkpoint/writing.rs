@@ -1,4 +1,4 @@
-//! Writing a checkpoint: piece by piece, so that no part of it that grows with what exists is in memory.
+//! Writes a checkpoint piece by piece, so that no part of it that grows with what exists is in memory as a whole.
 
 use super::{Covered, DRAFT, FILE, HEADER_BYTES, Header, MAGIC, Marks, OLD, PIECE_BYTES, VERSION};
 use crate::message::Position;
@@ -10,17 +10,17 @@ use crate::store::record;
 use crate::store::varint::put_varint;
 use std::io;
 
-/// A checkpoint that is written, and not yet synced.
+/// A checkpoint that is written and not yet synced.
 pub(crate) struct Draft<F> {
     file: F,
-    /// Bytes of it.
+    /// Its length in bytes.
     pub(crate) len: u64,
-    /// How many of the bytes list deletions.
+    /// Of these, bytes that list deletions.
     pub(crate) deletions: u64,
 }
 
 impl<F: DiskFile> Draft<F> {
-    /// Puts it in the place of the newest one. It is durable when this returns.
+    /// Replaces the newest checkpoint. It is durable when this returns.
     pub(crate) fn publish<D: Disk<File = F>>(self, disk: &D) -> io::Result<()> {
         self.file.sync_data()?;
         match disk.rename(FILE, OLD) {
@@ -32,20 +32,20 @@ impl<F: DiskFile> Draft<F> {
     }
 }
 
-/// The body on its way to the file.
+/// The body that is being written.
 struct Body<'f, F> {
     file: &'f F,
-    /// What comes next, behind `written`.
+    /// What follows `written`.
     piece: Vec<u8>,
     written: u64,
-    /// Of what was written.
+    /// The checksum of what was written.
     crc: u32,
-    /// Why no more is written.
+    /// The error after which no more is written.
     failed: Option<io::Error>,
 }
 
 impl<F: DiskFile> Body<'_, F> {
-    /// Where the next few bytes go.
+    /// The buffer for the next bytes.
     fn out(&mut self) -> &mut Vec<u8> {
         if self.piece.len() >= PIECE_BYTES {
             self.write();
@@ -73,7 +73,7 @@ impl<F: DiskFile> Body<'_, F> {
         let out = self.out();
         values.iter().for_each(|value| put_varint(out, *value));
     }
-    /// Writes what is left, and the header. Returns the bytes in all.
+    /// Writes the rest, and the header. Returns the bytes in all.
     fn finish(mut self) -> io::Result<u64> {
         self.write();
         if let Some(error) = self.failed {

@@ -20,20 +20,20 @@ pub(crate) struct KeyRecord {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct KeyEntry {
     pub(crate) at: Position,
-    /// LSN of the record that first said so; copies keep it.
+    /// The LSN of the record that first had this value. Copies keep it.
     pub(crate) version: u64,
     /// Bytes of the record.
     pub(crate) len: u32,
     /// Its value, if checkpoints repeat it.
     pub(crate) value: Option<Box<[u8]>>,
-    /// Other segments on disk that have older records of this key.
+    /// Other segments on disk with older records of this key.
     pub(crate) older: Segments,
-    /// The newest record is a deletion. It is needed as long as another segment has an older record of the key; older
-    /// records in its own segment go together with it.
+    /// The newest record is a deletion. It is needed as long as another segment has an older record of the key. Older
+    /// records in its own segment disappear together with it.
     pub(crate) deleted: bool,
 }
 
-/// See [`ListedBytes`]. Changes of `older` do not count: what is added is what will be taken off.
+/// See [`ListedBytes`]. Changes of `older` do not count, so that the same number is added and subtracted.
 fn listed_bytes(key: &[u8], entry: &KeyEntry) -> u64 {
     const FIXED: usize = 16;
     if !entry.deleted && key::is_bulk(key) {
@@ -49,7 +49,7 @@ impl Index {
         self.found_key(key, record);
         self.drop_needless_deletion(key);
     }
-    /// A deletion was written that other records depend on than those of its key: it must outlive those `segments`, too.
+    /// A deletion was written that also deletes records of other keys. It must outlive those `segments`, too.
     pub(crate) fn deletion_of_more(&mut self, key: &[u8], record: KeyRecord, segments: impl Iterator<Item = u32>) {
         let own = record.at.segment;
         self.found_key(key, record);
@@ -69,7 +69,8 @@ impl Index {
             entry.older = Segments::from_sorted(all);
         }
     }
-    /// A keyed record was found at the start. Deletions are kept until all records were seen: an older copy may follow.
+    /// A keyed record was found at the start. Deletions are kept until all records were seen, because an older copy may
+    /// follow.
     pub(crate) fn found_key(&mut self, key: &[u8], record: KeyRecord) {
         let KeyRecord {
             at, version, deleted, ..
@@ -128,14 +129,14 @@ impl Index {
             self.listed.values -= bytes;
         }
     }
-    /// The newest record of a key is not to be counted any more: it is lost, or needless.
+    /// Removes a key's newest record from the counts, because it is lost or not needed.
     pub(crate) fn take_key(&mut self, key: &[u8]) -> Option<KeyEntry> {
         let entry = self.keys.remove(key)?;
         self.discount_key((entry.at.segment, entry.deleted, listed_bytes(key, &entry)));
         Some(entry)
     }
     /// A copy of a key's newest record was written, and nothing will point to it.
-    pub(crate) fn key_copied_in_vain(&mut self, key: &[u8], segment: u32, is_there: impl Fn(u32) -> bool) {
+    pub(crate) fn key_copied_for_nothing(&mut self, key: &[u8], segment: u32, is_there: impl Fn(u32) -> bool) {
         if let Some(vhost) = key::vhost_of(key) {
             self.copied(vhost, segment, is_there);
         }
@@ -145,7 +146,7 @@ impl Index {
             entry.older.insert(segment);
         }
     }
-    /// All records were seen, and only these segments are on disk.
+    /// All records were seen, and only these segments exist.
     pub(crate) fn drop_needless_deletions(&mut self, is_there: impl Fn(u32) -> bool) {
         for entry in self.keys.values_mut() {
             entry.older.retain(&is_there);
@@ -158,24 +159,24 @@ impl Index {
             self.take_key(&key);
         }
     }
-    /// A segment with a record of this key is gone from the disk.
+    /// A segment with a record of this key no longer exists.
     pub(crate) fn key_copy_gone(&mut self, key: &[u8], segment: u32) {
         if let Some(entry) = self.keys.get_mut(key) {
             entry.older.retain(|other| other != segment);
             self.drop_needless_deletion(key);
         }
     }
-    /// A segment is gone from the disk: see `outlived`.
+    /// A segment no longer exists: see `outlived`.
     pub(crate) fn segment_gone(&mut self, segment: u32) {
         for key in self.outlived.remove(&segment).unwrap_or_default() {
             self.key_copy_gone(&key, segment);
         }
     }
-    /// A segment is gone, and which keys it had cannot be told.
+    /// A segment no longer exists, and its keys are not known.
     pub(crate) fn all_copies_gone(&mut self, segment: u32) {
         self.drop_needless_deletions(|other| other != segment);
     }
-    /// A deletion deletes nothing once no other segment has an older record of its key.
+    /// Drops a deletion once no other segment has an older record of its key.
     fn drop_needless_deletion(&mut self, key: &[u8]) {
         if self
             .keys
@@ -185,7 +186,7 @@ impl Index {
             self.take_key(key);
         }
     }
-    /// Takes over the keys of a checkpoint.
+    /// Adds a key from a checkpoint.
     pub(crate) fn restore_key(&mut self, key: Box<[u8]>, entry: KeyEntry) {
         self.count_key(entry.at.segment, entry.deleted, listed_bytes(&key, &entry));
         if entry.deleted && (key::as_queue(&key).is_some() || key::as_vhost(&key).is_some()) {

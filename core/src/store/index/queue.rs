@@ -9,22 +9,22 @@ use std::collections::BTreeMap;
 #[derive(Debug, Default)]
 pub(crate) struct QueueIndex {
     pub(super) spans: Spans,
-    /// What is not live within the spans.
+    /// Dead sequences within the spans.
     pub(super) dead: SeqSet,
     pub(crate) next_seq: u64,
     pub(crate) handed_out: u64,
     pub(crate) incoming_ids: Vec<u16>,
-    /// Sequence, packet id, whether it was released; in order of assignment.
+    /// Sequence, packet id, whether it was released; in the order in which the ids were given.
     pub(crate) packet_ids: Vec<(u64, u16, bool)>,
     /// How often live messages came back from consumers, by sequence.
     pub(crate) returned: BTreeMap<u64, u32>,
-    /// The segment with the first record of the queue: no older one has any.
+    /// The segment with the queue's first record. No older segment has any.
     pub(crate) first_segment: u32,
-    /// Cold segments that got copies of its messages.
+    /// Cold segments with copies of its messages.
     pub(crate) copies: Segments,
 }
 
-/// Takes the counts of `lo..=hi` out.
+/// Removes the counts of `lo..=hi`.
 pub(crate) fn forget_returned(returned: &mut BTreeMap<u64, u32>, lo: u64, hi: u64) {
     if !returned.is_empty() {
         let settled: Vec<u64> = returned.range(lo..=hi).map(|(seq, _)| *seq).collect();
@@ -34,7 +34,7 @@ pub(crate) fn forget_returned(returned: &mut BTreeMap<u64, u32>, lo: u64, hi: u6
     }
 }
 
-/// Holes longer than this start a new span rather than being remembered as dead.
+/// A longer hole begins a new span instead of being stored as dead.
 const HOLE_MAX: u64 = 4096;
 
 impl QueueIndex {
@@ -48,18 +48,18 @@ impl QueueIndex {
     pub(crate) fn spans_from(&self, seq: u64) -> impl Iterator<Item = Span> {
         self.spans.iter_from(seq)
     }
-    /// How many of `lo..=hi` are known to be dead.
+    /// The number of `lo..=hi` that are known to be dead.
     pub(crate) fn count_dead(&self, lo: u64, hi: u64) -> u64 {
         self.dead.count(lo, hi)
     }
-    /// Runs of what is dead that touch `lo..=hi`, ascending.
+    /// Runs of dead sequences that touch `lo..=hi`, ascending.
     pub(crate) fn dead_within(&self, lo: u64, hi: u64) -> impl Iterator<Item = (u64, u64)> {
         self.dead.runs_within(lo, hi)
     }
     pub(crate) fn dead_runs(&self) -> impl Iterator<Item = (u64, u64)> {
         self.dead.runs()
     }
-    /// Rebuilds a queue from what a checkpoint says of it. `None` if that makes no sense.
+    /// Rebuilds a queue from a checkpoint. `None` if its content is inconsistent.
     pub(crate) fn from_parts(spans: &[Span], dead: &[(u64, u64)]) -> Option<QueueIndex> {
         let ordered = spans.windows(2).all(|pair| pair[0].last() < pair[1].first);
         let widest: u64 = spans.iter().map(|span| u64::from(span.extent) + 1).sum();
@@ -78,16 +78,16 @@ impl QueueIndex {
         }
         Some(queue)
     }
-    /// The segment that holds `seq`, if it is live.
+    /// The segment with `seq`, if it is live.
     pub(crate) fn lookup(&self, seq: u64) -> Option<u32> {
         let span = self.spans.iter_from(seq).next().filter(|span| span.first <= seq)?;
         (!self.dead.contains(seq)).then_some(span.segment)
     }
-    /// Whether `seq` is known to be dead, if a span is around it.
+    /// Whether `seq` is known to be dead, provided that a span contains it.
     pub(crate) fn is_dead(&self, seq: u64) -> bool {
         self.dead.contains(seq)
     }
-    /// Adds `seq`; `false` if it was live already.
+    /// Adds `seq`. Returns `false` if it was live already.
     pub(crate) fn insert(&mut self, seq: u64, segment: u32) -> bool {
         self.next_seq = self.next_seq.max(seq.saturating_add(1));
         let QueueIndex { spans, dead, .. } = self;
@@ -102,14 +102,14 @@ impl QueueIndex {
         spans.push(Span::of(seq, segment));
         true
     }
-    /// Takes `lo..=hi` out and reports what each segment lost.
+    /// Removes `lo..=hi`, and reports how many each segment lost.
     pub(super) fn settle(&mut self, lo: u64, hi: u64, mut lost: impl FnMut(u32, u64)) {
         let QueueIndex { spans, dead, .. } = self;
         spans.change_within(lo, hi, |list| settle_in(list, dead, lo, hi, &mut lost));
     }
 }
 
-/// Makes `seq`, which follows a span, part of it, if it can be.
+/// Extends a span by `seq`, which follows it, if possible.
 fn continues(before: &mut Span, dead: &mut SeqSet, seq: u64, segment: u32) -> bool {
     let gap = seq - before.last() - 1;
     let can = before.segment == segment && gap <= HOLE_MAX && seq - before.first <= u64::from(u32::MAX);
@@ -123,7 +123,7 @@ fn continues(before: &mut Span, dead: &mut SeqSet, seq: u64, segment: u32) -> bo
     can
 }
 
-/// Adds `seq` to a part of a queue; `false` if it was live already.
+/// Adds `seq` to a part of a queue. Returns `false` if it was live already.
 fn insert_into(list: &mut Vec<Span>, dead: &mut SeqSet, seq: u64, segment: u32) -> bool {
     let mut at = list.partition_point(|span| span.last() < seq);
     if let Some(span) = list.get_mut(at).filter(|span| span.first <= seq) {
@@ -148,7 +148,7 @@ fn insert_into(list: &mut Vec<Span>, dead: &mut SeqSet, seq: u64, segment: u32) 
     true
 }
 
-/// Cuts the span at `at` in two around `seq`, which is dead and inside it.
+/// Splits the span at `at` in two around `seq`, which is dead and inside it.
 fn split(list: &mut Vec<Span>, dead: &mut SeqSet, at: usize, seq: u64) {
     let Some(span) = list.get(at).copied() else {
         return;
@@ -166,7 +166,7 @@ fn split(list: &mut Vec<Span>, dead: &mut SeqSet, at: usize, seq: u64) {
         live: span.live - head.live,
         ..span
     };
-    // The head must end with a live message, too.
+    // The first part must also end with a live message.
     while dead.contains(head.last()) {
         dead.remove(head.last(), head.last());
         head.extent -= 1;
@@ -178,7 +178,7 @@ fn split(list: &mut Vec<Span>, dead: &mut SeqSet, at: usize, seq: u64) {
     list.insert(at + 1, tail);
 }
 
-/// Takes `lo..=hi` out of a part of a queue and reports what each segment lost.
+/// Removes `lo..=hi` from a part of a queue, and reports how many each segment lost.
 fn settle_in(list: &mut Vec<Span>, dead: &mut SeqSet, lo: u64, hi: u64, lost: &mut impl FnMut(u32, u64)) {
     let mut at = list.partition_point(|span| span.last() < lo);
     while let Some(span) = list.get_mut(at) {
@@ -194,7 +194,7 @@ fn settle_in(list: &mut Vec<Span>, dead: &mut SeqSet, lo: u64, hi: u64, lost: &m
             list.remove(at);
             continue;
         }
-        // The ends of a span are live, so that a queue settled in order needs no set at all.
+        // The ends of a span are live, so a queue that is settled in order needs no set at all.
         if from == span.first {
             let first = dead.first_missing(to + 1);
             dead.remove(span.first, first - 1);

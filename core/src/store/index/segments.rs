@@ -1,6 +1,6 @@
 //! A list of segments.
 
-/// A few segments, ascending. Most keys have none, and none takes no memory.
+/// A few segments, ascending. Most keys have none, for which no memory is allocated.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Segments(Box<[u32]>);
 

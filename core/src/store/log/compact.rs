@@ -1,8 +1,9 @@
-//! Compaction: one stuck session must not pin the whole log.
+//! Compaction: one session that never settles must not keep the whole log.
 //!
-//! The survivors of an old, mostly dead segment are copied to `cold/`, messages and keyed records apart, a slice at a
-//! time, but for deletions, see [`Store::first_in_chain`]. A copy keeps (queue, sequence) or (key, version); it is synced before anything points to it, and the source
-//! goes the way of every dead segment, once two checkpoints know the copy. Found twice after a crash, they collapse.
+//! The live records of an old, mostly dead segment are copied to `cold/`, messages and keyed records separately, a
+//! slice at a time. Deletions are usually not copied, see [`Store::first_in_chain`]. A copy keeps (queue, sequence) or
+//! (key, version). It is synced before anything points to it, and the source is recycled like every dead segment, once
+//! two checkpoints know the copy. If a crash leaves both, a start merges them.
 
 use super::Store;
 use crate::message::Position;
@@ -41,7 +42,7 @@ enum Todo {
     Key { offset: u32, key: Box<[u8]> },
 }
 
-/// A copy that is written, and not yet pointed to.
+/// A copy that is written and that nothing points to yet.
 enum Copied {
     Message {
         from: u32,
@@ -57,14 +58,14 @@ enum Copied {
     },
 }
 
-/// What is copied of a segment.
+/// Which records of a segment are copied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum What {
-    /// Messages and values. Deletions stay: as a rule, what they deleted goes soon, and they with it.
+    /// Messages and values. Deletions stay: what they deleted is usually removed soon, and they with it.
     Lasting,
-    /// Deletions, from a segment that has nothing else.
+    /// Deletions, from a segment that only has those.
     Deletions,
-    /// Everything, from a cold segment: its deletions outlive something that stays.
+    /// Everything, from a cold segment: its deletions must outlive records that stay.
     All,
 }
 
@@ -91,17 +92,17 @@ impl What {
     }
 }
 
-/// Bytes of a segment that are to be copied, and bytes that list them, by the share of its records.
+/// Bytes of a segment that are to be copied, and bytes of their directory entries, by their share of its records.
 fn bytes_of(segment: &Segment, what: u64) -> (u64, u64) {
     let total = (segment.routes + segment.keys).max(1);
     let share = |bytes: u64| bytes * what.min(total) / total;
     (share(u64::from(segment.end)), share(segment.directory_bytes()))
 }
 
-/// Failures in a row after which a source that cannot be read is left alone until the next start. With the pauses between
-/// them that is about half a minute. Nobody waits for a compaction, so the process goes on.
+/// Failures in a row after which an unreadable source is left alone until the next start. With the pauses between them
+/// that is about half a minute. Nobody waits for a compaction, so the process continues.
 const READ_FAILURES_MAX: u32 = 32;
-/// Share that is little while the disk is short.
+/// The limit of what is live while disk space is short, in percent.
 const DISK_SHORT_PERCENT: u8 = 75;
 const MESSAGES: usize = 0;
 const KEYS: usize = 1;
@@ -130,7 +131,7 @@ impl<D: Disk> Store<D> {
             Err(error) => {
                 tracing::warn!(segment = source, %error, "a compaction failed");
                 StoreStats::add(&self.shared.stats.background_failures, 1);
-                // Room comes back; whatever else it was may not.
+                // A lack of space may end; other failures may not.
                 if error.kind() != io::ErrorKind::StorageFull {
                     self.set_stuck(source);
                 }
@@ -145,7 +146,7 @@ impl<D: Disk> Store<D> {
         Ok(more)
     }
 
-    /// A source could not be read: that is no damage, so it is tried again later. Returns whether it is.
+    /// A source could not be read. That is no damage, so it is tried again later. Returns whether it is.
     fn postpone(&mut self, source: u32, error: &io::Error, now: Time) -> bool {
         StoreStats::add(&self.shared.stats.read_errors, 1);
         let before = self.unread.filter(|unread| unread.source == source);
@@ -169,17 +170,17 @@ impl<D: Disk> Store<D> {
         false
     }
 
-    /// Gives up the files being written: copies that nothing points to may be there, whole or in part. The next
-    /// checkpoint covers them, as dead, so that no start takes them for messages whose settling it does not see.
+    /// Abandons the files being written. They may contain whole or partial copies that nothing points to. The next
+    /// checkpoint covers them as dead, so that no start takes them for messages whose settling it does not see.
     fn abandon_cold(&mut self) {
         for writer in std::mem::take(&mut self.cold).into_iter().flatten() {
-            // A deletion that comes later must outlive these copies, too.
+            // A later deletion must outlive these copies, too.
             let mut index = self.shared.index.write();
             let id = writer.header.id;
             let is_there = |id| self.segments.contains_key(&id);
             for listed in writer.directory.lock().entries() {
                 match listed {
-                    Listed::Key { key, .. } => index.key_copied_in_vain(key, id, is_there),
+                    Listed::Key { key, .. } => index.key_copied_for_nothing(key, id, is_there),
                     Listed::Message { routes, .. } => {
                         let routes = routes.iter();
                         routes.for_each(|route| index.message_copied(route.queue, id, is_there));
@@ -194,7 +195,7 @@ impl<D: Disk> Store<D> {
         self.checkpoint.dirty = true;
     }
 
-    /// A keyed record that was to be copied does not hold, but what it says is known: it is written anew.
+    /// A keyed record that was to be copied is damaged, but its value is known: it is written again.
     fn rescue(&mut self, key: &[u8], segment: u32, offset: u32) -> bool {
         let entry = self.shared.index.read().keys.get(key).cloned();
         let at = Position { segment, offset };
@@ -214,9 +215,10 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// The segment with the least in it, if that is little and old enough. What is little is measured by what a full
-    /// segment holds, and by what a full directory lists: many short segments, as restarts leave them, become one. One that
-    /// is short because its directory was full is not: its copy would be as short, and be copied again, for ever.
+    /// The segment with the fewest live records, if these are few and it is old enough. Few means few compared with a
+    /// full segment and with a full directory: many short segments, as restarts leave them, become one. A segment that
+    /// is short because its directory was full does not count as having few: its copy would be as short, and be copied
+    /// again for ever.
     fn begin_compaction(&mut self, now: Time) -> Option<Compaction> {
         let (percent, age) = if self.disk_short {
             (DISK_SHORT_PERCENT, 1)
@@ -240,7 +242,7 @@ impl<D: Disk> Store<D> {
         let few = self
             .segments
             .range(..=youngest)
-            .filter(|(_, s)| s.sealed && !s.doomed && !s.stuck)
+            .filter(|(_, s)| s.sealed && !s.is_dead && !s.stuck)
             .map(|(id, s)| (s, What::of(s), What::of(s).count(index.live(*id))))
             .filter(|(_, _, count)| *count > 0)
             .map(|(s, what, count)| (bytes_of(s, count), s.header.id, what))
@@ -268,19 +270,19 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// The oldest segment of the log that has nothing but deletions, once after each checkpoint.
+    /// The oldest segment of the log that only has deletions, once after each checkpoint.
     ///
-    /// Its other records, though dead, keep the deletions in the next one, and those the next: if one of its deletions
-    /// outlives something that stays, everything that came and went since would stay, too. So its deletions are copied
-    /// then, however many they are.
+    /// Its other records, though dead, keep the deletions in the next segment, and those the next, and so on. If one of
+    /// its deletions must outlive something that stays, everything that was created and deleted since would stay, too.
+    /// In that case its deletions are copied, however many they are.
     fn first_in_chain(&mut self, youngest: u32) -> Option<u32> {
         let mut chain = self.segments.range(..=youngest);
-        let is_link = |s: &Segment| s.header.kind == SegmentKind::Log && s.outlives && !s.doomed && !s.stuck;
+        let is_link = |s: &Segment| s.header.kind == SegmentKind::Log && s.outlives && !s.is_dead && !s.stuck;
         let (&first, _) = chain.find(|(_, s)| is_link(s))?;
         (self.examined.replace(first) != Some(first)).then_some(first)
     }
 
-    /// Whether one of these deletions outlives a segment that is not about to go.
+    /// Whether one of these deletions must outlive a segment that is not about to be removed.
     fn outlives_what_stays(&self, deletions: &[Todo]) -> bool {
         let index = self.shared.index.read();
         let stays = |id| {
@@ -295,7 +297,7 @@ impl<D: Disk> Store<D> {
         })
     }
 
-    /// What is live in a segment, by its directory; `None` if that does not hold.
+    /// What is live in a segment according to its directory; `None` if that is damaged.
     fn list(&self, source: u32, what: What) -> io::Result<Option<Vec<Todo>>> {
         let Some(pinned) = self.shared.pin(source)? else {
             return Ok(None);
@@ -355,7 +357,7 @@ impl<D: Disk> Store<D> {
         Ok(Some(todo))
     }
 
-    /// Copies up to a slice's bytes and syncs them. Ends early before a record that could not be read, and says why.
+    /// Copies up to a slice's bytes and syncs them. Stops at a record that could not be read, and returns the error.
     ///
     /// # Errors
     /// A copy could not be written.
@@ -406,19 +408,19 @@ impl<D: Disk> Store<D> {
         Ok((copied, unread))
     }
 
-    /// A record that was to be copied does not hold.
+    /// A record that was to be copied is damaged.
     fn miss_copy(&mut self, todo: &Todo, header: &SegmentHeader, sample: &[u8]) {
         let offset = match todo {
             Todo::Key { offset, key } if self.rescue(key, header.id, *offset) => return,
             Todo::Message { offset, .. } | Todo::Key { offset, .. } => *offset,
         };
-        // Its queue will ask for it and be told. The key it holds is as lost here as it was there.
+        // Its queue will ask for it and be told. If it has a key, that is as lost here as it was there.
         let why = "a record that was to be copied does not hold";
         self.shared.damaged(header, offset, sample, why);
         self.set_stuck(header.id);
     }
 
-    /// Copies a message for the queues that still have it there, if any does.
+    /// Copies a message for the queues that still have it there.
     fn copy_message(
         &mut self,
         source: u32,
@@ -443,7 +445,7 @@ impl<D: Disk> Store<D> {
         Ok(Some(Copied::Message { from, to, routes }))
     }
 
-    /// Copies a keyed record, if it is still the key's newest.
+    /// Copies a keyed record, if it is still the newest of its key.
     fn copy_key(&mut self, at: Position, key: Box<[u8]>, raw: &Raw<'_>) -> io::Result<Option<Copied>> {
         let known = self.shared.index.read().keys.get(&key).cloned();
         let Some(entry) = known.filter(|entry| entry.at == at) else {
@@ -489,7 +491,7 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    /// The copies are on the medium: they are the records now.
+    /// The copies are on the medium: they replace the records.
     fn point_to(&mut self, source: u32, copied: Vec<Copied>) {
         StoreStats::add(&self.shared.stats.records_compacted, copied.len() as u64);
         let moved = copied.iter().filter_map(|copy| match copy {
@@ -530,7 +532,7 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// Ends the cold segments.
+    /// Seals the cold segments.
     pub(super) fn seal_cold(&mut self) {
         for writer in std::mem::take(&mut self.cold).iter_mut().flatten() {
             if let Err(error) = self.seal(writer) {
@@ -541,7 +543,7 @@ impl<D: Disk> Store<D> {
     }
 }
 
-/// The writer of cold messages or keys, with room for a record, its write begun.
+/// The writer for cold messages or keys, with space for a record and a write begun.
 fn cold<D: Disk>(
     store: &mut Store<D>,
     kind: usize,
@@ -567,8 +569,9 @@ fn cold<D: Disk>(
         let writer = match SegmentWriter::create(&*disk, header, None) {
             Ok(writer) => writer,
             Err(error) => {
-                // A gap between segments would look as if one were missing, so the place of one that was not made is
-                // taken by the next; unless its file has got its name, and only the sync of that failed.
+                // A gap between segments would look as if one were missing. So the next segment takes the place of one
+                // that could not be created, unless that file has got its name already and only the sync of the name
+                // failed.
                 let name = format!("{:08}.seg", header.id);
                 if disk.list(header.kind.dir()).is_ok_and(|names| !names.contains(&name)) {
                     store.marks = marks;

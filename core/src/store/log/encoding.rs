@@ -1,4 +1,4 @@
-//! From the records of a batch to the bytes of the active segment, and to what the index knows.
+//! Encodes the records of a batch into the active segment, and tells the index.
 
 use super::Store;
 use crate::message::{Message, Position};
@@ -11,14 +11,15 @@ use crate::store::stats::StoreStats;
 use crate::store::{Batch, QueueId, Record, State, key};
 use smallvec::SmallVec;
 
-/// Encoded records are written when they reach this, also in the middle of a batch: so much buffer is kept anyway.
+/// Encoded records are written when they reach this size, even in the middle of a batch, because a buffer of this size
+/// is kept anyway.
 const WRITE_BYTES: usize = WRITE_BUFFER_KEPT;
 
-/// What to do with a record.
+/// How to write a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Plan {
     Write,
-    /// The payload is in the log already; only the routes are new.
+    /// The log has the payload already; only the routes are new.
     Again(Position),
     Skip,
 }
@@ -43,7 +44,7 @@ impl<D: Disk> Store<D> {
         Ok(wrote)
     }
 
-    /// Encodes records that count together.
+    /// Encodes records of one group.
     pub(super) fn stage_unit(&mut self, unit: &[Record]) -> Result<bool, StoreError> {
         let plans: SmallVec<[Plan; 4]> = unit.iter().map(|record| self.plan(record)).collect();
         let (mut bytes, mut listed, mut count) = (0, 0, 0);
@@ -82,7 +83,7 @@ impl<D: Disk> Store<D> {
         let Record::Message { message, .. } = record else {
             return Plan::Write;
         };
-        // A message that was taken in this very commit has no position yet.
+        // A message taken in this same commit has no position yet.
         let again = message.log_state().is_taken() || message.position().is_some();
         if !message.log_state().take() {
             StoreStats::add(&self.shared.stats.messages_skipped, 1);
@@ -96,8 +97,8 @@ impl<D: Disk> Store<D> {
             Some(at) => Some(self.shared.resolve(at)),
             None => self.placed.iter().rev().find(same).map(|placed| placed.1),
         };
-        // Its segment may be on its way out, if all who held the message have settled it.
-        match at.filter(|at| self.segments.get(&at.segment).is_some_and(|segment| !segment.doomed)) {
+        // Its segment may be about to be recycled, if all who had the message have settled it.
+        match at.filter(|at| self.segments.get(&at.segment).is_some_and(|segment| !segment.is_dead)) {
             Some(at) => Plan::Again(at),
             None => Plan::Write,
         }
@@ -145,7 +146,7 @@ impl<D: Disk> Store<D> {
                 }
                 index.state(state);
             }
-            // The write that was begun for the time says it.
+            // The write that was begun for the time contains it.
             Record::Key { .. } | Record::Time => {}
             Record::Purge { queue, upto } => {
                 active.put(Kind::Purge, flags, &[], |out| record::put_purge(*queue, *upto, out));
@@ -160,7 +161,7 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// Appends a keyed record to the write that was begun.
+    /// Appends a keyed record to the write.
     fn put_key(&mut self, key: &[u8], value: Option<&[u8]>, flags: u8) {
         let Some(active) = &mut self.active else { return };
         let segment = active.header.id;
@@ -178,7 +179,7 @@ impl<D: Disk> Store<D> {
         if let Some(vhost) = key::as_vhost(key) {
             self.marks.vhost_max = self.marks.vhost_max.max(vhost);
         }
-        // Where records may be that the deletion deletes besides those of its key.
+        // Segments with records that the deletion deletes in addition to those of its own key.
         let more = match (value, key::as_vhost(key), key::as_queue(key)) {
             (None, Some(vhost), _) => {
                 let known = index.vhosts.get(&vhost).cloned().unwrap_or_default();
@@ -208,7 +209,7 @@ fn body_len(message: &Message) -> u32 {
     u32::try_from(message.body().len()).unwrap_or(u32::MAX)
 }
 
-/// The queue a state change is about.
+/// The queue that a change of state is about.
 fn queue_of(state: &State) -> QueueId {
     match *state {
         State::HandedOut { queue, .. }
@@ -220,7 +221,7 @@ fn queue_of(state: &State) -> QueueId {
     }
 }
 
-/// Bytes of a record and of its line in the directory, at most.
+/// The most bytes of a record, and of its entry in the directory.
 fn size_max(record: &Record, plan: Plan) -> (usize, usize) {
     const FIXED: usize = 96;
     match record {

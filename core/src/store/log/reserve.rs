@@ -1,12 +1,13 @@
-//! Room that is taken before it is needed: the reserve, from which a full disk is drained.
+//! Space that is allocated before it is needed: the reserve with which a full disk is drained.
 //!
 //! ```text
-//!   log/<id>.free    a spare: a whole segment's room, allocated; the next segment is made of one
-//!   log/ahead        a spare being made, or being filled with zeros
+//!   log/<id>.free    a spare: allocated space for a segment, from which the next segment is made
+//!   log/ahead        a spare that is being made, or filled with zeros
 //! ```
 //!
-//! Two spares are kept where the disk allows. When it is full the owner refuses publishers (see [`Store::reserved`]), but
-//! what consumers settle is still logged, in the spares; that lets segments die, and they become the next spares.
+//! Two spares are kept if the disk has space. When the disk is full, the owner refuses publishers (see
+//! [`Store::reserved`]), but settles are still logged, in the spares. So segments become empty, and become the next
+//! spares.
 
 use super::Store;
 use crate::store::disk::{Disk, DiskFile, is_out_of_descriptors};
@@ -15,18 +16,18 @@ use crate::store::spare::{AHEAD, SPARES_MAX, Spare};
 use crate::store::stats::StoreStats;
 use std::io;
 
-/// What a sync that changes a file's blocks writes besides, into the file system's journal. Zeros are worth as much of it
-/// as they save.
+/// Bytes that a sync writes to the file system's journal if it changes a file's blocks. Zeroing ahead pays if it saves
+/// that much.
 const JOURNAL_BYTES: u64 = 8 << 10;
 
 impl<D: Disk> Store<D> {
-    /// Bytes set aside for the log, beside what the file system has left.
+    /// Bytes allocated for the log, in addition to the file system's free space.
     pub fn reserved(&self) -> u64 {
         let spares = self.spares.len() as u64 + u64::from(self.ahead.is_some());
         spares * u64::from(self.settings.segment_bytes)
     }
 
-    /// Makes the file of the log's next segment: of a spare, if one is large enough.
+    /// Creates the file of the log's next segment, from a spare if one is large enough.
     pub(super) fn create_segment(&mut self, header: SegmentHeader) -> io::Result<SegmentWriter<D::File>> {
         let fits = header.size == self.settings.segment_bytes && !self.spares.is_empty();
         let best = || self.spares.iter().rposition(|spare| spare.written);
@@ -34,14 +35,14 @@ impl<D: Disk> Store<D> {
         let spare = spare.map(|at| self.spares.remove(at).path);
         let create = || SegmentWriter::create(&*self.shared.disk, header, spare.as_deref());
         match create() {
-            // The log has the first claim on descriptors. Nothing was changed yet if the file could not be opened.
+            // The log comes first when descriptors are short. If the file could not be opened, nothing has changed yet.
             Err(error) if is_out_of_descriptors(&error) && self.shared.close_idle() => create(),
             created => created,
         }
     }
 
-    /// Whether compaction may begin a file. The spares are not for it: without them no checkpoint could be written on a
-    /// full disk, and nothing that died be given back.
+    /// Whether compaction may begin a file. It must not use the spares: without them no checkpoint could be written on
+    /// a full disk, and no dead segment be freed.
     pub(in crate::store) fn has_room_to_compact(&self) -> bool {
         self.has_free(1)
     }
@@ -51,12 +52,12 @@ impl<D: Disk> Store<D> {
         free >= segments * u64::from(self.settings.segment_bytes)
     }
 
-    /// Whether a spare is missing that may be made. A store that logs nothing makes none.
+    /// Whether a spare is missing and may be made. A store that logs nothing makes none.
     pub(super) fn wants_spare(&self) -> bool {
         self.active.is_some() && self.ahead.is_none() && self.spares.len() < SPARES_MAX && !self.spare_failed
     }
 
-    /// Makes one of the spares that are missing. Returns whether there is more to do.
+    /// Makes one of the missing spares. Returns whether there is more to do.
     pub(super) fn keep_reserve(&mut self) -> bool {
         if !self.wants_spare() {
             return false;
@@ -95,17 +96,17 @@ impl<D: Disk> Store<D> {
         Ok(())
     }
 
-    /// Gives up a spare, so that something smaller that must be written finds room. Returns whether there was one.
+    /// Removes a spare, so that something smaller can be written. Returns whether there was one.
     pub(super) fn give_up_spare(&mut self) -> bool {
         let Some(spare) = self.spares.pop() else { return false };
         self.shared.disk.remove(&spare.path).is_ok()
     }
 
-    /// Keeps a dead segment's file as a spare, if it is one's size and one is missing. Returns whether its name is a
-    /// spare's now, which is on the medium then.
+    /// Keeps a dead segment's file as a spare, if it has the right size and one is missing. Returns whether the file
+    /// has the name of a spare now; if so, the name is durable.
     ///
     /// # Errors
-    /// If it is not known to be there, the file is left for the next start.
+    /// If the rename is not known to be durable, the file is left for the next start.
     pub(super) fn keep_as_spare(&mut self, header: &SegmentHeader, file_bytes: u64, name: &str) -> io::Result<bool> {
         let size = u64::from(self.settings.segment_bytes);
         let usual = header.kind == SegmentKind::Log && (size..=size * 2).contains(&file_bytes);
@@ -113,7 +114,7 @@ impl<D: Disk> Store<D> {
             return Ok(false);
         }
         if self.spares.len() >= SPARES_MAX {
-            // Its blocks are worth more than those that nobody has written yet.
+            // Its blocks were written before, which makes it a better spare than one with new blocks.
             let Some(at) = self.spares.iter().position(|spare| !spare.written) else {
                 return Ok(false);
             };
@@ -126,8 +127,9 @@ impl<D: Disk> Store<D> {
         Ok(true)
     }
 
-    /// Whether to begin to fill a spare with zeros: once the active segment is half full, if it was synced often. A sync
-    /// that changes a file's blocks also writes the file system's journal, which wears more than the zeros do.
+    /// Whether to begin filling a spare with zeros: once the active segment is half full, if it was synced often. A
+    /// sync that changes a file's blocks also writes the file system's journal, which wears the medium more than the
+    /// zeros do.
     pub(super) fn wants_zeros(&self) -> bool {
         let half = self.settings.segment_bytes / 2;
         let half_full = |active: &SegmentWriter<D::File>| active.position() >= half;
@@ -139,7 +141,7 @@ impl<D: Disk> Store<D> {
             && !self.spares.iter().any(|spare| spare.written)
     }
 
-    /// Zeroes a slice, if there is one to zero. Returns whether there is more to do.
+    /// Zeroes a slice, if there is anything to zero. Returns whether there is more to do.
     pub(super) fn zero_ahead(&mut self) -> bool {
         if self.ahead.is_none() && !self.wants_zeros() {
             return false;

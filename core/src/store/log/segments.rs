@@ -1,4 +1,4 @@
-//! The segments of the log: the next one is made when a record finds no room, and the one before is sealed.
+//! The segments of the log: when a record finds no space, the next one is created and the former one sealed.
 
 use super::Store;
 use crate::store::disk::{Disk, DiskFile};
@@ -10,7 +10,7 @@ use crate::store::stats::StoreStats;
 use std::io;
 
 impl<D: Disk> Store<D> {
-    /// Sees to it that the active segment takes `bytes` of records, which its directory lists in `listed` bytes.
+    /// Makes sure that the active segment can take `bytes` of records, whose directory entries take `listed` bytes.
     pub(super) fn make_room(&mut self, bytes: usize, listed: usize) -> Result<(), StoreError> {
         if self
             .active
@@ -27,7 +27,7 @@ impl<D: Disk> Store<D> {
         let header = self.next_header(SegmentKind::Log, size);
         let created = self.create_segment(header);
         let active = self.or_poison("make a segment", created)?;
-        // Now that the next one is there, this one can say so.
+        // The next one exists now, so the footer of this one can say so.
         self.seal_active(self.marks.next_base)?;
         self.durable = active.end_lsn();
         self.set_written(self.durable);
@@ -51,7 +51,7 @@ impl<D: Disk> Store<D> {
             size,
         };
         marks.next_id += 1;
-        // Room behind the nominal end keeps LSNs apart even if a footer had to go beyond it.
+        // The gap behind the nominal end keeps LSNs distinct even if a footer had to go beyond it.
         marks.next_base += u64::from(size) * 2;
         header
     }
@@ -64,7 +64,7 @@ impl<D: Disk> Store<D> {
         self.segments.insert(header.id, Segment::new(header, file_bytes));
     }
 
-    /// Ends the active segment; everything in it is synced.
+    /// Seals the active segment. Everything in it is synced.
     pub(super) fn seal_active(&mut self, log_upto: u64) -> Result<(), StoreError> {
         let Some(mut active) = self.active.take() else {
             return Ok(());

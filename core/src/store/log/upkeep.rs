@@ -1,4 +1,4 @@
-//! The store's background: checkpoints and recycling, from `tick`.
+//! The store's background work in `tick`: checkpoints and recycling.
 
 use super::{CheckpointState, Segment, Store};
 use crate::store::checkpoint::{self, Covered};
@@ -13,13 +13,13 @@ use std::io;
 use std::time::Duration;
 
 impl<D: Disk> Store<D> {
-    /// Whether a commit has made [`Store::tick`] due earlier than it said. Costs nothing to ask after each.
+    /// Whether a commit made [`Store::tick`] due earlier than it returned. Cheap enough to ask after each commit.
     pub fn is_due(&self) -> bool {
         let pays = || self.pays(self.checkpoint_cost(&self.shared.index.read()), self.checkpoint.logged);
         (self.checkpoint.sealed_just_now && pays()) || self.wants_zeros() || self.wants_spare()
     }
 
-    /// What the next checkpoint is going to cost, as far as that is known.
+    /// The cost of the next checkpoint, as far as it is known.
     fn checkpoint_cost(&self, index: &Index) -> Cost {
         let listed = index.listed;
         match self.checkpoint.bytes_besides_keys {
@@ -31,35 +31,35 @@ impl<D: Disk> Store<D> {
         }
     }
 
-    /// Whether a checkpoint costs little beside these bytes.
+    /// Whether a checkpoint costs little compared with these bytes.
     fn pays(&self, cost: Cost, earned: u64) -> bool {
         cost.lasting <= earned / 100 * u64::from(self.settings.checkpoint_cost_percent_max) && cost.passing <= earned
     }
 
-    /// When the next checkpoint is due, or, if it would not pay then, when to ask again.
+    /// When the next checkpoint is due or, if it would not pay then, when to ask again.
     ///
-    /// A checkpoint says all that is live, so its cost has to be earned: by what was logged since the last one, which
-    /// a start need not replay any more, or by the segments that it frees. An idle store, and one that logs little
-    /// beside a lot of queues and keys, does not write the same thing over and over.
+    /// A checkpoint lists all that is live, so its cost has to pay: by what was logged since the last one, which a
+    /// start need not replay any more, or by the segments that it frees. So an idle store, and one that logs little
+    /// compared with its queues and keys, does not write the same again and again.
     ///
-    /// Segments with nothing but deletions count like dead ones. What they outlive lies in the dead ones, so that they
-    /// follow as soon as two checkpoints know them.
+    /// Segments that only have deletions count like dead ones. What their deletions must outlive is in dead segments,
+    /// so they follow as soon as two checkpoints know those.
     ///
-    /// A store that has come to rest is made small even where that is dear: it is done once.
+    /// A store that has become idle is made small even if that is expensive, because it is done once.
     pub(super) fn checkpoint_due(&self, now: Time) -> Option<Time> {
         let state = &self.checkpoint;
         let (mut waiting, mut freed) = (0, 0);
         let index = self.shared.index.read();
         let cost = self.checkpoint_cost(&index);
         for s in self.segments.values() {
-            if s.sealed && !s.doomed && !s.outlives && index.live(s.header.id).has_deletions_only() {
+            if s.sealed && !s.is_dead && !s.outlives && index.live(s.header.id).has_deletions_only() {
                 waiting += s.file_bytes;
-                // It takes a second one that covers it.
+                // It takes a second checkpoint that covers it.
                 freed += if s.covered >= s.end { s.file_bytes } else { 0 };
             }
         }
         drop(index);
-        // Not both: with a steady load, what is logged is freed a little later.
+        // Not the sum of both: with a steady load, what is logged is freed a little later.
         let pays = self.pays(cost, state.logged.max(freed));
         if state.sealed && pays {
             return Some(state.last);
@@ -81,7 +81,7 @@ impl<D: Disk> Store<D> {
     }
 
     pub(in crate::store) fn write_checkpoint(&mut self, now: Now) -> Result<(), StoreError> {
-        // What it covers must be there after a power cut.
+        // What it covers must survive a power cut.
         self.sync()?;
         for segment in self.segments.values_mut() {
             if let Some(writer) = self
@@ -106,14 +106,15 @@ impl<D: Disk> Store<D> {
             .collect();
         self.checkpoint.last = now.monotonic;
         let mut written = self.draft_checkpoint(&covered);
-        // On a full disk it is what frees segments: worth more than room for another one.
+        // On a full disk, a checkpoint frees segments, which is worth more than keeping a spare.
         while written.as_ref().is_err_and(|e| e.kind() == io::ErrorKind::StorageFull) && self.give_up_spare() {
             written = self.draft_checkpoint(&covered);
         }
         let Written { bytes, besides_keys } = match written {
             Ok(written) => written,
             Err(error) => {
-                // The log is as good as before; the next start is longer. Tried again when the next one is due.
+                // The log is not affected; only the next start takes longer. It is tried again when the next one is
+                // due.
                 tracing::warn!(%error, "the checkpoint was not written");
                 StoreStats::add(&self.shared.stats.background_failures, 1);
                 self.checkpoint.dirty = true;
@@ -136,13 +137,13 @@ impl<D: Disk> Store<D> {
             segment.covered_before = std::mem::replace(&mut segment.covered, segment.end);
             let live = index.live(segment.header.id);
             let is_covered = segment.sealed && segment.covered_before >= segment.end;
-            segment.doomed |= is_covered && live == Live::default();
+            segment.is_dead |= is_covered && live == Live::default();
             segment.outlives = is_covered && live.has_deletions_only();
         }
         Ok(())
     }
 
-    /// Writes a checkpoint and makes it the newest. Readers use the index meanwhile; only the committer changes it.
+    /// Writes a checkpoint to the draft's file. Readers use the index meanwhile; only the committer changes it.
     fn draft_checkpoint(&self, covered: &[Covered]) -> io::Result<Written> {
         let disk = &*self.shared.disk;
         let index = self.shared.index.read();
@@ -157,17 +158,17 @@ impl<D: Disk> Store<D> {
         Ok(written)
     }
 
-    /// Recycles or removes segments that are doomed and not being read, a few at once. Returns whether there are more.
+    /// Recycles or removes some segments that are dead and not being read. Returns whether there are more.
     ///
-    /// A deletion dies with the last older copy of its key on disk, and not before the removal of that copy's file is
-    /// on the medium: whatever a power cut takes back, the deletion is there as long as the copy may be. Its own
-    /// segment, if nothing else is in it, follows at once, and so on along the chain.
+    /// A deletion is dropped with the last older copy of its key on disk, and not before the removal of that copy's
+    /// file is on the medium: whatever a power cut undoes, the deletion exists as long as the copy may. Its own
+    /// segment, if it has nothing else, follows at once, and so on along the chain.
     pub(super) fn retire(&mut self) -> bool {
         if self.keeps_for_cut() {
             return false;
         }
         for _ in 0..RETIRED_AT_ONCE {
-            let Some((segment, directory)) = self.doomed() else {
+            let Some((segment, directory)) = self.take_dead() else {
                 return false;
             };
             let id = segment.header.id;
@@ -183,19 +184,20 @@ impl<D: Disk> Store<D> {
         true
     }
 
-    /// Takes out a segment that is doomed, and gives its directory if that holds and the segment has keys.
-    fn doomed(&mut self) -> Option<(Segment, Option<Vec<u8>>)> {
+    /// Removes a dead segment from the table. Returns its directory, if that is valid and the segment has keys.
+    fn take_dead(&mut self) -> Option<(Segment, Option<Vec<u8>>)> {
         let index = self.shared.index.read();
-        // What a checkpoint knows to hold deletions only needs no other checkpoint to go: none expects it.
-        let is_doomed = |s: &&Segment| s.doomed || (s.outlives && index.live(s.header.id) == Live::default());
-        let doomed: Vec<Segment> = self.segments.values().filter(is_doomed).copied().collect();
+        // A segment that a checkpoint knows to have only deletions needs no other checkpoint, because none expects it
+        // to exist.
+        let can_go = |s: &&Segment| s.is_dead || (s.outlives && index.live(s.header.id) == Live::default());
+        let dead: Vec<Segment> = self.segments.values().filter(can_go).copied().collect();
         drop(index);
-        for segment in doomed {
+        for segment in dead {
             let id = segment.header.id;
             match self.directory_of(&segment) {
                 Ok(directory) if self.shared.take_out(id) => return Some((segment, directory)),
                 Ok(_) => {}
-                // The copies of its keys must be known before it goes. The next call tries again.
+                // The copies of its keys must be known before it is removed. The next call tries again.
                 Err(error) => {
                     StoreStats::add(&self.shared.stats.read_errors, 1);
                     if let Some(known) = self.segments.get_mut(&id).filter(|known| !known.stuck) {
@@ -231,7 +233,7 @@ impl<D: Disk> Store<D> {
                 Listed::Key { key, .. } => Some(key),
                 Listed::Message { .. } => None,
             });
-            // Readers wait for the index, so it is not held for all of them.
+            // Readers wait for the index, so it is not locked for all of them at once.
             while let Some(first) = keys.next() {
                 let mut index = self.shared.index.write();
                 for key in std::iter::once(first).chain(keys.by_ref().take(KEYS_AT_ONCE)) {
@@ -259,27 +261,27 @@ struct Written {
 /// Bytes of the next checkpoint.
 #[derive(Clone, Copy, Debug, Default)]
 struct Cost {
-    /// That every one after it has to repeat.
+    /// That every later one has to repeat.
     lasting: u64,
-    /// That list deletions. Each is listed two or three times, as a rule: then what it deleted is gone from the disk. A
-    /// limit as low as for what lasts would put checkpoints off for longer and longer while many names come and go, because
-    /// the deletions of all that waits are in each.
+    /// That list deletions. Each is usually listed two or three times, until what it deleted is removed from disk. If
+    /// these counted like the rest, checkpoints would be put off longer and longer while many names are created and
+    /// deleted, because the deletions of everything that waits are in each of them.
     passing: u64,
 }
 
-/// A store rests if no segment was filled for this time. Then dead segments are worth a checkpoint...
+/// A store is idle if no segment was filled for this time. Then dead segments are worth a checkpoint...
 const RESTING_AFTER: Duration = Duration::from_secs(20);
 /// ... if they are this many times its size...
 const RESTING_SHARE: u64 = 4;
-/// ... and as much as this many full segments.
+/// ... and as large as this many full segments.
 const RESTING_SEGMENTS: u64 = 4;
-/// Segments recycled in one `tick`.
+/// The most segments recycled in one `tick`.
 const RETIRED_AT_ONCE: usize = 4;
-/// Keys looked up while the index is held.
+/// The most keys looked up while the index is locked.
 const KEYS_AT_ONCE: usize = 1024;
-/// How soon after a commit segments with nothing in them are noticed.
+/// How soon after a commit empty segments are noticed.
 pub(super) const RECLAIM_LOOK: Duration = Duration::from_secs(5);
-/// Time between checkpoints while segments wait for one to be recycled. It takes two, and no more than a minute.
+/// Time between checkpoints while segments wait for one to be recycled. It takes two, and so at most a minute.
 const RECLAIM_CHECKPOINT: Duration = Duration::from_secs(10);
-/// The same while the disk is short.
+/// The same while disk space is short.
 const DISK_SHORT_CHECKPOINT: Duration = Duration::from_secs(5);

@@ -1,4 +1,4 @@
-//! Reading one segment record by record: which groups are whole, and where no record holds.
+//! Reads one segment record by record: which groups are complete, and where the holes are.
 
 use super::replay::{Op, list};
 use super::{Hole, Incomplete, Recovery, Unsealed};
@@ -13,23 +13,24 @@ use crate::store::scan::{Scanned, Scanner};
 use crate::store::segment::{RECORDS_AT, SegmentHeader, SegmentKind, Trailer, read_directory};
 use std::io;
 
-/// One segment, as far as it is read.
+/// One segment, as far as it has been read.
 struct Reading {
     header: SegmentHeader,
     covered: Option<Covered>,
     trailer: Option<Trailer>,
     footer: Option<Footer>,
-    /// What its footer would list, if it gets a new one.
+    /// What its footer will list, if it gets a new one.
     directory: Directory,
-    /// Records of a group that has not ended, each with its offset.
+    /// Records of a group that has not ended, with their offsets.
     group: Vec<(u32, Op)>,
     /// The group's first record was found.
     begun: bool,
-    /// Places that hold no record: from, to.
+    /// Holes: from, to.
     holes: Vec<(u32, u32)>,
-    /// A hole may be what a power cut tore: what follows it may have been written without what it held.
+    /// A hole may be what a power cut tore. What follows it may then have been written although the hole's content was
+    /// not.
     is_torn: bool,
-    /// Where the last record ends.
+    /// The end of the last record.
     end: u32,
 }
 
@@ -48,22 +49,22 @@ impl Reading {
             end: RECORDS_AT,
         }
     }
-    /// The checkpoint speaks for all records before it.
+    /// The checkpoint covers all records before it.
     fn covered_end(&self) -> u32 {
         self.covered.map_or(0, |covered| covered.end)
     }
-    /// Where it was sealed, and why, if it was.
+    /// Where and how it was sealed, if it was.
     fn ended(&self) -> Option<(u32, Ending)> {
         let footer = self.footer.as_ref().map(|footer| (footer.end, footer.ending));
         self.trailer.map(|trailer| (trailer.end, trailer.ending)).or(footer)
     }
-    /// Where its records end, read or not.
+    /// The end of its records, read or not.
     fn full_end(&self) -> u32 {
         let sealed_end = self.ended().map_or(0, |(end, _)| end);
         self.end.max(sealed_end).max(self.covered_end())
     }
-    /// Whether a start has judged a hole before. Who sealed a torn segment has judged its holes; without the list, all that
-    /// the checkpoint does not cover.
+    /// Whether an earlier start has judged a hole. Whoever sealed a torn segment has judged its holes. Without the list
+    /// of them, these are all that the checkpoint does not cover.
     fn has_judged(&self, from: u32, to: u32) -> bool {
         match &self.footer {
             Some(footer) => footer.has_judged(from, to),
@@ -110,8 +111,8 @@ impl<D: Disk> Recovery<D> {
         Ok(())
     }
 
-    /// Takes note of keys whose records do not hold, as the directory has them: an older record of the key is not the
-    /// newest because of that.
+    /// Notes keys whose records are damaged, according to the directory: otherwise an older record of the key would
+    /// count as the newest.
     fn find_damaged_keys(&mut self, reading: &Reading, directory: &[u8]) {
         if reading.holes.is_empty() {
             return;
@@ -148,10 +149,10 @@ impl<D: Disk> Recovery<D> {
 
     fn found_hole(&mut self, reading: &mut Reading, from: u32, to: u32) {
         reading.holes.push((from, to));
-        // Each start must judge the same, however the machine stopped since.
+        // Every start must judge the same, whatever stopped the machine since.
         let trailer = &reading.trailer;
         reading.is_torn = trailer.map_or(!self.has_run_on, |trailer| trailer.ending == Ending::Cut);
-        // What was in it may have belonged to the group.
+        // Its content may have belonged to the group.
         self.interrupt(reading.header, &mut reading.group);
         reading.begun = false;
     }
@@ -185,8 +186,8 @@ impl<D: Disk> Recovery<D> {
         }
     }
 
-    /// A record that the checkpoint speaks for. Its group was whole when the checkpoint was written, which knows all that it
-    /// changed.
+    /// A record that the checkpoint covers. Its group was complete when the checkpoint was written, which knows
+    /// everything that it changed.
     fn found_covered(&mut self, reading: &mut Reading, op: Op) {
         list(&mut reading.directory, &op);
         if let Op::Message {
@@ -207,7 +208,7 @@ impl<D: Disk> Recovery<D> {
         }
     }
 
-    /// The group is whole.
+    /// The group is complete.
     fn apply_group(&mut self, reading: &mut Reading) {
         for (at, op) in reading.group.drain(..) {
             list(&mut reading.directory, &op);
@@ -219,12 +220,12 @@ impl<D: Disk> Recovery<D> {
         }
     }
 
-    /// All there is was read. `inside`: how many incomplete groups there were before the last one of the segment.
+    /// The whole segment has been read. `inside`: the number of incomplete groups before its last one.
     fn note_holes(&mut self, reading: &mut Reading, inside: usize) {
         let (header, end, covered_end) = (reading.header, reading.end, reading.covered_end());
         let ended = reading.ended();
         let certain = ended.is_some_and(|(_, ending)| ending != Ending::Cut);
-        // What lies before something that was written later was written.
+        // Everything before a later write was written.
         let is_untorn = self.has_run_on && ended.is_none();
         for (n, group) in self.incomplete.iter_mut().enumerate() {
             if group.header.id == header.id {
@@ -237,8 +238,8 @@ impl<D: Disk> Recovery<D> {
         } else if covered_end > end {
             reading.holes.push((end, covered_end));
         }
-        // What a checkpoint covers was synced, but for copies that compaction gave up, and for what an earlier epoch left
-        // torn and no start could seal.
+        // Everything that a checkpoint covers was synced, except copies that compaction abandoned, and what an earlier
+        // epoch left torn and no start could seal.
         let epoch = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.marks.epoch);
         let is_synced = (reading.covered).is_some_and(|covered| covered.sealed || header.epoch == epoch);
         let is_synced = is_synced && header.kind == SegmentKind::Log;
@@ -273,7 +274,7 @@ impl<D: Disk> Recovery<D> {
         }
     }
 
-    /// A group ends here, whole or not.
+    /// A group ends here, complete or not.
     fn interrupt(&mut self, header: SegmentHeader, group: &mut Vec<(u32, Op)>) {
         if let Some(&(at, _)) = group.first() {
             let ops = group.drain(..).map(|(_, op)| op).collect();

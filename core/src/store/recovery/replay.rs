@@ -1,4 +1,4 @@
-//! What a record does to what was found so far.
+//! Applies records to what was found so far.
 
 use super::Recovery;
 use crate::message::Position;
@@ -13,7 +13,7 @@ use crate::store::segment::{SegmentHeader, SegmentKind};
 use crate::store::{LogEntry, QueueAcks, QueueId, Routes, State};
 use crate::time::Wall;
 
-/// A record, owned, until its group is whole.
+/// A record in owned form, until its group is complete.
 pub(in crate::store) enum Op {
     Message {
         offset: u32,
@@ -38,7 +38,7 @@ pub(in crate::store) enum Op {
 }
 
 impl Op {
-    /// `None` if the record makes no sense, for all its checksum.
+    /// `None` if the record is invalid although its checksum is right.
     pub(in crate::store) fn parse(raw: &Raw<'_>, offset: u32, len: u32, lsn: u64) -> Option<Op> {
         Some(match raw.kind {
             Kind::Message => {
@@ -83,7 +83,7 @@ impl Op {
 }
 
 impl<D: Disk> Recovery<D> {
-    /// What holds even if the record does not count.
+    /// Notes facts that hold even if the record does not count.
     pub(super) fn note(&mut self, header: &SegmentHeader, may_be_torn: bool, op: &Op) {
         let message_at = match op {
             Op::Message { offset, .. } => Some((*header, *offset)),

@@ -1,4 +1,4 @@
-//! From what was found to what is live: settled, moved, collapsed.
+//! Finds out what is live from what was found: applies settles and moves, and merges duplicates.
 
 use super::{FoundQueue, Recovery};
 use crate::message::Position;
@@ -21,7 +21,7 @@ use std::sync::atomic::Ordering;
 /// What is live of a queue, counted.
 struct Messages {
     by_flags: BTreeMap<u8, RecoveredMessages>,
-    /// Sequences that have packet ids, and which of them are live.
+    /// Sequences with packet ids, and which of them are live.
     outgoing: HashSet<u64>,
     in_flight: Vec<LogEntry>,
 }
@@ -67,12 +67,12 @@ fn find_roots(
 
 /// A queue of the checkpoint while the directories are read.
 struct Counting<'a> {
-    /// What the checkpoint knows of it, and what was found behind the checkpoint.
+    /// What the checkpoint knows about it, and what was found behind the checkpoint.
     known: &'a QueueIndex,
     found: &'a FoundQueue,
-    /// The part of it that was asked for last.
+    /// The part of it that was used last.
     span: Option<Span>,
-    /// What is really there.
+    /// What exists.
     index: QueueIndex,
     messages: Messages,
 }
@@ -87,7 +87,7 @@ impl<'a> Counting<'a> {
             messages: Messages::new(found),
         }
     }
-    /// Counts an entry that a directory lists, if it is live there.
+    /// Counts an entry of a directory, if it is live there.
     fn count(&mut self, entry: LogEntry) -> bool {
         let seq = entry.seq;
         let around = |span: &Span| (span.first..=span.last()).contains(&seq);
@@ -95,7 +95,7 @@ impl<'a> Counting<'a> {
             self.span = self.known.spans_from(seq).next().filter(|span| around(span));
         }
         let listed = self.span.is_some_and(|span| span.segment == entry.at.segment);
-        // A copy of it in a segment that is not covered is the younger one.
+        // A copy of it in a segment that is not covered is newer.
         let live = listed
             && !self.known.is_dead(seq)
             && self.found.counts(&entry)
@@ -109,7 +109,7 @@ impl<'a> Counting<'a> {
 }
 
 impl FoundQueue {
-    /// Whether a message is there after the start: nobody settled it, and it was not logged to free memory only.
+    /// Whether a message exists after the start: it was not settled, and not only spilled to free memory.
     fn counts(&self, entry: &LogEntry) -> bool {
         entry.flags & Route::TRANSIENT == 0 && !self.settled.contains(entry.seq)
     }
@@ -120,10 +120,10 @@ impl FoundQueue {
 }
 
 impl<D: Disk> Recovery<D> {
-    /// Builds the index and the answer from everything that was found.
+    /// Builds the index and the result from everything that was found.
     pub(super) fn settle(&mut self, progress: &mut dyn FnMut(Opening)) -> Result<Recovered, StoreError> {
         for queue in self.queues.values_mut() {
-            // Copies lie in younger segments; of two, the younger stays.
+            // Copies are in younger segments; of two, the younger stays.
             queue
                 .entries
                 .sort_unstable_by_key(|entry| (entry.seq, std::cmp::Reverse(entry.at)));
@@ -143,7 +143,7 @@ impl<D: Disk> Recovery<D> {
                 messages.add(*entry);
             }
             let index = self.index.queues.entry(id).or_default();
-            // A packet id may outlive its message only where the message is not needed any more: after PUBREC.
+            // A packet id outlives its message only when the message is not needed any more: after PUBREC.
             let mut packet_ids = queue.packet_ids;
             packet_ids.retain(|(seq, _, released)| *released || index.lookup(*seq).is_some());
             index.next_seq = queue.next_seq;
@@ -174,10 +174,10 @@ impl<D: Disk> Recovery<D> {
         Ok(recovered)
     }
 
-    /// Has deletions delete what goes with their keys: a queue's its messages, a vhost's everything in it.
-    pub(super) fn bury(&mut self) {
+    /// Applies deletions: a queue's to its messages, a vhost's to everything in it.
+    pub(super) fn apply_deletions(&mut self) {
         let segments = &self.segments;
-        // What a checkpoint covers knows already which segments it must outlive.
+        // What a checkpoint covers already knows which segments it must outlive.
         let is_new = |at: Position| segments.get(&at.segment).is_some_and(|s| at.offset >= s.covered);
         let deletions: Vec<(Box<[u8]>, Position)> = (self.index.keys.iter())
             .filter(|(key, entry)| entry.deleted && (key::as_vhost(key).is_some() || key::as_queue(key).is_some()))
@@ -207,7 +207,7 @@ impl<D: Disk> Recovery<D> {
         }
     }
 
-    /// Counts what the directories of covered segments list and nothing has settled since.
+    /// Counts entries in the directories of covered segments that were not settled since.
     fn count_listed(&mut self, progress: &mut dyn FnMut(Opening)) -> Result<BTreeMap<QueueId, Messages>, StoreError> {
         let Some(checkpoint) = self.checkpoint.take() else {
             return Ok(BTreeMap::new());
@@ -227,7 +227,7 @@ impl<D: Disk> Recovery<D> {
                 None => None,
             };
             let Some((_, directory)) = directory else {
-                // It held a moment ago.
+                // It was valid a moment ago.
                 tracing::error!(segment = id, "the directory of a segment does not hold any more");
                 StoreStats::add(&self.shared.stats.quarantined, 1);
                 continue;
@@ -271,7 +271,7 @@ impl<D: Disk> Recovery<D> {
         StoreError::unread(&self.shared.path_of(segment), error)
     }
 
-    /// Takes note of a payload that a move wants.
+    /// Notes a payload that a move refers to.
     pub(super) fn found_root(&mut self, at: Position, body_len: u32, routes: &[Route]) {
         if !self.wanted.is_empty() {
             find_roots(&self.wanted, &mut self.roots, at, body_len, routes);
@@ -285,7 +285,7 @@ impl<D: Disk> Recovery<D> {
             if moved.flags & Route::TRANSIENT != 0 || self.queues.get(&queue).is_some_and(is_gone) {
                 continue;
             }
-            // Compaction may have made it a record of its own.
+            // Compaction may have written it as a record of its own.
             let own = |found: &FoundQueue| found.find(seq).is_some();
             if self.queues.get(&queue).is_some_and(own) {
                 continue;
@@ -332,7 +332,7 @@ impl<D: Disk> Recovery<D> {
         }
     }
 
-    /// Where a payload lies, and the length of its body.
+    /// The position of a payload, and the length of its body.
     fn root(&self, root: Root) -> Result<Option<(Position, u32)>, StoreError> {
         if let Some(found) = self.roots.get(&root) {
             return Ok(Some(*found));
@@ -356,8 +356,8 @@ impl<D: Disk> Recovery<D> {
         }))
     }
 
-    /// Forgets the deletions that nothing is left to delete for, and says which others are known only from the
-    /// checkpoint, because their segment is gone.
+    /// Drops deletions that nothing is left to delete for. Returns those that only the checkpoint knows, because their
+    /// segment no longer exists.
     pub(super) fn lost_deletions(&mut self, recovered: &mut Recovered) -> Vec<Box<[u8]>> {
         let segments = &self.segments;
         let is_session = |key: &[u8]| matches!(key::parse(key), Some((_, KeyKind::Session, _)));
