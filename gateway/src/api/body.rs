@@ -64,10 +64,20 @@ impl Body {
         }
     }
 
+    /// # Errors
+    /// Some of these members are missing. The text names them all, so that a script is mended once.
+    pub(super) fn needs(&self, keys: &[&str]) -> Result<(), Refusal> {
+        let missing: Vec<&str> = keys.iter().copied().filter(|key| self.get(key).is_none()).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        Err(Refusal::bad_request(format!("key_missing: {}", missing.join(", "))))
+    }
+
     /// A text that must be there.
     pub(super) fn required(&self, key: &str) -> Result<&str, Refusal> {
-        let missing = || Refusal::bad_request(format!("key_missing: {key}"));
-        self.text(key)?.ok_or_else(missing)
+        self.needs(&[key])?;
+        Ok(self.text(key)?.unwrap_or_default())
     }
 
     /// A list of texts, or one text with commas between them.

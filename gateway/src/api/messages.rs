@@ -43,10 +43,10 @@ async fn publish(
     body: Bytes,
 ) -> Answer {
     let body = Body::parse(&body)?;
+    body.needs(&["properties", "routing_key", "payload", "payload_encoding"])?;
     let key = body.required("routing_key")?;
     let payload = payload(&body)?;
-    let members = body.members("properties")?;
-    let members = members.ok_or_else(|| Refusal::bad_request("key_missing: properties"))?;
+    let members = body.members("properties")?.unwrap_or_default();
     within_limit(&payload, &node)?;
     let exchange = if exchange == DEFAULT { "" } else { &exchange };
     short("exchange", exchange)?;
@@ -198,9 +198,9 @@ fn outcome(mode: &str) -> Result<Outcome, Refusal> {
 
 async fn get(caller: Caller, State(node): Api, Path((vhost, queue)): Path<(String, String)>, body: Bytes) -> Answer {
     let body = Body::parse(&body)?;
+    body.needs(&["count", "ackmode", "encoding"])?;
     let outcome = outcome(body.required("ackmode")?)?;
-    let count = body.number("count")?;
-    let count = count.ok_or_else(|| Refusal::bad_request("key_missing: count"))?;
+    let count = body.number("count")?.unwrap_or_default();
     let as_text = match body.required("encoding")? {
         "auto" => true,
         "base64" => false,

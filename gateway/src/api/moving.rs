@@ -29,9 +29,9 @@ const MOVED_MAX: i64 = 10_000;
 /// this one. So an end in between may leave one message in both, and loses none.
 async fn run(caller: Caller, State(node): Api, Path((vhost, queue)): Path<(String, String)>, body: Bytes) -> Answer {
     let body = Body::parse(&body)?;
+    body.needs(&["destination", "count"])?;
     let destination: Name = body.required("destination")?.into();
-    let count = body.number("count")?;
-    let count = count.ok_or_else(|| Refusal::bad_request("key_missing: count"))?;
+    let count = body.number("count")?.unwrap_or_default();
     if *destination == *queue {
         return Err(Refusal::bad_request("destination: it is the queue itself"));
     }

@@ -70,6 +70,7 @@ async fn get(State(node): Api, Path((vhost, user)): Path<(String, String)>) -> A
 
 async fn put(State(node): Api, Path((vhost, user)): Path<(String, String)>, body: Bytes) -> Answer {
     let body = Body::parse(&body)?;
+    body.needs(&["configure", "write", "read"])?;
     let permission = Permission {
         configure: body.required("configure")?.to_owned(),
         write: body.required("write")?.to_owned(),
@@ -112,6 +113,7 @@ async fn topics_get(State(node): Api, Path((vhost, user)): Path<(String, String)
 
 async fn topics_put(State(node): Api, Path((vhost, user)): Path<(String, String)>, body: Bytes) -> Answer {
     let body = Body::parse(&body)?;
+    body.needs(&["exchange", "write", "read"])?;
     let exchange = body.required("exchange")?;
     let (write, read) = (body.required("write")?, body.required("read")?);
     let put = node.set_topic_permission(&user, &vhost, exchange, write, read).await;

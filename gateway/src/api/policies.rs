@@ -78,8 +78,8 @@ pub(crate) fn record(body: &Body) -> Result<PolicyRecord, Refusal> {
             return Err(Refusal::bad_request(text));
         }
     };
-    let definition = body.members("definition")?;
-    let definition = definition.ok_or_else(|| Refusal::bad_request("key_missing: definition"))?;
+    body.needs(&["pattern", "definition"])?;
+    let definition = body.members("definition")?.unwrap_or_default();
     Ok(PolicyRecord {
         pattern: body.required("pattern")?.to_owned(),
         apply_to: body.text("apply-to")?.unwrap_or("all").into(),

@@ -88,6 +88,7 @@ async fn stop(caller: Caller, State(node): Api) -> Answer {
 /// administrators, so a wrong password is no attack and bans nobody.
 async fn authenticate(State(node): Api, body: Bytes) -> Answer {
     let body = Body::parse(&body)?;
+    body.needs(&["name", "password"])?;
     let (name, password) = (body.required("name")?, body.required("password")?);
     match node.log_in(name, password.as_bytes(), true).await {
         Ok((name, tags)) => {

@@ -214,6 +214,48 @@ fn users_are_managed_while_the_gateway_is_stopped_and_are_there_at_its_start() {
     open(&gatepost, "c", "late", "secret").expect("the new user");
 }
 
+/// A script that lacked three members was told of one, mended, and told of the next.
+#[test]
+fn a_request_is_told_of_all_members_that_it_lacks() {
+    let gatepost = Gatepost::with(1, "");
+    for (method, path, body, missing) in [
+        ("PUT", "/api/permissions/%2F/eve", r#"{"write": ""}"#, "configure, read"),
+        ("PUT", "/api/topic-permissions/%2F/eve", "{}", "exchange, write, read"),
+        ("PUT", "/api/policies/%2F/p", "", "pattern, definition"),
+        (
+            "POST",
+            "/api/queues/%2F/q/get",
+            r#"{"ackmode": null}"#,
+            "count, ackmode, encoding",
+        ),
+        (
+            "POST",
+            "/api/exchanges/%2F/amq.default/publish",
+            r#"{"payload": "x"}"#,
+            "properties, routing_key, payload_encoding",
+        ),
+        (
+            "POST",
+            "/api/definitions",
+            r#"{"permissions": [{"user": "eve"}]}"#,
+            "vhost",
+        ),
+        (
+            "POST",
+            "/api/definitions",
+            r#"{"bindings": [{"vhost": "/"}]}"#,
+            "source, destination, destination_type",
+        ),
+    ] {
+        let answer = ask(&gatepost, method, path, body);
+        let named = answer.split_once("key_missing: ").map(|(_, named)| named);
+        assert!(
+            named.is_some_and(|named| named.starts_with(&format!("{missing}\""))),
+            "{path}: {answer}"
+        );
+    }
+}
+
 #[test]
 fn the_control_socket_speaks_the_management_api() {
     let gatepost = Gatepost::with(1, "");

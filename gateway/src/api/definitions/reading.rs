@@ -188,6 +188,7 @@ fn user(body: &Body) -> Result<User, Refusal> {
 }
 
 fn place(body: &Body) -> Result<Place, Refusal> {
+    body.needs(&["user", "vhost"])?;
     Ok(Place {
         user: body.required("user")?.into(),
         vhost: body.required("vhost")?.into(),
@@ -195,6 +196,7 @@ fn place(body: &Body) -> Result<Place, Refusal> {
 }
 
 fn permission(body: &Body) -> Result<Permission, Refusal> {
+    body.needs(&["configure", "write", "read"])?;
     Ok(Permission {
         configure: body.required("configure")?.to_owned(),
         write: body.required("write")?.to_owned(),
@@ -203,6 +205,7 @@ fn permission(body: &Body) -> Result<Permission, Refusal> {
 }
 
 fn topic_permission(body: &Body) -> Result<TopicPermission, Refusal> {
+    body.needs(&["user", "vhost", "exchange", "write", "read"])?;
     Ok(TopicPermission {
         place: place(body)?,
         exchange: body.required("exchange")?.into(),
@@ -220,6 +223,7 @@ fn policy(kind: PolicyKind, name: &str, body: &Body) -> Result<PolicyChange, Ref
 }
 
 fn binding(body: &Body) -> Result<Bind, Refusal> {
+    body.needs(&["source", "destination", "destination_type"])?;
     let destination = body.required("destination")?;
     let target = match body.required("destination_type")? {
         "queue" => BindTarget::Queue(destination.into()),
