@@ -29,6 +29,7 @@ struct Used {
     objects: PerKind,
     unsettled: u64,
     buffers: u64,
+    hashing: u64,
     outside: u64,
     flow: u64,
     resident: u64,
@@ -43,6 +44,7 @@ impl Used {
             objects: std::array::from_fn(sum),
             unsettled: counters.iter().map(|counters| counters.unsettled_bytes).sum(),
             buffers: node.buffers.bytes() as u64,
+            hashing: node.directory.hashing_bytes(),
             outside: node.directory.outside().0 as u64,
             flow: node.flow.bytes() as u64,
             resident: machine::resident_bytes(),
@@ -76,12 +78,14 @@ async fn accounts(State(node): Api) -> Answer {
     }));
     rows.push(part("unsettled", used.unsettled, pools.unsettled));
     rows.push(part("input", used.buffers, pools.input));
+    let for_hashing = usize::try_from(config.auth.hashing_memory.0).unwrap_or(usize::MAX);
+    rows.push(part("hashing", used.hashing, for_hashing));
     if pools.outside > 0 {
         rows.push(part("outside", used.outside, pools.outside));
     }
     rows.push(json!({ "name": "flow", "bytes": used.flow, "limit": Value::Null }));
     let budget = machine::memory_budget(config.memory.budget);
-    let counted = used.messages + objects as u64 + used.buffers + used.outside + used.flow;
+    let counted = used.messages + objects as u64 + used.buffers + used.hashing + used.outside + used.flow;
     rows.push(json!({ "name": "counted", "bytes": counted, "limit": budget }));
     rows.push(json!({ "name": "resident", "bytes": used.resident, "limit": Value::Null }));
     answer(&rows.into())
@@ -102,6 +106,7 @@ async fn of_node(view: View, State(node): Api, Path(name): Path<String>) -> Answ
         ("mnesia", used.object(ObjectKind::Routes)),
         ("msg_index", used.object(ObjectKind::Retained)),
         ("other_ets", used.outside),
+        ("other_proc", used.hashing),
         ("metrics", used.flow),
     ];
     let counted = parts.iter().map(|(_, bytes)| bytes).sum();
@@ -124,7 +129,7 @@ async fn of_node(view: View, State(node): Api, Path(name): Path<String>) -> Answ
     })
 }
 
-const ZEROS: [&str; 18] = [
+const ZEROS: [&str; 17] = [
     "connection_readers",
     "connection_writers",
     "queue_slave_procs",
@@ -134,7 +139,6 @@ const ZEROS: [&str; 18] = [
     "stream_queue_replica_reader_procs",
     "stream_queue_coordinator_procs",
     "plugins",
-    "other_proc",
     "mgmt_db",
     "quorum_ets",
     "code",

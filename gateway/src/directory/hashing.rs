@@ -108,6 +108,8 @@ pub(crate) struct Figures {
     pub abandoned: AtomicU64,
     /// Jobs that wait now.
     pub waiting: AtomicU64,
+    /// Bytes that the threads work in.
+    pub workspaces: AtomicU64,
 }
 
 /// A password to check against a hash.
@@ -180,6 +182,12 @@ impl Hashing {
 
     pub(crate) fn figures(&self) -> &Figures {
         &self.shared.figures
+    }
+
+    /// Memory of the threads, and of the passwords and tokens that wait for them.
+    pub(crate) fn bytes(&self) -> u64 {
+        let waiting = self.shared.state.lock().bytes as u64;
+        waiting + self.shared.figures.workspaces.load(Ordering::Relaxed)
     }
 
     /// Applies new limits.
@@ -379,10 +387,13 @@ impl Shared {
                     let (cost, iterations) = self.state.lock().settings.new_passwords();
                     self.figures.hashed.fetch_add(1, Ordering::Relaxed);
                     // The request may have been cancelled.
-                    let _ = done.send(Kept::make(&password, cost, iterations, &mut workspace));
+                    let made = Kept::make(&password, cost, iterations, &mut workspace);
+                    workspace.count(&self.figures.workspaces);
+                    let _ = done.send(made);
                 }
             }
         }
+        workspace.uncount(&self.figures.workspaces);
     }
 
     fn next(&self) -> Option<Job> {
@@ -426,6 +437,7 @@ impl Shared {
         } else {
             self.figures.hashed.fetch_add(1, Ordering::Relaxed);
             let is_right = check.hash.matches(&check.password, workspace);
+            workspace.count(&self.figures.workspaces);
             if is_right {
                 self.remember(&check);
             }

@@ -412,6 +412,11 @@ impl Directory {
         self.hashing.figures()
     }
 
+    /// Memory of what checks passwords.
+    pub(crate) fn hashing_bytes(&self) -> u64 {
+        self.hashing.bytes()
+    }
+
     /// Connections that a user's limit refused.
     pub(crate) fn connections_refused(&self) -> u64 {
         self.connections_refused.load(Ordering::Relaxed)

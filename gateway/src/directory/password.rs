@@ -28,6 +28,7 @@ use ring::pbkdf2;
 use ring::rand::{SecureRandom as _, SystemRandom};
 use sha2::{Digest, Sha256, Sha512};
 use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
 use subtle::ConstantTimeEq as _;
 
 /// Memory of a hash made here, in KiB, unless configured.
@@ -108,7 +109,11 @@ pub(crate) enum PasswordHash {
 
 /// Memory for argon2, reused from one password to the next.
 #[derive(Default)]
-pub(crate) struct Workspace(Vec<Block>);
+pub(crate) struct Workspace {
+    blocks: Vec<Block>,
+    /// Bytes that [`Workspace::count`] has added.
+    counted: u64,
+}
 
 /// Blocks that a workspace reserves; only the blocks it uses are ever touched. glibc maps and unmaps an allocation over 32 MiB
 /// on its own. After it has unmapped a smaller one, it raises its threshold: later allocations of that size come from the heap,
@@ -116,14 +121,26 @@ pub(crate) struct Workspace(Vec<Block>);
 const BLOCKS_RESERVED: usize = (33 << 20) / size_of::<Block>();
 
 impl Workspace {
+    /// Adds to a sum the memory that has come into use since the last time. It never shrinks.
+    pub(super) fn count(&mut self, sum: &AtomicU64) {
+        let bytes = size_of_val(self.blocks.as_slice()) as u64;
+        sum.fetch_add(bytes - self.counted, Ordering::Relaxed);
+        self.counted = bytes;
+    }
+
+    /// Takes it from the sum again.
+    pub(super) fn uncount(self, sum: &AtomicU64) {
+        sum.fetch_sub(self.counted, Ordering::Relaxed);
+    }
+
     fn blocks(&mut self, params: &Params) -> &mut [Block] {
         let count = params.block_count();
-        if self.0.len() < count {
+        if self.blocks.len() < count {
             let capacity = count.max(BLOCKS_RESERVED);
-            self.0.reserve_exact(capacity - self.0.len());
-            self.0.resize_with(count, Block::new);
+            self.blocks.reserve_exact(capacity - self.blocks.len());
+            self.blocks.resize_with(count, Block::new);
         }
-        &mut self.0[..count]
+        &mut self.blocks[..count]
     }
 }
 

@@ -614,6 +614,30 @@ fn a_password_that_was_right_is_remembered_and_a_wrong_one_is_not() {
 }
 
 #[test]
+fn the_memory_of_hashing_is_counted_while_a_thread_has_it() {
+    let hashing = Arc::new(hashing(1, 10));
+    assert_eq!(hashing.bytes(), 0);
+    let (sender, answers) = std::sync::mpsc::channel();
+    let to: Arc<dyn Answer> = Arc::new(Waiting(sender));
+    let hash = Arc::new(PasswordHash::make(b"s", CHEAP, &mut Workspace::default()));
+    // Asked on the thread itself, which has not ended yet.
+    let asked = Arc::downgrade(&hashing);
+    let then = move |_| {
+        let bytes = asked.upgrade().map_or(0, |hashing| hashing.bytes());
+        Event::authenticated(bytes.to_string().as_str())
+    };
+    let job = super::hashing::Check {
+        then: Box::new(then),
+        ..check("s", &hash, &to)
+    };
+    assert!(hashing.check(job).is_ok());
+    match answers.recv().expect("an answer") {
+        Event::Authenticated { user, .. } => assert_eq!(*user, *(64 << 10).to_string()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
 fn too_many_logins_at_once_are_refused_and_those_whose_connection_is_gone_are_not_hashed() {
     let hashing = hashing(1, 2);
     let (sender, answers) = std::sync::mpsc::channel();
