@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 #[expect(missing_docs, reason = "the names say it")]
 pub enum Kind {
     Connections,
+    MqttConnections,
+    StompConnections,
     Channels,
     Consumers,
     Queues,
@@ -50,7 +52,12 @@ impl Listing {
     pub(super) fn must_run(&self) -> bool {
         matches!(
             self.kind,
-            Kind::Connections | Kind::Channels | Kind::Consumers | Kind::Listeners
+            Kind::Connections
+                | Kind::MqttConnections
+                | Kind::StompConnections
+                | Kind::Channels
+                | Kind::Consumers
+                | Kind::Listeners
         )
     }
 }
@@ -58,7 +65,7 @@ impl Listing {
 impl Kind {
     fn path(self, vhost: Option<&str>) -> Vec<&str> {
         let (noun, of_vhost) = match self {
-            Kind::Connections => ("connections", false),
+            Kind::Connections | Kind::MqttConnections | Kind::StompConnections => ("connections", false),
             Kind::Channels => ("channels", false),
             Kind::Consumers => ("consumers", true),
             Kind::Queues => ("queues", true),
@@ -73,11 +80,10 @@ impl Kind {
             Kind::Sessions | Kind::Subscriptions => return vec!["gatepost", "sessions", vhost.unwrap_or("/")],
             Kind::Retained => return vec!["gatepost", "retained", vhost.unwrap_or("/")],
         };
-        match (vhost, self, of_vhost) {
-            (Some(vhost), Kind::Connections | Kind::Channels | Kind::Permissions | Kind::TopicPermissions, _) => {
-                vec!["vhosts", vhost, noun]
-            }
-            (Some(vhost), _, true) => vec![noun, vhost],
+        let below_vhost = matches!(noun, "connections" | "channels" | "permissions" | "topic-permissions");
+        match vhost {
+            Some(vhost) if below_vhost => vec!["vhosts", vhost, noun],
+            Some(vhost) if of_vhost => vec![noun, vhost],
             _ => vec![noun],
         }
     }
@@ -86,6 +92,8 @@ impl Kind {
     fn usual(self) -> &'static [&'static str] {
         match self {
             Kind::Connections => &["name", "user", "vhost", "protocol", "state"],
+            Kind::MqttConnections => &["variable_map.client_id", "user", "vhost", "protocol", "name"],
+            Kind::StompConnections => &["user", "vhost", "protocol", "name"],
             Kind::Channels => &["name", "user", "consumer_count", "messages_unacknowledged"],
             Kind::Consumers => &[
                 "queue.name",
@@ -112,7 +120,7 @@ impl Kind {
     /// All columns there may be. An object may lack some, so none of them can tell.
     fn known(self) -> &'static str {
         match self {
-            Kind::Connections => {
+            Kind::Connections | Kind::MqttConnections | Kind::StompConnections => {
                 "auth_mechanism channel_max channels client_properties connected_at frame_max host name node \
                  peer_cert_issuer peer_cert_subject peer_cert_validity peer_host peer_port port protocol recv_cnt recv_oct \
                  recv_oct_details send_cnt send_oct send_oct_details send_pend ssl ssl_cipher ssl_hash ssl_key_exchange \
@@ -159,11 +167,26 @@ impl Kind {
         }
     }
 
+    /// How the protocol of these connections begins, where there are others.
+    fn protocol(self) -> &'static str {
+        match self {
+            Kind::MqttConnections => "MQTT",
+            Kind::StompConnections => "STOMP",
+            _ => "",
+        }
+    }
+
     /// What `rabbitmqctl` calls a field.
     fn alias(self, column: &str) -> Option<&'static str> {
         Some(match (self, column) {
             (Kind::Connections | Kind::Channels, "pid") | (Kind::Users, "user") => "name",
             (Kind::Channels, "connection") => "connection_details.name",
+            (Kind::MqttConnections, "client_id") => "variable_map.client_id",
+            (Kind::MqttConnections | Kind::StompConnections, "conn_name" | "connection") => "name",
+            (Kind::MqttConnections | Kind::StompConnections, "connection_state") => "state",
+            (Kind::MqttConnections | Kind::StompConnections, "ssl_login_name") => "peer_cert_subject",
+            (Kind::MqttConnections | Kind::StompConnections, "peer_addr") => "peer_host",
+            (Kind::StompConnections, "version") => "protocol",
             (Kind::Bindings, "source_name") => "source",
             (Kind::Bindings, "destination_name") => "destination",
             (Kind::Bindings, "destination_kind") => "destination_type",
@@ -267,6 +290,12 @@ async fn rows(asked: &Listing, client: &mut Client) -> Result<Vec<Value>, Failur
         _ => Vec::new(),
     };
     Ok(match asked.kind {
+        Kind::MqttConnections | Kind::StompConnections => {
+            let mut rows = array(&mut answer);
+            let protocol = asked.kind.protocol();
+            rows.retain(|row| row["protocol"].as_str().is_some_and(|of| of.starts_with(protocol)));
+            rows
+        }
         Kind::Subscriptions => array(&mut answer).iter().flat_map(subscriptions).collect(),
         Kind::Listeners => array(&mut answer["listeners"]),
         Kind::Retained => {

@@ -76,6 +76,19 @@ const VERBS: &[Verb] = &[
         false,
     ),
     list(
+        "list_mqtt_connections",
+        &["list", "mqtt-connections"],
+        &["client_id", "conn_name"],
+        false,
+    ),
+    // RabbitMQ's default is session_id and conn_name; a session's id is not kept here.
+    list(
+        "list_stomp_connections",
+        &["list", "stomp-connections"],
+        &["conn_name", "user"],
+        false,
+    ),
+    list(
         "list_channels",
         &["list", "channels"],
         &["pid", "user", "consumer_count", "messages_unacknowledged"],

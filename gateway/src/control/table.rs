@@ -66,6 +66,8 @@ impl Output {
                             let items = items.iter().map(|item| cell(Some(item)));
                             format!("[{}]", items.collect::<Vec<_>>().join(", "))
                         }
+                        (Format::Table, Some(Value::Object(members))) if members.is_empty() => "[]".to_owned(),
+                        (Format::Table | Format::Csv, Some(object @ Value::Object(_))) => json_cell(object),
                         _ => cell(value),
                     };
                     let rows = all.map(|row| columns.iter().map(|column| shown(field(row, column))).collect());
@@ -163,6 +165,18 @@ pub(super) fn cell(value: Option<&Value>) -> String {
     }
 }
 
+/// JSON in one line, in which no character moves the cursor.
+fn json_cell(value: &Value) -> String {
+    let mut out = String::new();
+    for c in value.to_string().chars() {
+        match c {
+            c if c.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
 /// The text with escapes for what cannot be seen. Quotes stay: nothing here is quoted.
 fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
@@ -203,6 +217,21 @@ mod tests {
             text(Format::Csv, true),
             "name,a.b\r\n\"q,1\",5\r\n\"tab\\there \\u{1b}[2J \"\"x\"\"\",\r\n"
         );
+    }
+
+    /// Scripts that read `rabbitmqctl list_policies` parse the definition.
+    #[test]
+    fn objects_in_a_table_are_json_as_rabbitmqctl_prints_them() {
+        let output = Output::List {
+            columns: vec!["definition".to_owned(), "arguments".to_owned()],
+            rows: json!([{ "definition": { "max-length": 5, "x": "\u{9b}2J\u{1b}\"" }, "arguments": {} }]),
+            is_chosen: true,
+        };
+        assert_eq!(
+            output.text(Format::Table, false),
+            "{\"max-length\":5,\"x\":\"\\u009b2J\\u001b\\\"\"}\t[]\n"
+        );
+        assert!(output.text(Format::Columns, false).starts_with("max-length=5,x="));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use crate::support::amqp::Amqp;
 use crate::support::daemon::{free_port, run};
 use crate::support::mqtt::Mqtt;
 use crate::support::raw::{eventually, read_to_end, tcp};
+use crate::support::stomp::Stomp;
 use crate::support::tls::Authority;
 use serde_json::Value;
 use std::fs;
@@ -231,18 +232,18 @@ fn gatepostctl_lists_as_rabbitmqctl_does() {
     assert_eq!(out(&["list_queues", "-p", "v"]), "name\tmessages\nlist_users\t0\n");
     assert_eq!(out(&["-n", "gatepost@here", "list_queues"]), "name\tmessages\n");
     let bindings = out(&["list_bindings", "-p", "v", "-s"]);
-    assert_eq!(bindings, "\texchange\tlist_users\tqueue\tlist_users\t\n");
+    assert_eq!(bindings, "\texchange\tlist_users\tqueue\tlist_users\t[]\n");
     out(&["delete_queue", "list_users", "-p", "v"]);
     out(&["set_user_limits", "ann", "{\"max-channels\": 7}"]);
     assert_eq!(
         out(&["list_vhost_limits", "-p", "v"]),
-        "vhost\tvalue\nv\tmax-queues=3\n"
+        "vhost\tvalue\nv\t{\"max-queues\":3}\n"
     );
     assert_eq!(out(&["list_vhost_limits"]), "vhost\tvalue\n");
-    assert!(out(&["list_vhost_limits", "--global"]).contains("v\tmax-queues=3\n"));
+    assert!(out(&["list_vhost_limits", "--global"]).contains("v\t{\"max-queues\":3}\n"));
     assert_eq!(
         out(&["list_user_limits", "--user", "ann", "-s"]),
-        "ann\tmax-channels=7\n"
+        "ann\t{\"max-channels\":7}\n"
     );
     out(&["clear_vhost_limits", "-p", "v"]);
     assert!(!out(&["list_vhost_limits", "--global"]).contains("max-queues"));
@@ -278,12 +279,12 @@ fn parameters_and_names_are_set_as_by_rabbitmqctl() {
     assert!(out(&described).contains("v\tfirst line\t[c]\tquorum\n"));
     out(&["set_vhost_limits", "-p", "v", "{\"max-queues\": 3}"]);
     let parameters = ["list_parameters", "-p", "v", "-s"];
-    assert_eq!(out(&parameters), "vhost-limits\tlimits\tmax-queues=3\n");
+    assert_eq!(out(&parameters), "vhost-limits\tlimits\t{\"max-queues\":3}\n");
     out(&["clear_parameter", "-p", "v", "vhost-limits", "limits"]);
     assert_eq!(out(&parameters), "");
     let limits = "{\"max-queues\": 4}";
     out(&["set_parameter", "-p", "v", "vhost-limits", "limits", limits]);
-    assert_eq!(out(&parameters), "vhost-limits\tlimits\tmax-queues=4\n");
+    assert_eq!(out(&parameters), "vhost-limits\tlimits\t{\"max-queues\":4}\n");
     // Federation is not built, and nobody is told otherwise.
     let (code, _, err) = ctl(&gatepost, &["set_parameter", "federation-upstream", "f", "{}"]);
     assert_eq!(code, Some(65));
@@ -291,7 +292,7 @@ fn parameters_and_names_are_set_as_by_rabbitmqctl() {
     let (code, _, err) = ctl(&gatepost, &["set_global_parameter", "plant", "{line: 7}"]);
     assert_eq!(code, Some(64), "{err}");
     out(&["set_global_parameter", "plant", "{\"line\": 7}"]);
-    assert!(out(&["list_global_parameters", "-s"]).contains("plant\tline=7\n"));
+    assert!(out(&["list_global_parameters", "-s"]).contains("plant\t{\"line\":7}\n"));
     out(&["clear_global_parameter", "plant"]);
     assert!(!out(&["list_global_parameters"]).contains("plant"));
     let greeted = |gatepost: &Gatepost| {
@@ -363,6 +364,8 @@ fn memory_is_shown_by_what_takes_it() {
     let before = accounts();
     assert_eq!(row(&before, "objects").1, Some(10 << 20));
     assert_eq!(row(&before, "counted").1, Some(100 << 20));
+    let (bytes, limit) = row(&before, "hashing");
+    assert!(limit == Some(8 << 20) && bytes <= 8 << 20, "{before}");
     control(&gatepost, &["queue", "declare", "weighed"], "");
     control(
         &gatepost,
@@ -387,6 +390,44 @@ fn memory_is_shown_by_what_takes_it() {
         table.starts_with("name\tbytes\tlimit\n") && table.contains("\nresident\t"),
         "{table}"
     );
+}
+
+#[test]
+fn connections_of_one_protocol_are_listed_as_rabbitmqs_plugins_list_them() {
+    let gatepost = Gatepost::with(1, "");
+    let _amqp = Amqp::open(gatepost.amqp);
+    let _mqtt = Mqtt::open(gatepost.mqtt, "sensor-7", true);
+    let _stomp = Stomp::try_open(gatepost.stomp).expect("a session");
+    let lines = |arguments: &[&str]| -> Vec<String> {
+        let (code, out, err) = ctl(&gatepost, arguments);
+        assert_eq!(code, Some(0), "{arguments:?}: {err}");
+        out.lines().map(str::to_owned).collect()
+    };
+    let mqtt = lines(&["list_mqtt_connections"]);
+    assert_eq!((mqtt.len(), mqtt[0].as_str()), (2, "client_id\tconn_name"), "{mqtt:?}");
+    let (client, name) = mqtt[1].split_once('\t').expect("two columns");
+    assert_eq!(client, "sensor-7");
+    assert!(name.ends_with(&format!("-> 127.0.0.1:{}", gatepost.mqtt)), "{name}");
+    let stomp = lines(&[
+        "list_stomp_connections",
+        "-s",
+        "conn_name",
+        "connection_state",
+        "version",
+        "peer_addr",
+    ]);
+    assert_eq!(stomp.len(), 1, "{stomp:?}");
+    assert!(stomp[0].ends_with("\trunning\tSTOMP 1.2\t127.0.0.1"), "{stomp:?}");
+    assert!(
+        stomp[0].contains(&format!("-> 127.0.0.1:{}\t", gatepost.stomp)),
+        "{stomp:?}"
+    );
+    // In our own words, and in a vhost.
+    let listed = control(&gatepost, &["list", "mqtt-connections", "--vhost", "/"], "");
+    assert!(listed.contains("sensor-7") && listed.lines().count() == 2, "{listed}");
+    let (code, _, err) = ctl(&gatepost, &["list_mqtt_connections", "colour"]);
+    assert_eq!(code, Some(64));
+    assert!(err.contains("there is no column colour"), "{err}");
 }
 
 #[test]
