@@ -141,6 +141,12 @@ pub(crate) fn resident_bytes() -> u64 {
     pages.unwrap_or(0).saturating_mul(rustix::param::page_size() as u64)
 }
 
+/// Processor time of this process, of all its threads.
+pub(crate) fn cpu_seconds() -> f64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,6 +176,7 @@ mod tests {
     #[test]
     fn this_machine_answers() {
         assert!(resident_bytes() > 0);
+        assert!(cpu_seconds() > 0.0);
         assert!(open_files() > 0);
         assert!(disk_space(Path::new("/")).is_some_and(|(free, all)| free <= all));
     }

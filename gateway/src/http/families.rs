@@ -91,6 +91,76 @@ pub(super) const CONSUMING: &[(&str, &str, TrafficField)] = &[
     ),
 ];
 
+/// Sums over all clients under RabbitMQ's names of channels' and connections' counters. Dashboards and alerts of RabbitMQ before
+/// 3.9 and of those that followed it ask for these; which channel it was, `/metrics/detailed` says.
+pub(super) const CLIENTS: &[(&str, &str, TrafficField)] = &[
+    (
+        "rabbitmq_channel_messages_published_total",
+        "Messages published, of all clients.",
+        |t| t.published,
+    ),
+    (
+        "rabbitmq_channel_messages_confirmed_total",
+        "Publishes confirmed, of all clients.",
+        |t| t.confirmed,
+    ),
+    (
+        "rabbitmq_channel_messages_unroutable_returned_total",
+        "Publishes that reached no queue and were returned, of all clients.",
+        |t| t.unroutable_returned,
+    ),
+    (
+        "rabbitmq_channel_messages_unroutable_dropped_total",
+        "Publishes that reached no queue and were dropped, of all clients.",
+        |t| t.unroutable_dropped,
+    ),
+    (
+        "rabbitmq_channel_get_ack_total",
+        "Messages fetched one by one, to be settled, of all clients.",
+        |t| t.got.saturating_sub(t.got_no_ack),
+    ),
+    (
+        "rabbitmq_channel_get_total",
+        "Messages fetched one by one, settled when sent, of all clients.",
+        |t| t.got_no_ack,
+    ),
+    (
+        "rabbitmq_channel_get_empty_total",
+        "Fetches from an empty queue, of all clients.",
+        |t| t.get_empty,
+    ),
+    (
+        "rabbitmq_channel_messages_delivered_ack_total",
+        "Deliveries to be settled, of all clients.",
+        |t| t.delivered,
+    ),
+    (
+        "rabbitmq_channel_messages_delivered_total",
+        "Deliveries settled when sent, of all clients.",
+        |t| t.delivered_no_ack,
+    ),
+    (
+        "rabbitmq_channel_messages_redelivered_total",
+        "Deliveries of messages handed out before, of all clients.",
+        |t| t.redelivered,
+    ),
+    (
+        "rabbitmq_channel_messages_acked_total",
+        "Deliveries settled, of all clients.",
+        |t| t.acknowledged,
+    ),
+    (
+        "rabbitmq_connection_incoming_bytes_total",
+        "Bytes read from connections.",
+        |t| t.bytes_in,
+    ),
+    (
+        "rabbitmq_connection_outgoing_bytes_total",
+        "Bytes written to connections.",
+        |t| t.bytes_out,
+    ),
+];
+
 /// Counters of dead-lettered and dropped messages, by type of queue.
 pub(super) const DEAD_LETTERS: &[(&str, &str, Field)] = &[
     (
@@ -192,6 +262,11 @@ pub(super) const COUNTERS: &[(&str, &str, Field)] = &[
         c.enqueued
     }),
     (
+        "rabbitmq_queue_messages_published_total",
+        "Copies put into queues, in the words of dashboards made for RabbitMQ.",
+        |c| c.enqueued,
+    ),
+    (
         "gatepost_messages_damaged_total",
         "Messages whose record in the log was damaged.",
         |c| c.damaged,
@@ -220,6 +295,18 @@ pub(super) const GAUGES: &[(&str, &str, Field)] = &[
     ("rabbitmq_queue_messages_unacked", "Messages with consumers.", |c| {
         c.messages_unsettled
     }),
+    (
+        "rabbitmq_queue_messages",
+        "Messages in queues, ready and with consumers.",
+        |c| c.messages_ready + c.messages_unsettled,
+    ),
+    (
+        "rabbitmq_queue_messages_ready_bytes",
+        "Bytes of the bodies of messages ready for consumers.",
+        |c| c.messages_ready_bytes,
+    ),
+    ("rabbitmq_queue_consumers", "Consumers of queues.", |c| c.consumers),
+    ("rabbitmq_consumers", "Consumers.", |c| c.consumers),
     (
         "gatepost_unsettled_bytes",
         "Bytes of memory of deliveries that are not settled.",
@@ -303,6 +390,21 @@ pub(super) const STORE_COUNTERS: &[(&str, &str, StoreField)] = &[
         "gatepost_store_background_failures_total",
         "Chores of the store that failed.",
         |s| &s.background_failures,
+    ),
+    (
+        "rabbitmq_io_sync_ops_total",
+        "Syncs of the log, in the words of dashboards made for RabbitMQ.",
+        |s| &s.syncs,
+    ),
+    (
+        "rabbitmq_io_write_bytes_total",
+        "Bytes written to files, in the words of dashboards made for RabbitMQ.",
+        |s| &s.bytes_written,
+    ),
+    (
+        "rabbitmq_msg_store_write_total",
+        "Messages written to the log, in the words of dashboards made for RabbitMQ.",
+        |s| &s.messages_written,
     ),
     (
         "gatepost_store_quarantined_total",

@@ -1,10 +1,12 @@
 //! Help texts of the families of `/metrics`, for those that have none in [`super::families`].
 
-use super::families::{CONSUMING, COUNTERS, DEAD_LETTERS, GAUGES, PUBLISHING, STORE_COUNTERS, STORE_GAUGES, TRAFFIC};
+use super::families::{
+    CLIENTS, CONSUMING, COUNTERS, DEAD_LETTERS, GAUGES, PUBLISHING, STORE_COUNTERS, STORE_GAUGES, TRAFFIC,
+};
 
 /// The help of a family.
 pub(super) fn of(name: &str) -> &'static str {
-    let traffic = PUBLISHING.iter().chain(CONSUMING).chain(TRAFFIC);
+    let traffic = PUBLISHING.iter().chain(CONSUMING).chain(TRAFFIC).chain(CLIENTS);
     let traffic = traffic.map(|(name, help, _)| (*name, *help));
     let engines = COUNTERS.iter().chain(DEAD_LETTERS).chain(GAUGES);
     let engines = engines.map(|(name, help, _)| (*name, *help));
@@ -13,6 +15,11 @@ pub(super) fn of(name: &str) -> &'static str {
     let others = HELP.iter().copied();
     let mut all = traffic.chain(engines).chain(store).chain(others);
     all.find(|(known, _)| *known == name).map_or("", |(_, help)| help)
+}
+
+/// The help of a family on a page of single objects.
+pub(super) fn of_single(name: &str) -> &'static str {
+    super::objects::help(name).unwrap_or_else(|| of(name))
 }
 
 /// Help of the families that are written one by one.
@@ -58,6 +65,30 @@ const HELP: &[(&str, &str)] = &[
     ("rabbitmq_erlang_uptime_seconds", "Time since the start."),
     ("rabbitmq_process_resident_memory_bytes", "Memory the process occupies."),
     ("rabbitmq_resident_memory_limit_bytes", "Memory messages may fill."),
+    (
+        "process_cpu_seconds_total",
+        "Processor time used, in user mode and in the kernel.",
+    ),
+    ("process_resident_memory_bytes", "Memory the process occupies."),
+    ("process_open_fds", "Open files and sockets."),
+    ("process_max_fds", "Files and sockets that may be open."),
+    (
+        "process_start_time_seconds",
+        "When the process started, in Unix seconds.",
+    ),
+    ("rabbitmq_process_open_tcp_sockets", "Open connections of clients."),
+    (
+        "rabbitmq_process_max_tcp_sockets",
+        "Connections of clients that may be open.",
+    ),
+    (
+        "rabbitmq_alarms_file_descriptor_limit",
+        "1 while no further file or socket can be opened.",
+    ),
+    (
+        "rabbitmq_io_sync_time_seconds_total",
+        "Time that syncs of the log took.",
+    ),
     ("rabbitmq_process_open_fds", "Open files and sockets."),
     ("rabbitmq_process_max_fds", "Files and sockets that may be open."),
     (
@@ -211,32 +242,11 @@ const HELP: &[(&str, &str)] = &[
         "1 while publishers of a vhost wait because memory is short.",
     ),
     (
-        "rabbitmq_queue_messages",
-        "Messages in the queue, ready and with consumers.",
+        "rabbitmq_exchange_messages_published_total",
+        "Messages published to the exchange.",
     ),
-    ("rabbitmq_queue_consumers", "Consumers of the queue."),
-    ("rabbitmq_channel_consumers", "Consumers on the channel."),
-    (
-        "rabbitmq_channel_messages_unacked",
-        "Deliveries on the channel that are not settled.",
-    ),
-    (
-        "rabbitmq_channel_messages_unconfirmed",
-        "Publishes on the channel that are not confirmed.",
-    ),
-    (
-        "rabbitmq_channel_prefetch",
-        "Prefetch of the channel as a whole; 0: no limit.",
-    ),
-    (
-        "rabbitmq_connection_incoming_bytes_total",
-        "Bytes read from the connection.",
-    ),
-    (
-        "rabbitmq_connection_outgoing_bytes_total",
-        "Bytes written to the connection.",
-    ),
-    ("rabbitmq_connection_channels", "Channels of the connection."),
+    ("rabbitmq_cluster_exchange_name", "1 for each exchange."),
+    ("rabbitmq_cluster_vhost_status", "1 for each vhost that runs."),
     (
         "gatepost_metrics_objects_truncated",
         "Objects that are not shown because there are more than metrics.per_object_limit.",

@@ -2,7 +2,8 @@
 //! which a scrape copies.
 
 use super::families::{
-    CONSUMING, COUNTERS, DEAD_LETTERS, GAUGES, PROTOCOLS, PUBLISHING, QUEUE_TYPE, STORE_COUNTERS, STORE_GAUGES, TRAFFIC,
+    CLIENTS, CONSUMING, COUNTERS, DEAD_LETTERS, GAUGES, PROTOCOLS, PUBLISHING, QUEUE_TYPE, STORE_COUNTERS,
+    STORE_GAUGES, TRAFFIC,
 };
 use super::page::Page;
 use super::{flow, help, objects};
@@ -22,6 +23,8 @@ use std::time::Instant;
 /// Renders the pages for Prometheus.
 pub(crate) struct Exporter {
     started: Instant,
+    /// The same in Unix seconds, by the clock as it was then.
+    started_at: f64,
     scrape_ns: AtomicU64,
 }
 
@@ -38,6 +41,7 @@ impl Exporter {
     pub(crate) fn new(node: &Node) -> Exporter {
         Exporter {
             started: node.started,
+            started_at: node.clock.now().wall.0 as f64 / 1e3 - node.started.elapsed().as_secs_f64(),
             scrape_ns: AtomicU64::new(0),
         }
     }
@@ -45,7 +49,10 @@ impl Exporter {
     /// The text of `/metrics` or `/metrics/per-object`.
     pub(crate) fn scrape(&self, node: &Node, threads: &IoThreads, detail: Detail) -> String {
         let began = Instant::now();
-        let mut page = Page::new(help::of);
+        let mut page = Page::new(match detail {
+            Detail::Aggregated => help::of,
+            Detail::PerObject => help::of_single,
+        });
         identity(
             &mut page,
             node,
@@ -72,7 +79,7 @@ impl Exporter {
 
     /// The text of `/metrics/detailed`: these families, of these vhosts or (if empty) of all.
     pub(crate) fn detailed(&self, node: &Node, families: &[String], vhosts: &[String]) -> String {
-        let mut page = Page::new(help::of).prefixed("rabbitmq_detailed_");
+        let mut page = Page::new(help::of_single).prefixed("rabbitmq_detailed_");
         identity(&mut page, node, "detailed");
         objects::some(&mut page, node, families, vhosts);
         if families.iter().any(|family| family == "connection_churn_metrics") {
@@ -83,6 +90,7 @@ impl Exporter {
 
     fn process(&self, page: &mut Page, node: &Node) {
         let health = &node.health;
+        self.standard(page);
         page.gauge(
             "rabbitmq_erlang_uptime_seconds",
             &[],
@@ -100,6 +108,11 @@ impl Exporter {
         );
         page.gauge("rabbitmq_process_open_fds", &[], machine::open_files() as f64);
         page.gauge("rabbitmq_process_max_fds", &[], machine::open_files_max() as f64);
+        let (open, limit) = (node.connections_open(), node.connections_limit());
+        page.gauge("rabbitmq_process_open_tcp_sockets", &[], open as f64);
+        page.gauge("rabbitmq_process_max_tcp_sockets", &[], limit as f64);
+        let none_left = machine::open_files() >= machine::open_files_max();
+        page.gauge("rabbitmq_alarms_file_descriptor_limit", &[], flag(none_left));
         page.gauge(
             "rabbitmq_disk_space_available_bytes",
             &[],
@@ -145,6 +158,17 @@ impl Exporter {
             &[],
             self.scrape_ns.load(Ordering::Relaxed) as f64 / 1e9,
         );
+    }
+}
+
+impl Exporter {
+    /// What Prometheus's own libraries tell of every process. Dashboards and alerts for processes ask for it.
+    fn standard(&self, page: &mut Page) {
+        page.seconds("process_cpu_seconds_total", &[], machine::cpu_seconds());
+        page.gauge("process_resident_memory_bytes", &[], machine::resident_bytes() as f64);
+        page.gauge("process_open_fds", &[], machine::open_files() as f64);
+        page.gauge("process_max_fds", &[], machine::open_files_max() as f64);
+        page.gauge("process_start_time_seconds", &[], self.started_at);
     }
 }
 
@@ -336,6 +360,7 @@ fn times(page: &mut Page, node: &Node) {
     let counts = stats.sync_latency.iter().map(|count| count.load(Ordering::Relaxed));
     let sum = stats.sync_us_total.load(Ordering::Relaxed) as f64 / 1e6;
     page.histogram("gatepost_store_fsync_seconds", bounds.zip(counts), sum);
+    page.seconds("rabbitmq_io_sync_time_seconds_total", &[], sum);
     let mut histogram = |name: &str, sums: Sums| page.histogram(name, sums.buckets(), sums.seconds());
     histogram("gatepost_log_commit_seconds", node.commit_times.sums());
     let vhosts = node.vhosts.list();
@@ -388,27 +413,18 @@ fn engines(page: &mut Page, node: &Node, detail: Detail) {
     for (name, _, of) in COUNTERS {
         page.counter(name, &[], all.iter().map(of).sum());
     }
-    sizes(page, &labelled);
+    let clients = of_clients(&labelled);
+    // What this page shows one by one, it does not show as a sum.
+    let is_sum = |name: &str| detail == Detail::Aggregated || !objects::is_on_page(name);
+    for (name, _, of) in CLIENTS.iter().filter(|(name, ..)| is_sum(name)) {
+        page.counter(name, &[], of(&clients));
+    }
+    sizes(page, &clients);
     blocked(page, &all);
-    for (name, _, of) in GAUGES {
-        if detail == Detail::PerObject && objects::FAMILIES.iter().any(|(_, families)| families.contains(name)) {
-            continue;
-        }
+    for (name, _, of) in GAUGES.iter().filter(|(name, ..)| is_sum(name)) {
         page.gauge(name, &[], all.iter().map(of).sum::<u64>() as f64);
     }
-    for kind in ObjectKind::ALL {
-        let sum = |of: fn(&Counters) -> &PerKind| all.iter().map(|c| of(c)[kind as usize]).sum::<usize>();
-        page.gauge(
-            "gatepost_objects_bytes",
-            &[("kind", kind.name())],
-            sum(|c| &c.objects_bytes) as f64,
-        );
-        page.counter(
-            "gatepost_objects_refused_total",
-            &[("kind", kind.name())],
-            sum(|c| &c.objects_refused) as u64,
-        );
-    }
+    objects_memory(page, &all);
     for limit in Limit::ALL {
         let by_engines: u64 = all.iter().map(|c| c.limit_refusals[limit as usize]).sum();
         let by_sessions: u64 = node.protocols.iter().map(|p| p.limit_refusals(limit)).sum();
@@ -433,6 +449,23 @@ fn engines(page: &mut Page, node: &Node, detail: Detail) {
     }
 }
 
+/// The memory of what clients have made, and what was refused for want of it.
+fn objects_memory(page: &mut Page, all: &[Counters]) {
+    for kind in ObjectKind::ALL {
+        let sum = |of: fn(&Counters) -> &PerKind| all.iter().map(|c| of(c)[kind as usize]).sum::<usize>();
+        page.gauge(
+            "gatepost_objects_bytes",
+            &[("kind", kind.name())],
+            sum(|c| &c.objects_bytes) as f64,
+        );
+        page.counter(
+            "gatepost_objects_refused_total",
+            &[("kind", kind.name())],
+            sum(|c| &c.objects_refused) as u64,
+        );
+    }
+}
+
 /// What publishers wait for, and where.
 fn blocked(page: &mut Page, all: &[Counters]) {
     for (reason, pressure) in BLOCKED {
@@ -451,13 +484,17 @@ const BLOCKED: [(&str, Pressure); 4] = [
     ("memory", Pressure::Memory),
 ];
 
-/// Sizes of published messages, without those that the gateway itself publishes in `$SYS`.
-fn sizes(page: &mut Page, labelled: &BTreeMap<&'static str, Traffic>) {
+/// What clients do, without what the gateway itself publishes in `$SYS`.
+fn of_clients(labelled: &BTreeMap<&'static str, Traffic>) -> Traffic {
     let labels = protocols::ALL.iter().flat_map(|protocol| protocol.versions);
     let clients = labelled
         .iter()
         .filter(|(label, _)| labels.clone().any(|(_, known)| known == *label));
-    let clients: Traffic = clients.map(|(_, traffic)| *traffic).sum();
+    clients.map(|(_, traffic)| *traffic).sum()
+}
+
+/// Sizes of published messages.
+fn sizes(page: &mut Page, clients: &Traffic) {
     page.histogram(
         "rabbitmq_message_size_bytes",
         SIZE_BOUNDS.into_iter().zip(clients.message_sizes),

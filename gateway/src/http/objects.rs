@@ -1,103 +1,420 @@
-//! Metrics of single queues, channels and connections, for `/metrics/per-object` and `/metrics/detailed`. At most
+//! Metrics of single queues, channels, connections, exchanges and vhosts, for `/metrics/per-object` and `/metrics/detailed`. At most
 //! `metrics.per_object_limit` of each: the page of a large broker would have megabytes, and its labels would fill Prometheus.
 
-use super::page::Page;
+use super::page::{Label, Page};
 use crate::node::Node;
 use crate::vhost::Vhost;
 use gatepost_core::command::Peer;
-use gatepost_core::engine::Link;
 use gatepost_core::engine::inspect::{Cursor, Item, Kind};
+use gatepost_core::engine::{Carried, ChannelCounts, Link, QueueCounts};
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// RabbitMQ's names of the groups that `/metrics/detailed?family=` accepts, and their families.
-pub(super) const FAMILIES: &[(&str, &[&str])] = &[
-    (
-        "queue_coarse_metrics",
-        &[
-            "rabbitmq_queue_messages_ready",
-            "rabbitmq_queue_messages_unacked",
-            "rabbitmq_queue_messages",
-        ],
+/// A family of one kind of object.
+struct Family<T> {
+    /// RabbitMQ's names of the groups it is in, which `/metrics/detailed?family=` asks for.
+    groups: &'static [&'static str],
+    name: &'static str,
+    help: &'static str,
+    of: fn(&T) -> u64,
+}
+
+const fn family<T>(
+    groups: &'static [&'static str],
+    name: &'static str,
+    help: &'static str,
+    of: fn(&T) -> u64,
+) -> Family<T> {
+    Family { groups, name, help, of }
+}
+
+/// Groups that are on `/metrics/per-object`. The others are for who asks for them: the page would be twice as long.
+const ON_PAGE: [&str; 6] = [
+    "queue_coarse_metrics",
+    "queue_consumer_count",
+    "queue_metrics",
+    "connection_coarse_metrics",
+    "connection_metrics",
+    "channel_metrics",
+];
+
+struct Queue {
+    ready: u64,
+    unsettled: u64,
+    consumers: u64,
+    ready_bytes: u64,
+    unsettled_bytes: u64,
+    in_memory: u64,
+    is_durable: bool,
+    counts: QueueCounts,
+}
+
+struct Channel {
+    consumers: u64,
+    unsettled: u64,
+    unconfirmed: u64,
+    prefetch_each: u64,
+    prefetch_all: u64,
+    counts: ChannelCounts,
+}
+
+struct Connection {
+    channels: u64,
+    carried: Carried,
+}
+
+const COARSE: &[&str] = &["queue_coarse_metrics"];
+const QUEUE: &[&str] = &["queue_metrics"];
+const DELIVERY: &[&str] = &["queue_delivery_metrics"];
+
+const QUEUES: &[Family<Queue>] = &[
+    family(
+        COARSE,
+        "rabbitmq_queue_messages_ready",
+        "Messages ready for consumers.",
+        |q| q.ready,
     ),
-    ("queue_consumer_count", &["rabbitmq_queue_consumers"]),
-    (
-        "queue_metrics",
-        &["rabbitmq_queue_consumers", "rabbitmq_queue_messages"],
+    family(
+        COARSE,
+        "rabbitmq_queue_messages_unacked",
+        "Messages with consumers.",
+        |q| q.unsettled,
     ),
-    (
-        "connection_coarse_metrics",
-        &[
-            "rabbitmq_connection_incoming_bytes_total",
-            "rabbitmq_connection_outgoing_bytes_total",
-        ],
+    family(
+        &["queue_coarse_metrics", "queue_metrics"],
+        "rabbitmq_queue_messages",
+        "Messages in the queue, ready and with consumers.",
+        |q| q.ready + q.unsettled,
     ),
-    ("connection_metrics", &["rabbitmq_connection_channels"]),
-    (
-        "channel_metrics",
-        &[
-            "rabbitmq_channel_consumers",
-            "rabbitmq_channel_messages_unacked",
-            "rabbitmq_channel_messages_unconfirmed",
-            "rabbitmq_channel_prefetch",
-        ],
+    family(
+        &["queue_consumer_count", "queue_metrics"],
+        "rabbitmq_queue_consumers",
+        "Consumers of the queue.",
+        |q| q.consumers,
+    ),
+    family(
+        QUEUE,
+        "rabbitmq_queue_messages_bytes",
+        "Bytes of the bodies of its messages.",
+        |q| q.ready_bytes + q.unsettled_bytes,
+    ),
+    family(
+        QUEUE,
+        "rabbitmq_queue_messages_ready_bytes",
+        "Bytes of the bodies of messages ready for consumers.",
+        |q| q.ready_bytes,
+    ),
+    family(
+        QUEUE,
+        "rabbitmq_queue_messages_unacked_bytes",
+        "Bytes of the bodies of messages with consumers.",
+        |q| q.unsettled_bytes,
+    ),
+    family(
+        QUEUE,
+        "rabbitmq_queue_messages_ram",
+        "Messages whose places are in memory.",
+        |q| q.in_memory + q.unsettled,
+    ),
+    family(
+        QUEUE,
+        "rabbitmq_queue_messages_persistent",
+        "Messages of a durable queue.",
+        |q| if q.is_durable { q.ready + q.unsettled } else { 0 },
+    ),
+    family(
+        QUEUE,
+        "rabbitmq_queue_consumer_utilisation",
+        "1 if nothing waits for the queue's consumers, 0 if something does or there are none.",
+        |q| u64::from(q.consumers > 0 && q.ready == 0),
+    ),
+    family(
+        QUEUE,
+        "rabbitmq_queue_consumer_capacity",
+        "The same as queue_consumer_utilisation.",
+        |q| u64::from(q.consumers > 0 && q.ready == 0),
+    ),
+    family(
+        DELIVERY,
+        "rabbitmq_queue_messages_published_total",
+        "Messages put into the queue.",
+        |q| q.counts.published,
+    ),
+    family(
+        DELIVERY,
+        "rabbitmq_queue_get_ack_total",
+        "Messages fetched one by one, to be settled.",
+        |q| q.counts.got,
+    ),
+    family(
+        DELIVERY,
+        "rabbitmq_queue_get_total",
+        "Messages fetched one by one, settled when sent.",
+        |q| q.counts.got_no_ack,
+    ),
+    family(
+        DELIVERY,
+        "rabbitmq_queue_get_empty_total",
+        "Fetches that found the queue empty.",
+        |q| q.counts.get_empty,
+    ),
+    family(
+        DELIVERY,
+        "rabbitmq_queue_messages_delivered_ack_total",
+        "Deliveries to be settled.",
+        |q| q.counts.delivered,
+    ),
+    family(
+        DELIVERY,
+        "rabbitmq_queue_messages_delivered_total",
+        "Deliveries settled when sent.",
+        |q| q.counts.delivered_no_ack,
+    ),
+    family(
+        DELIVERY,
+        "rabbitmq_queue_messages_redelivered_total",
+        "Deliveries of messages handed out before.",
+        |q| q.counts.redelivered,
+    ),
+    family(
+        DELIVERY,
+        "rabbitmq_queue_messages_acked_total",
+        "Deliveries settled.",
+        |q| q.counts.acknowledged,
     ),
 ];
+
+const CHANNEL: &[&str] = &["channel_metrics"];
+const PUBLISHED: &[&str] = &["channel_exchange_metrics"];
+const CONSUMED: &[&str] = &["channel_queue_metrics"];
+
+const CHANNELS: &[Family<Channel>] = &[
+    family(
+        CHANNEL,
+        "rabbitmq_channel_consumers",
+        "Consumers on the channel.",
+        |c| c.consumers,
+    ),
+    family(
+        CHANNEL,
+        "rabbitmq_channel_messages_unacked",
+        "Deliveries on the channel that are not settled.",
+        |c| c.unsettled,
+    ),
+    family(
+        CHANNEL,
+        "rabbitmq_channel_messages_unconfirmed",
+        "Publishes on the channel that are not confirmed.",
+        |c| c.unconfirmed,
+    ),
+    family(
+        CHANNEL,
+        "rabbitmq_consumer_prefetch",
+        "Prefetch of each consumer that the channel starts from now on; 0: no limit.",
+        |c| c.prefetch_each,
+    ),
+    family(
+        CHANNEL,
+        "rabbitmq_channel_prefetch",
+        "Prefetch of the channel as a whole; 0: no limit.",
+        |c| c.prefetch_all,
+    ),
+    family(
+        PUBLISHED,
+        "rabbitmq_channel_messages_published_total",
+        "Messages published on the channel.",
+        |c| c.counts.published,
+    ),
+    family(
+        PUBLISHED,
+        "rabbitmq_channel_messages_confirmed_total",
+        "Publishes on the channel that were confirmed.",
+        |c| c.counts.confirmed,
+    ),
+    family(
+        PUBLISHED,
+        "rabbitmq_channel_messages_unroutable_returned_total",
+        "Publishes on the channel that reached no queue and were returned.",
+        |c| c.counts.unroutable_returned,
+    ),
+    family(
+        PUBLISHED,
+        "rabbitmq_channel_messages_unroutable_dropped_total",
+        "Publishes on the channel that reached no queue and were dropped.",
+        |c| c.counts.unroutable_dropped,
+    ),
+    family(
+        CONSUMED,
+        "rabbitmq_channel_get_ack_total",
+        "Messages fetched one by one, to be settled.",
+        |c| c.counts.got,
+    ),
+    family(
+        CONSUMED,
+        "rabbitmq_channel_get_total",
+        "Messages fetched one by one, settled when sent.",
+        |c| c.counts.got_no_ack,
+    ),
+    family(
+        CONSUMED,
+        "rabbitmq_channel_get_empty_total",
+        "Fetches from an empty queue.",
+        |c| c.counts.get_empty,
+    ),
+    family(
+        CONSUMED,
+        "rabbitmq_channel_messages_delivered_ack_total",
+        "Deliveries to be settled.",
+        |c| c.counts.delivered,
+    ),
+    family(
+        CONSUMED,
+        "rabbitmq_channel_messages_delivered_total",
+        "Deliveries settled when sent.",
+        |c| c.counts.delivered_no_ack,
+    ),
+    family(
+        CONSUMED,
+        "rabbitmq_channel_messages_redelivered_total",
+        "Deliveries of messages handed out before.",
+        |c| c.counts.redelivered,
+    ),
+    family(
+        CONSUMED,
+        "rabbitmq_channel_messages_acked_total",
+        "Deliveries settled.",
+        |c| c.counts.acknowledged,
+    ),
+];
+
+const BYTES: &[&str] = &["connection_coarse_metrics"];
+const CONNECTION: &[&str] = &["connection_metrics"];
+
+const CONNECTIONS: &[Family<Connection>] = &[
+    family(
+        BYTES,
+        "rabbitmq_connection_incoming_bytes_total",
+        "Bytes read from the connection.",
+        |c| c.carried.bytes_in,
+    ),
+    family(
+        BYTES,
+        "rabbitmq_connection_outgoing_bytes_total",
+        "Bytes written to the connection.",
+        |c| c.carried.bytes_out,
+    ),
+    family(
+        CONNECTION,
+        "rabbitmq_connection_incoming_packets_total",
+        "Reads from the connection that brought something.",
+        |c| c.carried.reads,
+    ),
+    family(
+        CONNECTION,
+        "rabbitmq_connection_outgoing_packets_total",
+        "Writes to the connection.",
+        |c| c.carried.writes,
+    ),
+    family(
+        CONNECTION,
+        "rabbitmq_connection_channels",
+        "Channels of the connection.",
+        |c| c.channels,
+    ),
+];
+
+/// What there is of exchanges and vhosts.
+const EXCHANGES: &str = "exchange_metrics";
+const EXCHANGE_NAMES: &str = "exchange_names";
+const VHOST_STATUS: &str = "vhost_status";
+
+/// The help of a family of single objects.
+pub(super) fn help(name: &str) -> Option<&'static str> {
+    fn find<T>(families: &[Family<T>], name: &str) -> Option<&'static str> {
+        let found = families.iter().find(|family| family.name == name);
+        found.map(|family| family.help)
+    }
+    find(QUEUES, name)
+        .or_else(|| find(CHANNELS, name))
+        .or_else(|| find(CONNECTIONS, name))
+}
+
+/// Whether `/metrics/per-object` shows the family one by one.
+pub(super) fn is_on_page(name: &str) -> bool {
+    fn is_in<T>(families: &[Family<T>], name: &str) -> bool {
+        let mut shown = families.iter().filter(|family| is_wanted(family.groups, &ON_PAGE));
+        shown.any(|family| family.name == name)
+    }
+    is_in(QUEUES, name) || is_in(CHANNELS, name) || is_in(CONNECTIONS, name)
+}
+
+fn is_wanted(groups: &[&str], wanted: &[&str]) -> bool {
+    groups.iter().any(|group| wanted.contains(group))
+}
 
 /// Items read in one hold of an engine's lock, which takes about 50 µs.
 const ITEMS_PER_HOLD: usize = 256;
 
-/// All families of all vhosts.
+/// What `/metrics/per-object` shows, of all vhosts.
 pub(super) fn all(page: &mut Page, node: &Node) {
-    let families: Vec<&str> = FAMILIES
-        .iter()
-        .flat_map(|(_, families)| families.iter().copied())
-        .collect();
-    write(page, node, &families, &node.vhosts.list());
+    write(page, node, &ON_PAGE, &node.vhosts.list());
 }
 
 /// The families of these groups, of these vhosts or of all.
 pub(super) fn some(page: &mut Page, node: &Node, groups: &[String], vhosts: &[String]) {
-    let groups = FAMILIES
-        .iter()
-        .filter(|(group, _)| groups.iter().any(|wanted| wanted == group));
-    let families: Vec<&str> = groups.flat_map(|(_, families)| families.iter().copied()).collect();
-    if families.is_empty() {
-        return;
-    }
+    let groups: Vec<&str> = groups.iter().map(String::as_str).collect();
     let list = node.vhosts.list();
     let wanted = list
         .iter()
         .filter(|vhost| vhosts.is_empty() || vhosts.iter().any(|name| **name == *vhost.name));
     let wanted: Vec<Arc<Vhost>> = wanted.cloned().collect();
-    write(page, node, &families, &wanted);
+    write(page, node, &groups, &wanted);
 }
 
-fn write(page: &mut Page, node: &Node, families: &[&str], vhosts: &[Arc<Vhost>]) {
+fn write(page: &mut Page, node: &Node, groups: &[&str], vhosts: &[Arc<Vhost>]) {
+    fn chosen<T>(all: &'static [Family<T>], groups: &[&str]) -> Vec<&'static Family<T>> {
+        all.iter().filter(|family| is_wanted(family.groups, groups)).collect()
+    }
     let limit = node.config().metrics.per_object_limit;
-    let wants = |prefix: &str| families.iter().any(|family| family.starts_with(prefix));
     let mut objects = Objects {
         page,
-        families,
+        queues: chosen(QUEUES, groups),
+        channels: chosen(CHANNELS, groups),
+        of_connections: chosen(CONNECTIONS, groups),
+        exchanges: [EXCHANGES, EXCHANGE_NAMES].map(|group| groups.contains(&group)),
         connections: HashMap::new(),
     };
-    if wants("rabbitmq_queue_") {
+    if !objects.queues.is_empty() {
         let left_out = objects.list(vhosts, Kind::Queues, limit, Objects::queue);
         objects.truncated("queue", left_out);
     }
-    if wants("rabbitmq_connection_") || wants("rabbitmq_channel_") {
+    let has_channels = !objects.channels.is_empty();
+    if has_channels || !objects.of_connections.is_empty() {
         let left_out = objects.list(vhosts, Kind::Connections, limit, Objects::connection);
         objects.truncated("connection", left_out);
     }
-    if wants("rabbitmq_channel_") {
+    if has_channels {
         let left_out = objects.list(vhosts, Kind::Channels, limit, Objects::channel);
         objects.truncated("channel", left_out);
+    }
+    if objects.exchanges.contains(&true) {
+        let left_out = objects.list(vhosts, Kind::Exchanges, limit, Objects::exchange);
+        objects.truncated("exchange", left_out);
+    }
+    if groups.contains(&VHOST_STATUS) {
+        for vhost in vhosts.iter().take(limit) {
+            page.gauge("rabbitmq_cluster_vhost_status", &[("vhost", &vhost.name)], 1.0);
+        }
     }
 }
 
 struct Objects<'a> {
     page: &'a mut Page,
-    families: &'a [&'a str],
+    queues: Vec<&'static Family<Queue>>,
+    channels: Vec<&'static Family<Channel>>,
+    of_connections: Vec<&'static Family<Connection>>,
+    /// Their counters, and their names.
+    exchanges: [bool; 2],
     /// Names of the connections shown, by vhost and link. The names of their channels contain them.
     connections: HashMap<(usize, Link), String>,
 }
@@ -136,23 +453,30 @@ impl Objects<'_> {
     fn queue(&mut self, _: usize, vhost: &str, item: &Item) {
         let Item::Queue {
             name,
+            durable,
             ready,
             unsettled,
             consumers,
+            ready_bytes,
+            unsettled_bytes,
+            ready_in_memory,
+            counts,
             ..
         } = item
         else {
             return;
         };
-        let labels = [("vhost", vhost), ("queue", &**name)];
-        for (family, value) in [
-            ("rabbitmq_queue_messages_ready", *ready),
-            ("rabbitmq_queue_messages_unacked", *unsettled),
-            ("rabbitmq_queue_messages", ready + unsettled),
-            ("rabbitmq_queue_consumers", *consumers),
-        ] {
-            self.gauge(family, &labels, value);
-        }
+        let queue = Queue {
+            ready: *ready as u64,
+            unsettled: *unsettled as u64,
+            consumers: *consumers as u64,
+            ready_bytes: *ready_bytes,
+            unsettled_bytes: *unsettled_bytes,
+            in_memory: *ready_in_memory as u64,
+            is_durable: *durable,
+            counts: *counts,
+        };
+        put(self.page, &self.queues, &[("vhost", vhost), ("queue", &**name)], &queue);
     }
 
     fn connection(&mut self, vhost: usize, _: &str, item: &Item) {
@@ -167,16 +491,11 @@ impl Objects<'_> {
             return;
         };
         let name = name_of(peer, *link);
-        let labels = [("connection", &*name)];
-        for (family, value) in [
-            ("rabbitmq_connection_incoming_bytes_total", carried.bytes_in),
-            ("rabbitmq_connection_outgoing_bytes_total", carried.bytes_out),
-        ] {
-            if self.families.contains(&family) {
-                self.page.counter(family, &labels, value);
-            }
-        }
-        self.gauge("rabbitmq_connection_channels", &labels, *channels);
+        let connection = Connection {
+            channels: *channels as u64,
+            carried: *carried,
+        };
+        put(self.page, &self.of_connections, &[("connection", &*name)], &connection);
         self.connections.insert((vhost, *link), name);
     }
 
@@ -187,7 +506,9 @@ impl Objects<'_> {
             consumers,
             unsettled,
             unconfirmed,
+            prefetch_each,
             prefetch_all,
+            counts,
             ..
         } = item
         else {
@@ -197,24 +518,40 @@ impl Objects<'_> {
         let Some(connection) = self.connections.get(&(vhost, *link)) else {
             return;
         };
-        let channel = format!("{connection} ({number})");
-        let labels = [("channel", &*channel)];
-        for (family, value) in [
-            ("rabbitmq_channel_consumers", *consumers),
-            ("rabbitmq_channel_messages_unacked", *unsettled),
-            (
-                "rabbitmq_channel_messages_unconfirmed",
-                usize::try_from(*unconfirmed).unwrap_or(usize::MAX),
-            ),
-            ("rabbitmq_channel_prefetch", *prefetch_all as usize),
-        ] {
-            self.gauge(family, &labels, value);
-        }
+        let name = format!("{connection} ({number})");
+        let channel = Channel {
+            consumers: *consumers as u64,
+            unsettled: *unsettled as u64,
+            unconfirmed: *unconfirmed,
+            prefetch_each: u64::from(*prefetch_each),
+            prefetch_all: u64::from(*prefetch_all),
+            counts: *counts,
+        };
+        put(self.page, &self.channels, &[("channel", &*name)], &channel);
     }
 
-    fn gauge(&mut self, family: &str, labels: &[(&str, &str)], value: usize) {
-        if self.families.contains(&family) {
-            self.page.gauge(family, labels, value as f64);
+    fn exchange(&mut self, _: usize, vhost: &str, item: &Item) {
+        let Item::Exchange(info) = item else { return };
+        let [counters, names] = self.exchanges;
+        let labels = [("vhost", vhost), ("exchange", &*info.name), ("type", info.kind)];
+        if counters {
+            let published = "rabbitmq_exchange_messages_published_total";
+            self.page.counter(published, &labels[..2], info.counts.published_in);
+        }
+        if names {
+            self.page.gauge("rabbitmq_cluster_exchange_name", &labels, 1.0);
+        }
+    }
+}
+
+/// Writes the families of one object.
+fn put<T>(page: &mut Page, families: &[&Family<T>], labels: &[Label<'_>], object: &T) {
+    for family in families {
+        let value = (family.of)(object);
+        if family.name.ends_with("_total") {
+            page.counter(family.name, labels, value);
+        } else {
+            page.gauge(family.name, labels, value as f64);
         }
     }
 }

@@ -45,6 +45,11 @@ impl Page {
         self.sample("counter", name, labels, &value);
     }
 
+    /// Appends a sample of a family of times that only grow.
+    pub(super) fn seconds(&mut self, name: &str, labels: &[Label<'_>], value: f64) {
+        self.sample("counter", name, labels, &value);
+    }
+
     /// Appends a sample of a family that goes up and down.
     pub(super) fn gauge(&mut self, name: &str, labels: &[Label<'_>], value: f64) {
         self.sample("gauge", name, labels, &value);
@@ -96,7 +101,9 @@ impl Page {
             Some(place) => *place,
             None => {
                 let shown = match (self.prefix, name.strip_prefix("rabbitmq_")) {
-                    (Some(prefix), Some(rest)) if !rest.ends_with("_info") => format!("{prefix}{rest}"),
+                    (Some(prefix), Some(rest)) if !rest.ends_with("_info") && !rest.starts_with("cluster_") => {
+                        format!("{prefix}{rest}")
+                    }
                     _ => name.to_owned(),
                 };
                 self.families.push(Family {

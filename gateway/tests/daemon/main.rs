@@ -14,6 +14,7 @@ mod churn;
 mod console;
 mod control;
 mod damage;
+mod dashboards;
 mod definitions;
 mod deploy;
 mod descriptors;

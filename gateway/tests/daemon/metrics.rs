@@ -16,11 +16,11 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-fn page(gatepost: &Gatepost, path: &str) -> String {
+pub(crate) fn page(gatepost: &Gatepost, path: &str) -> String {
     http(gatepost.metrics, path).unwrap_or_else(|| panic!("{path}"))
 }
 
-fn has(page: &str, line: &str) {
+pub(crate) fn has(page: &str, line: &str) {
     assert!(page.lines().any(|l| l == line), "{line} in:\n{page}");
 }
 
@@ -52,6 +52,11 @@ fn all_families_of_the_dashboard_are_there_at_zero() {
         "rabbitmq_message_size_bytes_count",
         "rabbitmq_alarms_memory_used_watermark",
         "rabbitmq_alarms_free_disk_space_watermark",
+        "rabbitmq_alarms_file_descriptor_limit",
+        "rabbitmq_queue_messages",
+        "rabbitmq_queue_consumers",
+        "rabbitmq_consumers",
+        "rabbitmq_channel_messages_unroutable_returned_total",
     ] {
         has(&text, &format!("{name} 0"));
     }
@@ -263,14 +268,14 @@ fn publishers_and_consumers_are_counted_by_protocol_from_what_is_there() {
 }
 
 /// A Prometheus that scrapes one gateway, with our alerts.
-struct Prometheus {
+pub(crate) struct Prometheus {
     port: u16,
     process: Child,
     directory: PathBuf,
 }
 
 impl Prometheus {
-    fn start(gatepost: &Gatepost) -> Prometheus {
+    pub(crate) fn start(gatepost: &Gatepost) -> Prometheus {
         let directory = gatepost.dir.join("prometheus");
         fs::create_dir_all(&directory).expect("a directory");
         let port = free_port();
@@ -309,7 +314,7 @@ impl Prometheus {
     }
 
     /// The number of series that an expression gives.
-    fn query(&self, expression: &str) -> Result<usize, String> {
+    pub(crate) fn query(&self, expression: &str) -> Result<usize, String> {
         let answer = self.api(&format!("/api/v1/query?query={}", encoded(expression)));
         let answer = answer.ok_or("no answer")?;
         if answer["status"] != "success" {
