@@ -32,6 +32,11 @@ pub(super) fn routes() -> Router<Arc<Node>> {
         .route("/api/feature-flags", routing::get(none))
         .route("/api/deprecated-features", routing::get(none))
         .route("/api/deprecated-features/used", routing::get(none))
+        // Tools ask for these without knowing which plugins there are, and some report a 404 as an error each time.
+        .route("/api/federation-links", routing::get(none))
+        .route("/api/federation-links/{vhost}", routing::get(none))
+        .route("/api/shovels", routing::get(none))
+        .route("/api/shovels/{vhost}", routing::get(none))
         .route("/api/auth/attempts/{node}", routing::get(auth_attempts))
         .route("/api/auth/attempts/{node}/source", routing::get(none))
         .route("/api/auth", routing::get(auth))

@@ -56,6 +56,12 @@ fn v2_v1_keda_flower_terraform_smoke() {
     python(&mut Gatepost::with(2, ""), "api_tools.py");
 }
 
+/// Datadog, Zabbix, Netdata, Telegraf and the exporter for Prometheus that people had before RabbitMQ had its own.
+#[test]
+fn monitoring_tools_find_what_they_read() {
+    python(&mut Gatepost::with(1, ""), "api_monitors.py");
+}
+
 /// The answer to a request of `guest`, head and body.
 fn ask(gatepost: &Gatepost, path: &str) -> String {
     ask_by("GET", gatepost, path)
