@@ -1,12 +1,13 @@
 //! Reads the layers of the configuration: files, environment, command line.
 
 use super::Config;
+use super::credentials::Credentials;
 use super::reader::layer;
 use super::schema::Schema;
 use super::source::{Problem, Problems, Source};
-use super::variables;
+use super::{syntax, variables};
 use crate::protocols;
-use gatepost_core::keys::{Value, Values};
+use gatepost_core::keys::{Kind, Value, Values};
 use std::fs;
 use std::path::{Path, PathBuf};
 use toml::de::DeValue;
@@ -19,7 +20,7 @@ const DEFAULT_FILE: &str = "/etc/gatepost/gatepost.toml";
 pub struct Layers {
     /// The file given on the command line; `None`: the packaged one, if it exists.
     pub file: Option<PathBuf>,
-    /// Environment variables. Only those that begin with `GATEPOST__` are read.
+    /// Environment variables. Only those that begin with `GATEPOST__` are read, and where credentials are.
     pub environment: Vec<(String, String)>,
     /// The data directory given on the command line.
     pub data: Option<PathBuf>,
@@ -62,24 +63,25 @@ impl Layers {
         let mut schema = Schema::new(protocols::ALL);
         let mut values = schema.defaults();
         for path in files(self.file.as_deref()) {
-            match fs::read_to_string(&path) {
-                Ok(text) => {
-                    let name = path.display().to_string();
-                    problems.extend(layer(&mut schema, &mut values, &Source::File { name, text }));
-                }
-                Err(error) => {
-                    let what = format!("cannot be read: {error}");
-                    problems.push(problem(&path.display().to_string(), "", what));
-                }
+            let name = path.display().to_string();
+            let text = fs::read(&path).map_err(|error| format!("cannot be read: {error}"));
+            let text = text.and_then(|bytes| {
+                String::from_utf8(bytes).map_err(|error| syntax::no_text(error.as_bytes()).to_owned())
+            });
+            match text {
+                Ok(text) => problems.extend(layer(&mut schema, &mut values, &Source::File { name, text })),
+                Err(what) => problems.push(problem(&name, "", what)),
             }
         }
+        let credentials = Credentials::of(&self.environment);
         let ours = self.environment.iter().filter(|(name, _)| name.starts_with(PREFIX));
         let mut variables: Vec<_> = ours.collect();
         // `PROTOCOL` first: a listener with a new name exists only once its protocol is set.
         variables.sort_by_key(|(name, _)| (!name.ends_with("__PROTOCOL"), name));
         for (name, value) in variables {
-            problems.extend(variable(&mut schema, &mut values, name, value.clone()));
+            problems.extend(variable(&mut schema, &mut values, &credentials, (name, value)));
         }
+        credentials.locate(&schema, &mut values);
         if let Some(data) = &self.data {
             values.insert("node.data_dir", Value::Text(data.display().to_string()));
         }
@@ -106,33 +108,44 @@ fn files(file: Option<&Path>) -> Vec<PathBuf> {
 }
 
 /// `GATEPOST__LIMITS__MAX_CONNECTIONS=500`: a value is TOML if it reads as TOML, else a string.
-fn variable(schema: &mut Schema, values: &mut Values, name: &str, value: String) -> Vec<Problem> {
+fn variable(
+    schema: &mut Schema,
+    values: &mut Values,
+    credentials: &Credentials,
+    (name, value): (&str, &str),
+) -> Vec<Problem> {
     let mut key = name
         .strip_prefix(PREFIX)
         .unwrap_or(name)
         .to_ascii_lowercase()
         .replace("__", ".");
-    let mut value = value;
-    // `..._FILE` reads the value from a file, unless the key's own name ends like that.
-    if schema.row(&key).is_none() && key.strip_suffix(FROM_FILE).is_some_and(|k| schema.row(k).is_some()) {
+    let mut value = value.to_owned();
+    // `..._FILE` reads the value from a file, unless the key's own name ends like that. Where the key takes a file it is that file
+    // itself that is meant: to read it would take a private key for a path, and print it as one that is not there.
+    let names_file =
+        schema.row(&key).is_none() && key.strip_suffix(FROM_FILE).is_some_and(|key| schema.row(key).is_some());
+    if names_file {
         key.truncate(key.len() - FROM_FILE.len());
-        value = match fs::read_to_string(&value) {
+    }
+    if names_file && !matches!(schema.kind(&key), Some(Kind::File)) {
+        value = match fs::read_to_string(credentials.path(&value)) {
             Ok(text) => text.trim_end_matches(['\r', '\n']).to_owned(),
             Err(error) => return vec![problem(name, &key, format!("{value} cannot be read: {error}"))],
         };
     }
+    set(schema, values, name, &key, &value)
+}
+
+/// Gives a key the value that a variable has for it.
+fn set(schema: &mut Schema, values: &mut Values, name: &str, key: &str, value: &str) -> Vec<Problem> {
     if !key
         .split('.')
         .all(|part| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || c == '_'))
     {
-        return vec![problem(name, &key, "unknown key".to_owned())];
+        return vec![problem(name, key, "unknown key".to_owned())];
     }
-    let quoted = super::value::quoted(&value);
-    let literal = if DeValue::parse(&value).is_ok() {
-        &value
-    } else {
-        &quoted
-    };
+    let quoted = super::value::quoted(value);
+    let literal = if DeValue::parse(value).is_ok() { value } else { &quoted };
     let mut read = |literal: &str| {
         let source = Source::Environment {
             name: name.to_owned(),
@@ -142,7 +155,7 @@ fn variable(schema: &mut Schema, values: &mut Values, name: &str, value: String)
     };
     let problems = read(literal);
     // The value may be a text that looks like a number. If it is not valid as a string either, report the first problem.
-    if !problems.is_empty() && *literal != quoted && read(&quoted).is_empty() {
+    if !problems.is_empty() && literal != quoted && read(&quoted).is_empty() {
         return Vec::new();
     }
     problems
@@ -217,14 +230,114 @@ colour = 1
 gatepost.toml:2:14: node.io_threads: expected a whole number up to 256, found -1
 gatepost.toml:4:1: limits.max_conections: unknown key, did you mean max_connections?
 gatepost.toml:5:20: limits.max_message_size: expected a size such as \"16MiB\" or a number of bytes from 1B to 1GiB, found \"16 megs\"
-gatepost.toml:6:13: limits.heartbeat: expected a duration such as \"30s\" or a number of seconds up to 65535s, found true
+gatepost.toml:6:13: limits.heartbeat: expected a duration such as \"30s\", \"5m\" or \"24h\", or a number of seconds up to 65535s, found true
 gatepost.toml:8:14: store.durability: expected one of \"always\", \"interval\", \"os\", found \"sometimes\"
-gatepost.toml:10:8: listeners.amqp.bind: expected a list of addresses such as [\"[::]:5672\"] or [\"127.0.0.1:5672\"], found [\"localhost:5672\"]
+gatepost.toml:10:8: listeners.amqp.bind: expected a list of IP addresses with ports such as [\"[::]:5672\"], which is every address, or [\"127.0.0.1:5672\"], found [\"localhost:5672\"]
 gatepost.toml:12:2: listners: unknown key, did you mean listeners?
 gatepost.toml:17:17: mqtt.default_vhost: expected \"/\" (other vhosts are not supported yet), found \"plant\"
 gatepost.toml:18:1: mqtt.colour: unknown key; known here: anonymous, anonymous_user, auth_methods, connect_size_max, default_vhost, exchange, keep_alive_max, max_inflight, receive_maximum, reveal_denied, session_expiry_max, sys_interval
 tls.cert: /nowhere/cert.pem cannot be read: No such file or directory (os error 2)";
         assert_eq!(read(text).expect_err("wrong"), expected);
+    }
+
+    /// What newcomers write, and what they are told.
+    #[test]
+    fn common_slips_are_told_what_to_write_instead() {
+        for (text, told) in [
+            (
+                "[node]\nname = edge # ours\n",
+                "2:8: a text stands in quotation marks: \"edge\"",
+            ),
+            (
+                "[node]\nname = \u{201c}edge\u{201d}\n",
+                "2:8: these quotation marks are typographic; straight ones are meant: \"edge\"",
+            ),
+            (
+                "[mqtt]\nmax_inflight = 5\nmax_inflight = 6\n",
+                "3:1: max_inflight is set already, above",
+            ),
+            (
+                "[mqtt]\nmax_inflight = 5\n[log]\n[mqtt]\n",
+                "4:2: this section is there already, above: its keys belong together",
+            ),
+            (
+                "max_connections = 5\n",
+                "1:1: max_connections: unknown key here, did you mean limits.max_connections or listeners.NAME.max_connections?",
+            ),
+            (
+                "[mqtt]\nmax_connections = 5\n",
+                "2:1: mqtt.max_connections: unknown key here, did you mean limits.max_connections or listeners.NAME.max_connections?",
+            ),
+            (
+                "[mqtt]\ncert = \"x\"\n",
+                "2:1: mqtt.cert: unknown key here, did you mean listeners.NAME.tls.cert or tls.cert?",
+            ),
+            (
+                "log_level = \"debug\"\n",
+                "1:1: log_level: unknown key here, did you mean log.level?",
+            ),
+        ] {
+            assert_eq!(read(text).expect_err("wrong"), format!("gatepost.toml:{told}"));
+        }
+        let error = read("[listeners.site2]\nbind = [\"[::]:1884\"]\n").expect_err("no protocol");
+        assert!(
+            error.ends_with("; a listener of your own, site2, says what is spoken there: protocol = \"mqtt\""),
+            "{error}"
+        );
+        let error = read("{\"mqtt\": {\"max_inflight\": 5}}").expect_err("JSON");
+        assert!(
+            error.starts_with("gatepost.toml: this is JSON, and the configuration is TOML: "),
+            "{error}"
+        );
+        let error = environment(&[("GATEPOST__LOG_LEVEL", "debug")]).expect_err("one underscore");
+        assert_eq!(
+            error,
+            "GATEPOST__LOG_LEVEL: log_level: unknown key here, did you mean GATEPOST__LOG__LEVEL?"
+        );
+    }
+
+    #[test]
+    fn one_text_is_a_list_of_one() {
+        let config =
+            read("[listeners.mqtt]\nbind = \"127.0.0.1:1883\"\n[auth]\nbackends = \"internal\"\n").expect("valid");
+        let bound = |config: &Config| {
+            let (_, mqtt) = config.listeners.iter().find(|(name, _)| name == "mqtt").expect("mqtt");
+            mqtt.bind.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(bound(&config), ["127.0.0.1:1883"]);
+        let config = environment(&[("GATEPOST__LISTENERS__MQTT__BIND", "0.0.0.0:2883")]).expect("valid");
+        assert_eq!(bound(&config), ["0.0.0.0:2883"]);
+    }
+
+    #[test]
+    fn a_file_that_is_no_utf_8_is_told_so() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("gatepost.toml");
+        for (bytes, told) in [
+            (&b"\xFF\xFE[\0"[..], "is UTF-16"),
+            (b"\x7FELF\x80", "is no text in UTF-8"),
+        ] {
+            fs::write(&path, bytes).expect("a file");
+            let layers = Layers {
+                file: Some(path.clone()),
+                ..Layers::default()
+            };
+            let error = layers.load().expect_err("no text").to_string();
+            assert!(error.contains(&format!("gatepost.toml: {told}")), "{error}");
+        }
+    }
+
+    /// The key itself was read as the path of a key, and printed as one that is not there.
+    #[test]
+    fn a_variable_for_a_file_names_that_file_and_does_not_print_what_is_in_it() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("key.pem");
+        fs::write(&path, "-----BEGIN PRIVATE KEY-----\n").expect("a file");
+        let path = path.display().to_string();
+        let error = environment(&[("GATEPOST__TLS__KEY_FILE", &path)]).expect_err("no certificate");
+        assert_eq!(error, "tls.cert: must be set where key is");
+        let config = environment(&[("GATEPOST__AUTH__FILE__PASSWORDS_FILE", &path)]).expect("valid");
+        assert_eq!(config.auth_file.passwords, path);
     }
 
     /// Another broker's file caused hundreds of errors that did not help the operator.
@@ -393,6 +506,43 @@ algorithms = [\"RS256\",\"ES256\"]
         // This key's own name ends in `_FILE`, so its value is the path itself.
         let config = environment(&[("GATEPOST__AUTH__DEFAULT_PASSWORD_FILE", &path)]).expect("valid");
         assert_eq!(config.auth.default_password_file, path);
+    }
+
+    /// systemd's `LoadCredential=`, whose files only the service can read.
+    #[test]
+    fn a_key_or_a_variable_may_name_a_credential() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let directory = dir.path().display().to_string();
+        fs::write(dir.path().join("guest.password"), "s3cret\n").expect("a file");
+        fs::write(dir.path().join("name"), "edge-7\n").expect("a file");
+        let config = environment(&[
+            ("CREDENTIALS_DIRECTORY", &directory),
+            ("GATEPOST__NODE__NAME_FILE", "name"),
+            ("GATEPOST__AUTH__DEFAULT_PASSWORD_FILE", "guest.password"),
+        ])
+        .expect("valid");
+        assert_eq!(config.node.name, "edge-7");
+        assert_eq!(config.auth.default_password_file, format!("{directory}/guest.password"));
+        assert!(
+            config
+                .print()
+                .contains(&format!("default_password_file = \"{directory}/guest.password\""))
+        );
+        // Lists of files, too; and what is no credential is a file as it says.
+        let config = environment(&[
+            ("CREDENTIALS_DIRECTORY", &directory),
+            ("GATEPOST__TLS__SNI_KEYS", "[\"name\", \"other\"]"),
+        ])
+        .expect("valid");
+        assert_eq!(config.tls.sni_keys, [format!("{directory}/name"), "other".to_owned()]);
+        let error = environment(&[
+            ("CREDENTIALS_DIRECTORY", &directory),
+            ("GATEPOST__AUTH__DEFAULT_PASSWORD_FILE", "absent.password"),
+        ]);
+        assert_eq!(
+            error.expect_err("no such file"),
+            "auth.default_password_file: absent.password cannot be read: No such file or directory (os error 2)"
+        );
     }
 
     #[test]

@@ -11,11 +11,13 @@
 //! reported at once, with their places. Unknown keys are errors, and no key is read and then ignored.
 
 mod check;
+mod credentials;
 mod load;
 mod print;
 mod reader;
 mod schema;
 mod source;
+mod syntax;
 mod table;
 mod units;
 mod value;

@@ -187,7 +187,8 @@ pub(super) fn manual(schema: &Schema) -> String {
 const GENERATED: &str = "<!-- Made by `gatepost --config-reference` from gateway/src/config/table.rs. A test fails when it is out of date. -->";
 const LAYERS: &str = "Every key is optional. Later layers go before earlier ones: the defaults, `gatepost.toml`, \
      `conf.d/*.toml` beside it in order of name, environment variables such as `GATEPOST__LIMITS__MAX_CONNECTIONS=500`, \
-     and the command line. A variable that ends with `_FILE` names a file that holds the value. `gatepost help config` \
+     and the command line. A variable that ends with `_FILE` names a file that holds the value. Where a file is meant, \
+     the bare name of a credential that systemd passes (`LoadCredential=`) may stand. `gatepost help config` \
      prints this page, and `gatepost --print-config` what is in effect.";
 
 /// The section that stands for all listeners.

@@ -3,12 +3,14 @@
 //! serde would stop at the first mistake and cannot tell which known key an unknown one resembles. So this walks the parser's
 //! tree, which has the position of everything, and looks each key up in the table.
 
+use super::load::PREFIX;
 use super::schema::{Schema, Takes};
 use super::source::{Problem, Source};
 use super::units::Period;
-use super::value;
+use super::{syntax, value};
 use crate::migrate::Foreign;
 use gatepost_core::keys::Values;
+use std::collections::BTreeSet;
 use std::ops::Range;
 use toml::de::{DeTable, DeValue};
 
@@ -22,8 +24,9 @@ pub(super) fn layer(schema: &mut Schema, values: &mut Values, source: &Source) -
         problems: Vec::new(),
     };
     for error in &errors {
-        let what = error.message().replace('\n', ", ");
-        reader.problem(&error.span().unwrap_or(0..0), "", what);
+        let span = error.span().unwrap_or(0..0);
+        let what = syntax::explained(source.text(), &span, error.message());
+        reader.problem(&span, "", what);
     }
     // After a syntax error the tree is unreliable, and errors about unknown keys would be noise.
     if errors.is_empty() {
@@ -31,11 +34,14 @@ pub(super) fn layer(schema: &mut Schema, values: &mut Values, source: &Source) -
     }
     if !reader.problems.is_empty()
         && let Source::File { name, text } = source
-        && let Some(foreign) = Foreign::recognise(text)
     {
-        // Another broker's file would cause an error for every line, so give advice instead.
-        let (at, key, what) = (name.clone(), String::new(), foreign.advice(name));
-        return vec![Problem { at, key, what }];
+        // Another broker's file, or one in another format, would cause an error for every line, so give advice instead.
+        let foreign = Foreign::recognise(text).map(|foreign| foreign.advice(name));
+        let other = || syntax::other_format(text).filter(|_| !errors.is_empty());
+        if let Some(what) = foreign.or_else(other) {
+            let (at, key) = (name.clone(), String::new());
+            return vec![Problem { at, key, what }];
+        }
     }
     reader.problems.sort_by_key(|(start, _)| *start);
     reader.problems.into_iter().map(|(_, problem)| problem).collect()
@@ -101,14 +107,46 @@ impl Reader<'_> {
 
     fn unknown(&mut self, section: &str, key: &str, name: &str, span: &Range<usize>) {
         let known = self.schema.names_in(section);
+        let elsewhere = self.elsewhere(name, key);
         let mut what = match nearest(key, &known) {
             Some(known) => format!("unknown key, did you mean {known}?"),
+            None if !elsewhere.is_empty() => format!("unknown key here, did you mean {}?", elsewhere.join(" or ")),
             None => format!("unknown key; known here: {}", known.join(", ")),
         };
         if self.schema.takes_new_sections(section) {
-            what.push_str(" A listener with a name of its own says its protocol");
+            what.push_str(&format!(
+                "; a listener of your own, {key}, says what is spoken there: protocol = \"mqtt\""
+            ));
         }
         self.problem(span, name, what);
+    }
+
+    /// Keys of that name in other sections, those of listeners once; and the key that one writes with `.` instead of `_`.
+    fn elsewhere(&self, name: &str, key: &str) -> Vec<String> {
+        let mut found = BTreeSet::new();
+        for (at, _) in name.match_indices('_') {
+            let dotted = format!("{}.{}", &name[..at], &name[at + 1..]);
+            if self.schema.row(&dotted).is_some() {
+                found.insert(dotted);
+            }
+        }
+        for row in self.schema.rows().filter(|row| matches!(row.takes, Takes::A(..))) {
+            let (section, last) = row.name.rsplit_once('.').unwrap_or(("", &row.name));
+            if last == key {
+                let mut parts: Vec<&str> = section.split('.').collect();
+                if let [listeners, name, ..] = parts.as_mut_slice()
+                    && self.schema.takes_new_sections(listeners)
+                {
+                    *name = "NAME";
+                }
+                found.insert(format!("{}.{last}", parts.join(".")));
+            }
+        }
+        let variable = |key: String| match self.source {
+            Source::Environment { .. } => format!("{PREFIX}{}", key.to_ascii_uppercase().replace('.', "__")),
+            Source::File { .. } => key,
+        };
+        found.into_iter().take(3).map(variable).collect()
     }
 
     fn problem(&mut self, span: &Range<usize>, key: &str, what: String) {

@@ -62,7 +62,11 @@ fn share(value: &DeValue<'_>) -> Option<Value> {
     }
 }
 
+/// A list; one text is a list of one, as most people begin.
 fn list<T>(value: &DeValue<'_>, one: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+    if let Some(text) = value.as_str() {
+        return Some(vec![one(text)?]);
+    }
     value
         .as_array()?
         .iter()
@@ -83,7 +87,7 @@ pub(super) fn expected(kind: &Kind) -> String {
         Kind::Period { min, max } => {
             let longest = Duration::from_secs(u64::MAX / 1000);
             let bounds = bounds(*min, *max, longest, &|period| Period(*period).to_string());
-            format!("a duration such as \"30s\" or a number of seconds{bounds}")
+            format!("a duration such as \"30s\", \"5m\" or \"24h\", or a number of seconds{bounds}")
         }
         Kind::Share => "a share of the memory over 0 and up to 1, such as 0.4, or a size such as \"256MiB\"".to_owned(),
         Kind::Text => "a string".to_owned(),
@@ -99,7 +103,10 @@ pub(super) fn expected(kind: &Kind) -> String {
         }
         Kind::Path => "a path".to_owned(),
         Kind::File => "the path of a file, or \"\"".to_owned(),
-        Kind::Addresses => "a list of addresses such as [\"[::]:5672\"] or [\"127.0.0.1:5672\"]".to_owned(),
+        Kind::Addresses => {
+            "a list of IP addresses with ports such as [\"[::]:5672\"], which is every address, or [\"127.0.0.1:5672\"]"
+                .to_owned()
+        }
     }
 }
 

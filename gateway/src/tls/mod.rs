@@ -266,8 +266,13 @@ pub(crate) fn expiries(config: &Config) -> Vec<(String, u64)> {
 fn warn_about_keys(config: &Config) {
     let sections = config.listeners_tls.iter().map(|(_, own)| own).chain([&config.tls]);
     let keys: BTreeSet<&String> = sections.flat_map(|tls| tls.sni_keys.iter().chain([&tls.key])).collect();
-    for path in keys.into_iter().filter(|path| files::is_open_to_all(path)) {
-        tracing::warn!("{path}: every user of this machine can read this private key; chmod 600 {path}");
+    let keys = keys.into_iter().map(|path| (path, "this private key"));
+    let passwords = [
+        (&config.auth.default_password_file, "this password"),
+        (&config.auth_file.passwords, "these hashes of passwords"),
+    ];
+    for (path, what) in keys.chain(passwords).filter(|(path, _)| files::is_open_to_all(path)) {
+        tracing::warn!("{path}: every user of this machine can read {what}; chmod 600 {path}");
     }
 }
 

@@ -541,3 +541,31 @@ fn records_that_do_not_end_count_as_buffers() {
     drop(peers);
     eventually("none", || held() == 0.0);
 }
+
+/// systemd's `LoadCredential=`, and a variable that names the key's file.
+#[test]
+fn certificates_and_keys_may_be_credentials_of_the_service_manager() {
+    let authority = Authority::new();
+    let port = authority.mqtts;
+    let settings = format!(
+        "[listeners.mqtts]\nprotocol = \"mqtt\"\ntls_bind = [\"127.0.0.1:{port}\"]\n\
+         [listeners.mqtts.tls]\ncert = \"server.pem\"\n"
+    );
+    let mut gatepost = Gatepost::prepare(1, &settings);
+    gatepost.start_with_environment(&[
+        (
+            "CREDENTIALS_DIRECTORY",
+            authority.directory().to_str().expect("a path in Unicode"),
+        ),
+        ("GATEPOST__LISTENERS__MQTTS__TLS__KEY_FILE", "server.key"),
+    ]);
+    let client = Arc::new(authority.client(None, &[&TLS13]));
+    let mut stream = connect(&client, "localhost", port);
+    assert_eq!(ask(&mut stream, CONNECT).expect("served"), CONNACK);
+    // A reload finds them there, too.
+    gatepost.signal("HUP");
+    eventually("a reload", || gatepost.log().contains("the configuration is reloaded"));
+    let mut stream = connect(&client, "localhost", port);
+    assert_eq!(ask(&mut stream, CONNECT).expect("served"), CONNACK);
+    assert!(!gatepost.log().contains("PRIVATE KEY"), "{}", gatepost.log());
+}
