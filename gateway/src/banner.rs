@@ -27,8 +27,8 @@ pub(crate) fn text(node: &Node, ports: &[Bound], threads: usize, ready_in: Durat
     let data = &config.node.data_dir;
     let data = std::fs::canonicalize(data).unwrap_or_else(|_| data.clone());
     let plural = if threads == 1 { "" } else { "s" };
-    let _ = writeln!(text, "  node      {} ({threads} I/O thread{plural})", config.node.name);
-    let _ = writeln!(text, "  data      {}", data.display());
+    let _ = writeln!(text, "  node       {} ({threads} I/O thread{plural})", config.node.name);
+    let _ = writeln!(text, "  data       {}", data.display());
     for port in ports {
         let note = match port.terms {
             None if is_management(port) => "  (the console in a browser; /api)",
@@ -39,7 +39,7 @@ pub(crate) fn text(node: &Node, ports: &[Bound], threads: usize, ready_in: Durat
                 Carrier::Quic => "  (QUIC)",
             },
         };
-        let _ = writeln!(text, "  {:9} {}{note}", port.name, port.address);
+        let _ = writeln!(text, "  {:10} {}{note}", port.name, port.address);
     }
     let has_guest = node.user(GUEST).is_some();
     let tries: Vec<String> = ports
