@@ -1,4 +1,5 @@
-//! What access costs a message: the engine alone, a publisher and a subscriber to `#`, messages over rotating topics.
+//! Measures what access checks cost a message: the engine alone, with a publisher and a subscriber to `#`, and messages
+//! to changing topics.
 //!
 //! ```console
 //! cargo build --release -p gatepost-core --example access
@@ -6,9 +7,10 @@
 //! target/release/examples/access rules 50000 2000000                             # also says nanoseconds a message
 //! ```
 //!
-//! RIGHTS: `all` (nothing is asked), `names` (regular expressions, no rule about topics), `rules` (and 1,000 topic patterns), or
-//! `templates` (and 1,000 with `{username}`, of which the last one matches). Two runs of different length tell what a message costs:
-//! the difference of their counts, by the difference of their messages.
+//! RIGHTS: `all` (nothing is checked), `names` (regular expressions, no rules about topics), `rules` (and 1,000 topic
+//! patterns), or `templates` (and 1,000 with `{username}`, of which the last one matches). To get the cost of a
+//! message, run twice with different numbers of messages, and divide the difference of the counts by the difference of
+//! these numbers.
 #![expect(clippy::disallowed_methods, reason = "a program has clocks of its own")]
 
 use driver::Driver;
@@ -19,9 +21,9 @@ use std::time::Instant;
 
 mod driver;
 
-/// Topic patterns of a user.
+/// The number of topic patterns of a user.
 const RULES: usize = 1_000;
-/// Messages of a turn.
+/// The number of messages in a turn.
 const AT_ONCE: usize = 32;
 
 fn rights(name: &str) -> Option<Rights> {

@@ -1,17 +1,18 @@
-//! The engine alone, turn by turn, for a profiler that counts: no socket, no log, no clock.
+//! Runs the engine alone, turn by turn, for a profiler that counts: no socket, no log, no clock.
 //!
 //! ```console
 //! cargo build --release -p gatepost-core --example turns
 //! valgrind --tool=callgrind --cache-sim=yes target/release/examples/turns amqp 16000
 //! ```
 //!
-//! Two runs of different length tell what a message costs: the difference of their counts, by the difference of their
-//! messages. `qos0`, `qos1`, `amqp` and `durable` publish 32 messages a turn for one consumer. `pairs` and `pairs-qos0` are a
-//! thousand pairs of a publisher and a consumer with one message a turn each: what a turn touches is never in the cache.
-//! `many` and `many-amqp` are such pairs with ten topics each; in `rotate` every publisher publishes to all ten thousand topics in turn.
+//! To get the cost of a message, run twice with different numbers of messages, and divide the difference of the counts
+//! by the difference of these numbers. `qos0`, `qos1`, `amqp` and `durable` publish 32 messages a turn for one
+//! consumer. `pairs` and `pairs-qos0` are a thousand pairs of a publisher and a consumer with one message a turn each:
+//! what a turn touches is never in the cache. `many` and `many-amqp` are such pairs with ten topics each; in `rotate`
+//! every publisher publishes to all ten thousand topics in turn.
 //!
-//! With `flow` behind the number of messages, the flow map counts, and is looked at every 50,000 messages. With `trace`, a trace
-//! is active that asks for a topic nobody publishes to.
+//! With `flow` after the number of messages, the flow map counts, and is read every 50,000 messages. With `trace`, a
+//! trace is active that asks for a topic nobody publishes to.
 
 use driver::Driver;
 use gatepost_core::access::Rights;
@@ -29,12 +30,12 @@ mod driver;
 /// What is measured.
 struct Scenario {
     pairs: usize,
-    /// Messages that a publisher sends in a turn.
+    /// The number of messages that a publisher sends in a turn.
     at_once: usize,
     mqtt: bool,
     qos: u8,
     durable: bool,
-    /// Topics of each pair; 0: the pair has one address.
+    /// The number of topics of each pair; 0: the pair has one address.
     topics: usize,
     /// Publishers publish to the topics of all pairs.
     rotate: bool,
@@ -94,7 +95,7 @@ impl Scenario {
         })
     }
 
-    /// A publish for the consumer whose queue or topic has that name.
+    /// A publish to the consumer whose queue or topic has that name.
     fn publish(&self, name: &str) -> Command {
         let (exchange, dialect) = match (self.mqtt, self.topics) {
             (true, _) => ("amq.topic", Dialect::Slash),
@@ -121,7 +122,7 @@ impl Scenario {
     }
 }
 
-/// A publisher and a consumer, and where the one reaches the other.
+/// A publisher and a consumer, and the address between them.
 fn pair(driver: &mut Driver, number: usize, scenario: &Scenario) -> (Link, Link, String) {
     let (publisher, consumer) = (driver.attach("app"), driver.attach("app"));
     if scenario.mqtt {
@@ -164,7 +165,7 @@ fn pair(driver: &mut Driver, number: usize, scenario: &Scenario) -> (Link, Link,
     (publisher, consumer, queue)
 }
 
-/// Looks at all that has flowed, as the gateway does every few seconds.
+/// Reads all counts of the flow map, as the gateway does every few seconds.
 fn look(driver: &mut Driver) -> usize {
     let (mut look, mut seen) = (FlowCursor::default(), 0);
     while !look.is_done() {
@@ -173,7 +174,7 @@ fn look(driver: &mut Driver) -> usize {
     seen
 }
 
-/// Messages from one look to the next: 10,000 a second for five seconds.
+/// The number of messages between two readings: 10,000 a second for five seconds.
 const LOOK_EVERY: usize = 50_000;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -200,7 +201,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let (mut commands, mut settles, mut delivered, mut seen) = (Vec::new(), Vec::new(), 0, 0);
     for n in 0..messages / scenario.at_once {
-        // In an order that no prefetcher knows.
+        // In an order that a prefetcher cannot predict.
         let (publisher, consumer, name) = &pairs[n * 389 % pairs.len()];
         let round = n / pairs.len();
         let (publisher, name) = match (scenario.topics, scenario.rotate) {

@@ -19,20 +19,20 @@ pub type ConsumerToken = u32;
 /// One verb from a session.
 #[derive(Clone, Debug)]
 pub enum Command {
-    /// Publish a message. With [`PublishFlags::CONFIRM`] it takes the channel's next publish number (from 1) and is
+    /// Publishes a message. With [`PublishFlags::CONFIRM`] it takes the channel's next publish number (from 1) and is
     /// covered by a later `Confirmed` or `Refused`.
     Publish {
         /// The publishing channel.
         channel: Channel,
-        /// How.
+        /// How to publish.
         flags: PublishFlags,
         /// MQTT QoS 2 only: the publisher's packet id, remembered until `Release`; a duplicate is confirmed and not
         /// routed again. 0 otherwise.
         packet_id: u16,
-        /// What.
+        /// The message.
         message: Message,
     },
-    /// A consumer's verdict on deliveries of `channel`: `number`, or all up to it if `multiple` (0: all there are).
+    /// Settles deliveries of `channel`: the one with `number`, or all up to it if `multiple` (0: all there are).
     Settle {
         /// The consuming channel.
         channel: Channel,
@@ -40,7 +40,7 @@ pub enum Command {
         number: u64,
         /// All outstanding up to and including `number`.
         multiple: bool,
-        /// The verdict.
+        /// What the consumer says.
         outcome: Outcome,
     },
     /// MQTT PUBREC below 0x80 for an outgoing QoS 2 packet id. Answered by `Event::ReleaseDue`, or by `Failed` if the
@@ -64,104 +64,105 @@ pub enum Command {
     /// by `Done { op: Op::OpenChannel }`, or by `Failed` if its user may have no more.
     /// Other channels are opened by the first command that needs them, and go on after a failure.
     OpenChannel {
-        /// Which.
+        /// The channel.
         channel: Channel,
     },
-    /// Requeues the channel's unsettled deliveries, cancels its consumers, forgets it. Answered by `Done` if `reply`.
+    /// Requeues the channel's unsettled deliveries, cancels its consumers, and closes it. Answered by `Done` if
+    /// `reply`.
     CloseChannel {
-        /// Which.
+        /// The channel.
         channel: Channel,
         /// Whether `Done { op: Op::CloseChannel }` is wanted.
         reply: bool,
     },
-    /// Prefetch limit: of the channel's later consumers each (`global` false), or of the channel (`global` true).
-    /// 0 is no limit. Answered by `Done { op: Op::Qos }`.
+    /// Sets a prefetch limit: of each later consumer of the channel (`global` false), or of the channel as a whole
+    /// (`global` true). 0: no limit. Answered by `Done { op: Op::Qos }`.
     Qos {
-        /// Which channel.
+        /// The channel.
         channel: Channel,
-        /// Unsettled deliveries at most; 0 for no limit.
+        /// The most unsettled deliveries; 0: no limit.
         count: u32,
         /// For the channel as a whole.
         global: bool,
     },
-    /// Comes back as `Event::Echo` after the answers to everything sent before on this channel.
+    /// Answered by `Event::Echo`, after the answers to all earlier commands of this channel.
     Echo {
-        /// Which channel.
+        /// The channel.
         channel: Channel,
-        /// Returned as it is.
+        /// Returned unchanged.
         token: u64,
     },
-    /// Requeue everything unsettled on the channel. Answered by `Done { op: Op::Recover }` if `reply`.
+    /// Requeues everything unsettled on the channel. Answered by `Done { op: Op::Recover }` if `reply`.
     Recover {
-        /// Which channel.
+        /// The channel.
         channel: Channel,
         /// Whether an answer is wanted.
         reply: bool,
     },
-    /// Stop a consumer. Its unsettled deliveries stay so. Answered by `Done { op: Op::Cancel, .. }` if `reply`;
-    /// nothing is delivered to it after the answer. Unknown tokens are answered too.
+    /// Cancels a consumer. Its unsettled deliveries stay unsettled. Answered by `Done { op: Op::Cancel, .. }` if
+    /// `reply`; nothing is delivered to it after the answer. Unknown tokens are answered, too.
     Cancel {
-        /// Which channel.
+        /// The channel.
         channel: Channel,
-        /// Which consumer.
+        /// The consumer.
         consumer: ConsumerToken,
         /// Whether an answer is wanted.
         reply: bool,
     },
-    /// Create, or check, an exchange. Answered by `Done { op: Op::DeclareExchange }`.
+    /// Creates an exchange, or checks the existing one. Answered by `Done { op: Op::DeclareExchange }`.
     DeclareExchange(Box<DeclareExchange>),
-    /// Delete an exchange. Answered by `Done { op: Op::DeleteExchange }`.
+    /// Deletes an exchange. Answered by `Done { op: Op::DeleteExchange }`.
     DeleteExchange(Box<DeleteExchange>),
-    /// Create, or check, a queue. Answered by `QueueDeclared`.
+    /// Creates a queue, or checks the existing one. Answered by `QueueDeclared`.
     DeclareQueue(Box<DeclareQueue>),
-    /// Delete a queue. Answered by `QueueDeleted`.
+    /// Deletes a queue. Answered by `QueueDeleted`.
     DeleteQueue(Box<DeleteQueue>),
-    /// Drop all ready messages of a queue. Answered by `QueuePurged`.
+    /// Drops all waiting messages of a queue. Answered by `QueuePurged`.
     PurgeQueue(Box<PurgeQueue>),
-    /// Add a binding. Answered by `Done { op: Op::Bind }`.
+    /// Adds a binding. Answered by `Done { op: Op::Bind }`.
     Bind(Box<Bind>),
-    /// Remove a binding. Answered by `Done { op: Op::Unbind }`.
+    /// Removes a binding. Answered by `Done { op: Op::Unbind }`.
     Unbind(Box<Bind>),
-    /// Say what is special about a channel from now on. Not answered.
+    /// Sets the mode that listings show for a channel. Not answered.
     SetMode {
-        /// Which.
+        /// The channel.
         channel: Channel,
-        /// What.
+        /// The mode.
         mode: ChannelMode,
     },
-    /// Start a consumer on a queue. Answered by `Consuming`, which precedes its first delivery.
+    /// Starts a consumer on a queue. Answered by `Consuming`, which precedes its first delivery.
     Consume(Box<Consume>),
-    /// Take one message. Answered by `Event::Got` or `Event::GetEmpty`.
+    /// Takes one message. Answered by `Event::Got` or `Event::GetEmpty`.
     Get(Box<Get>),
-    /// Bind this link to an MQTT session, taking it over if another link has it. Answered by `SessionOpened`.
+    /// Opens an MQTT session for this link, and takes it over if another link has it. Answered by `SessionOpened`.
     OpenSession(Box<OpenSession>),
-    /// Change an open MQTT session's expiry (seconds; `None` never), as DISCONNECT may.
+    /// Changes the expiry of the open MQTT session (seconds; `None`: never), as DISCONNECT may.
     SessionExpiry(Option<u32>),
     /// MQTT SUBSCRIBE for the link's session. Answered by `Subscribed`.
     Subscribe(Box<Subscribe>),
     /// MQTT UNSUBSCRIBE for the link's session. Answered by `Unsubscribed`.
     Unsubscribe(Box<Unsubscribe>),
-    /// Apply these publishes and settles in order, all or none; their publishes are not numbered one by one.
-    /// Answered by `Done { op: Op::Commit }` once all of it is confirmed, or by `Failed`.
+    /// Applies these publishes and settles in order, all or none. Their publishes are not numbered one by one. Answered
+    /// by `Done { op: Op::Commit }` once everything is confirmed, or by `Failed`.
     Transaction(Box<Transaction>),
-    /// Set and clear policies: all of them, or none. Never a session's: an operator asks for it. Answered by
-    /// `Done { op: Op::SetPolicies }` once every queue and exchange has what they say.
+    /// Sets and clears policies: all of them, or none. No session sends it; an operator asks for it. Answered by `Done
+    /// { op: Op::SetPolicies }` once they are applied to every queue and exchange.
     SetPolicies(Box<SetPolicies>),
-    /// Check credentials, before the link is attached or later. Handled by the node's directory; answered by
-    /// `Authenticated`, `LoginRefused` or `Challenge`. The session reads nothing until then, so that this is the last
+    /// Checks credentials, before the link is attached or later. Handled by the node's directory. Answered by
+    /// `Authenticated`, `LoginRefused` or `Challenge`. The session reads nothing until then, so this is the last
     /// command of its call.
     Authenticate(Box<Login>),
-    /// Bind the connection to a vhost. Handled by the directory; answered by `Attached` or `AttachRefused`.
+    /// Attaches the connection to a vhost. Handled by the directory. Answered by `Attached` or `AttachRefused`.
     Attach(Box<Attach>),
-    /// The connection is going, in good order: do not publish its will.
+    /// The connection ends in good order, so its will is not published.
     DropWill,
-    /// The connection is gone: its unsettled deliveries are requeued, its exclusive queues are deleted, its will is
-    /// published (unless dropped). The driver sends it exactly once per attached link.
+    /// The connection has ended: its unsettled deliveries are requeued, its exclusive queues deleted, and its will
+    /// published (unless dropped). The driver sends this exactly once for each attached link.
     Detach,
 }
 
 impl Command {
-    /// The channel the command is about, if it is about one.
+    /// The channel that the command is about, if any.
     pub(crate) fn channel(&self) -> Option<Channel> {
         match self {
             Command::Publish { channel, .. }
@@ -198,10 +199,10 @@ impl Command {
     }
 }
 
-/// What is special about a channel, for those who list channels.
+/// The mode of a channel, for listings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ChannelMode {
-    /// Nothing.
+    /// Neither of the others.
     #[default]
     Plain,
     /// Its publishes are confirmed.
@@ -219,12 +220,12 @@ impl PublishFlags {
     pub const CONFIRM: PublishFlags = PublishFlags(1);
     /// If it reaches no queue, it comes back as `Event::Returned` before its confirm.
     pub const MANDATORY: PublishFlags = PublishFlags(2);
-    /// If the exchange does not exist, that is no fault: the message is dropped (and confirmed).
+    /// If the exchange does not exist, the message is dropped (and confirmed) without a fault.
     pub const LENIENT: PublishFlags = PublishFlags(4);
-    /// The peer's protocol has no word for a refused publish: rather than be refused, it waits while the disk is full.
+    /// The protocol cannot report a refused publish. So while the disk is full, the publish waits instead of being
+    /// refused.
     pub const PATIENT: PublishFlags = PublishFlags(8);
-    /// Its protocol orders it among publishes that have this flag too, and not among others: it may pass those while they
-    /// wait for the log.
+    /// The protocol only orders it among publishes with this flag. It may overtake others while they wait for the log.
     pub const PASSING: PublishFlags = PublishFlags(16);
 
     /// Whether all bits of `other` are set.
@@ -240,21 +241,21 @@ impl std::ops::BitOr for PublishFlags {
     }
 }
 
-/// A consumer's verdict.
+/// What a consumer says about a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Done with it.
+    /// Accepted: the message is done.
     Accept,
-    /// Back to its old place in the queue, marked redelivered.
+    /// Returned to its former place in the queue, marked as redelivered.
     Requeue,
-    /// Refused: dead-lettered where the queue says so, else dropped.
+    /// Rejected: dead-lettered if the queue has a dead-letter exchange, else dropped.
     Reject,
 }
 
 /// See [`Command::DeclareExchange`].
 #[derive(Clone, Debug)]
 pub struct DeclareExchange {
-    /// Where the answer goes.
+    /// The channel for the answer.
     pub channel: Channel,
     /// Its name.
     pub name: Name,
@@ -262,22 +263,22 @@ pub struct DeclareExchange {
     pub kind: Name,
     /// Only check that it exists.
     pub passive: bool,
-    /// Survives a restart.
+    /// Whether it survives a restart.
     pub durable: bool,
-    /// Deleted when its last binding goes.
+    /// Whether it is deleted when its last binding is removed.
     pub auto_delete: bool,
-    /// Only other exchanges can publish to it.
+    /// Whether only other exchanges can publish to it.
     pub internal: bool,
     /// Further arguments.
     pub arguments: Table,
-    /// Whether success is answered (faults always are).
+    /// Whether success is answered. Faults always are.
     pub reply: bool,
 }
 
 /// See [`Command::DeleteExchange`].
 #[derive(Clone, Debug)]
 pub struct DeleteExchange {
-    /// Where the answer goes.
+    /// The channel for the answer.
     pub channel: Channel,
     /// Its name.
     pub name: Name,
@@ -290,17 +291,17 @@ pub struct DeleteExchange {
 /// See [`Command::DeclareQueue`].
 #[derive(Clone, Debug)]
 pub struct DeclareQueue {
-    /// Where the answer goes.
+    /// The channel for the answer.
     pub channel: Channel,
-    /// Its name; empty: the engine makes one up. Either way it becomes the channel's last declared queue.
+    /// Its name; empty: the engine generates one. Either way it becomes the channel's last declared queue.
     pub name: Name,
     /// Only check that it exists.
     pub passive: bool,
-    /// Survives a restart.
+    /// Whether it survives a restart.
     pub durable: bool,
-    /// Belongs to this link and goes with it.
+    /// Whether it belongs to this link, and is deleted when the link ends.
     pub exclusive: bool,
-    /// Deleted when its last consumer goes.
+    /// Whether it is deleted when its last consumer is cancelled.
     pub auto_delete: bool,
     /// If it exists, skip the check that its properties are the same (STOMP SEND). With `passive`: it may be another link's
     /// exclusive queue, and is only reported.
@@ -312,7 +313,7 @@ pub struct DeclareQueue {
 }
 
 impl DeclareQueue {
-    /// A durable queue of that name, without arguments. Success is answered.
+    /// A durable queue with that name and without arguments. Success is answered.
     pub fn durable(channel: Channel, name: impl Into<Name>) -> DeclareQueue {
         DeclareQueue {
             channel,
@@ -331,7 +332,7 @@ impl DeclareQueue {
 /// See [`Command::DeleteQueue`].
 #[derive(Clone, Debug)]
 pub struct DeleteQueue {
-    /// Where the answer goes.
+    /// The channel for the answer.
     pub channel: Channel,
     /// Its name; empty: the channel's last declared.
     pub name: Name,
@@ -346,7 +347,7 @@ pub struct DeleteQueue {
 /// See [`Command::PurgeQueue`].
 #[derive(Clone, Debug)]
 pub struct PurgeQueue {
-    /// Where the answer goes.
+    /// The channel for the answer.
     pub channel: Channel,
     /// Its name; empty: the channel's last declared.
     pub name: Name,
@@ -354,10 +355,11 @@ pub struct PurgeQueue {
     pub reply: bool,
 }
 
-/// What a binding leads to.
+/// The destination of a binding.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum BindTarget {
-    /// A queue; empty: the channel's last declared (and if the key is empty too, the key is that name).
+    /// A queue. If it is empty: the channel's last declared queue (and if the key is empty as well, the key is that
+    /// queue's name).
     Queue(Name),
     /// An exchange.
     Exchange(Name),
@@ -366,11 +368,11 @@ pub enum BindTarget {
 /// See [`Command::Bind`].
 #[derive(Clone, Debug)]
 pub struct Bind {
-    /// Where the answer goes.
+    /// The channel for the answer.
     pub channel: Channel,
-    /// The exchange messages come from.
+    /// The source exchange.
     pub source: Name,
-    /// Where they go.
+    /// The destination.
     pub target: BindTarget,
     /// Binding key, in the dot dialect.
     pub key: Name,
@@ -389,15 +391,15 @@ pub struct Consume {
     pub consumer: ConsumerToken,
     /// Queue; empty: the channel's last declared.
     pub queue: Name,
-    /// The tag people see (Inspect, logs).
+    /// The tag that listings and logs show.
     pub tag: Name,
     /// Deliveries count as settled when taken.
     pub no_ack: bool,
     /// Refuse other consumers on the queue.
     pub exclusive: bool,
-    /// Higher is served first.
+    /// Consumers of higher priority are served first.
     pub priority: i32,
-    /// Unsettled deliveries at most (0: no limit); `None`: what the channel's last `Qos` said.
+    /// The most unsettled deliveries (0: no limit); `None`: as set by the channel's last `Qos`.
     pub prefetch: Option<u32>,
     /// Further arguments.
     pub arguments: Table,
@@ -406,7 +408,7 @@ pub struct Consume {
 }
 
 impl Consume {
-    /// A consumer of that queue which settles what it gets, with the channel's prefetch. Its start is answered.
+    /// A consumer of that queue which settles its deliveries, with the channel's prefetch. Its start is answered.
     pub fn settling(channel: Channel, consumer: ConsumerToken, queue: impl Into<Name>) -> Consume {
         let queue = queue.into();
         Consume {
@@ -427,30 +429,31 @@ impl Consume {
 /// See [`Command::Get`].
 #[derive(Clone, Debug)]
 pub struct Get {
-    /// Which channel numbers it.
+    /// The channel that numbers the delivery.
     pub channel: Channel,
     /// Queue; empty: the channel's last declared.
     pub queue: Name,
-    /// Settled when taken.
+    /// Whether the message counts as settled when it is taken.
     pub no_ack: bool,
 }
 
 /// See [`Command::OpenSession`].
 #[derive(Clone, Debug)]
 pub struct OpenSession {
-    /// Names the session within the vhost. Never empty: the session makes one up with [`crate::session::Cx::random`].
+    /// Identifies the session within the vhost. Never empty: the protocol generates one with
+    /// [`crate::session::Cx::random`].
     pub client_id: Name,
-    /// Destroy what is there first.
+    /// Whether to delete an existing session first.
     pub clean_start: bool,
-    /// Seconds the session outlives the connection: 0 none; `None` for ever.
+    /// Seconds for which the session outlives the connection. 0: it ends with it; `None`: without limit.
     pub expiry: Option<u32>,
-    /// QoS 1 and 2 deliveries unsettled at most.
+    /// The most unsettled deliveries of QoS 1 and 2.
     pub receive_maximum: u16,
     /// Its will, if any.
     pub will: Option<Will>,
 }
 
-/// One filter of a SUBSCRIBE. The session has checked its form.
+/// One filter of a SUBSCRIBE. The protocol has checked its form.
 #[derive(Clone, Debug)]
 pub struct Subscription {
     /// The filter in the slash dialect, without the share prefix.
@@ -459,15 +462,15 @@ pub struct Subscription {
     pub share: Option<Name>,
     /// Maximum QoS.
     pub qos: u8,
-    /// Not what this client publishes itself.
+    /// Whether to exclude messages that this client publishes itself.
     pub no_local: bool,
-    /// Keep the retain flag of live messages.
+    /// Whether live messages keep their retain flag.
     pub retain_as_published: bool,
     /// When to replay retained messages.
     pub retain_handling: RetainHandling,
 }
 
-/// When a subscription is sent the retained messages that match it.
+/// When a subscription gets the retained messages that match it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RetainHandling {
     /// At each SUBSCRIBE.
@@ -484,9 +487,9 @@ pub enum RetainHandling {
 pub struct Subscribe {
     /// Echoed in the answer.
     pub packet_id: u16,
-    /// In order. `Err` entries were refused by the session already and keep their place in the answer.
+    /// In order. `Err`: the protocol has refused the filter already; the entry keeps its place in the answer.
     pub filters: Vec<Result<Subscription, crate::fault::FaultKind>>,
-    /// Returned with each matching message.
+    /// The subscription identifier, returned with each matching message.
     pub subscription_id: Option<u32>,
 }
 
@@ -502,18 +505,19 @@ pub struct Unsubscribe {
 /// See [`Command::Transaction`].
 #[derive(Clone, Debug)]
 pub struct Transaction {
-    /// Where the answer goes.
+    /// The channel for the answer.
     pub channel: Channel,
-    /// `Publish`, `Settle` only.
+    /// Only `Publish` and `Settle`.
     pub commands: Vec<Command>,
 }
 
 /// See [`Command::SetPolicies`].
 #[derive(Clone, Debug)]
 pub struct SetPolicies {
-    /// Where the answer goes.
+    /// The channel for the answer.
     pub channel: Channel,
-    /// What changes, in this order. The engine takes it out when it is done with that, and then waits until it has taken hold.
+    /// The changes, in this order. The engine removes them when they are made, and then waits until they are applied
+    /// everywhere.
     pub changes: Vec<PolicyChange>,
     /// Whether success is answered.
     pub reply: bool,
@@ -522,24 +526,24 @@ pub struct SetPolicies {
 /// One policy that is set or cleared.
 #[derive(Clone, Debug)]
 pub struct PolicyChange {
-    /// Of which kind.
+    /// Its kind.
     pub kind: PolicyKind,
     /// Its name.
     pub name: Name,
-    /// The policy; `None`: the one of that name is cleared.
+    /// The policy; `None`: the one with that name is deleted.
     pub policy: Option<PolicyRecord>,
 }
 
-/// What a client says beside its name and password, for whoever decides about it.
+/// What a client sends besides its name and password, which an authentication backend may need.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Said {
-    /// The vhost that it wants to use.
+    /// The vhost that it asks for.
     pub vhost: Option<Name>,
-    /// Its client id, where its protocol's clients have one.
+    /// Its client id, if the protocol has one.
     pub client_id: Option<Name>,
 }
 
-/// Credentials, of whatever form.
+/// Credentials of any form.
 #[derive(Clone)]
 pub enum Login {
     /// Name and password.
@@ -548,35 +552,35 @@ pub enum Login {
         user: Name,
         /// Never logged.
         password: Box<[u8]>,
-        /// What else the client has said of itself.
+        /// What else the client has sent.
         said: Said,
     },
-    /// A new secret of the user that the link has logged in as, such as a token in place of one that expires. A user whose
-    /// login does not expire has nothing to renew: its secret is not checked.
+    /// A new secret of the user that the link is logged in as, such as a token that replaces one that expires. If the
+    /// user's login does not expire, nothing has to be renewed, and the secret is not checked.
     Renewal {
         /// User name.
         user: Name,
         /// Never logged.
         secret: Box<[u8]>,
     },
-    /// The peer's certificate ([`Peer::certificate`]) is to log it in.
+    /// Log in by the peer's certificate ([`Peer::certificate`]).
     Certificate {
-        /// The name that the client gives beside it, if it does: it must be the one that the certificate proves.
+        /// The name that the client sends in addition, if any. It must be the one in the certificate.
         user: Option<Name>,
     },
-    /// No credentials given; the node's settings decide whether that is a user.
+    /// No credentials. The node's settings decide whether that is permitted.
     Anonymous,
-    /// Begins a login by a mechanism that names itself, in rounds if it needs them: each
+    /// Begins a login by a named SASL mechanism, in rounds if necessary: each
     /// [`Event::Challenge`](crate::event::Event::Challenge) is answered with a [`Login::Response`].
     Mechanism {
-        /// As the peer calls it, such as `SCRAM-SHA-256`. Whether it is spoken here, the node knows.
+        /// The mechanism's name, such as `SCRAM-SHA-256`. The node knows whether it supports it.
         name: Name,
-        /// What the peer says first; never logged.
+        /// The peer's first message; never logged.
         data: Box<[u8]>,
     },
-    /// The answer to [`Event::Challenge`](crate::event::Event::Challenge): another round of the login under way.
+    /// The answer to [`Event::Challenge`](crate::event::Event::Challenge): another round of the login in progress.
     Response {
-        /// Of the mechanism; never logged.
+        /// In the mechanism's format; never logged.
         data: Box<[u8]>,
     },
 }
@@ -599,42 +603,43 @@ impl std::fmt::Debug for Login {
 pub struct Attach {
     /// Name of the vhost.
     pub vhost: Name,
-    /// Protocol and version for people and metrics, for example `MQTT 5.0`.
+    /// Protocol and version, for listings and metrics: for example `MQTT 5.0`.
     pub protocol: &'static str,
-    /// What the client calls itself, if it does.
+    /// The name that the client gives itself, if any.
     pub client_name: Option<Name>,
-    /// Seconds of silence that client and server agreed to tell each other within; 0: none.
+    /// The agreed seconds of silence after which a side counts as gone; 0: none.
     pub heartbeat_s: u16,
-    /// What else the handshake settled, in protocols where it settles more.
+    /// Further results of the handshake, in protocols that have some.
     pub handshake: Option<Box<Handshake>>,
 }
 
-/// What a handshake settled, for those who list connections.
+/// Results of a handshake, for listings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Handshake {
     /// The SASL mechanism of the login.
     pub mechanism: &'static str,
-    /// Channels at most.
+    /// The most channels.
     pub channel_max: u16,
-    /// Bytes of a frame at most.
+    /// The most bytes of a frame.
     pub frame_max: u32,
-    /// What the client says of itself.
+    /// Properties that the client sent about itself.
     pub client_properties: ClientProperties,
 }
 
-/// Texts by which a client describes itself: its product, its version. Kept for as long as the connection lives, so there
-/// are no more than [`CLIENT_PROPERTIES_MAX`] bytes of them: what does not fit is left out.
+/// Texts with which a client describes itself: its product, its version. They are kept as long as the connection, so at
+/// most [`CLIENT_PROPERTIES_MAX`] bytes are stored; the rest is left out.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientProperties(
-    /// Names and values in turn, a NUL behind each: one allocation, where a table has several for each value.
+    /// Names and values in turn, each followed by a NUL. That is one allocation, where a table would need several for
+    /// each value.
     Box<str>,
 );
 
-/// Bytes of [`ClientProperties`] at most.
+/// The most bytes of [`ClientProperties`].
 pub const CLIENT_PROPERTIES_MAX: usize = 1 << 10;
 
 impl ClientProperties {
-    /// Of names and their values.
+    /// From names and values.
     pub fn new<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> ClientProperties {
         let mut texts = String::new();
         for (name, value) in pairs {
@@ -652,12 +657,12 @@ impl ClientProperties {
         std::iter::from_fn(move || Some((texts.next()?, texts.next()?)))
     }
 
-    /// The value of that name.
+    /// The value with that name.
     pub fn lookup(&self, name: &str) -> Option<&str> {
         self.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
     }
 
-    /// Bytes of memory they occupy beside themselves.
+    /// Bytes of memory on the heap.
     pub(crate) fn memory(&self) -> usize {
         if self.0.is_empty() {
             0
@@ -667,35 +672,35 @@ impl ClientProperties {
     }
 }
 
-/// Who is at the other end of a connection.
+/// The other end of a connection.
 #[derive(Clone, Debug, Default)]
 pub struct Peer {
-    /// Its address; `None` where it has none (a Unix socket, a connection inside the process).
+    /// Its address; `None` for a Unix socket or a connection inside the process.
     pub address: Option<SocketAddr>,
-    /// Our end's address.
+    /// The address of our end.
     pub local_address: Option<SocketAddr>,
-    /// What its certificate has proved.
+    /// What its certificate proves.
     pub certificate: Option<Arc<Certificate>>,
-    /// It may do what is kept for users of this machine. Said explicitly: a missing address does not make a peer
-    /// local.
+    /// Whether it may do what is reserved for users of this machine. This is set explicitly: a missing address does not
+    /// make a peer local.
     pub is_local: bool,
-    /// Nobody between it and us can read along.
+    /// Whether the connection is encrypted, or nobody else can read it.
     pub is_encrypted: bool,
 }
 
-/// What a peer's certificate has proved.
+/// What a peer's certificate proves.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Certificate {
-    /// Its subject's common name; `None`: it has none, or several.
+    /// The common name of its subject; `None`: there is none, or more than one.
     pub common_name: Option<Name>,
-    /// Its subject's alternative names of the kinds we know, in the certificate's order.
+    /// The alternative names of its subject, of the kinds known here, in the certificate's order.
     pub alternative_names: Box<[AlternativeName]>,
 }
 
-/// A name that stands in a certificate beside its subject.
+/// An alternative name in a certificate.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AlternativeName {
-    /// Of a host; may begin with `*.`.
+    /// A host name. It may begin with `*.`.
     Dns(Name),
     /// For example `urn:dev:mac:0024befffe804ff1`.
     Uri(Name),
@@ -704,7 +709,8 @@ pub enum AlternativeName {
 }
 
 impl Peer {
-    /// A peer on the network. It is local if it comes from a loopback address; IPv4-mapped IPv6 addresses count as IPv4.
+    /// A peer on the network. It is local if it comes from a loopback address. IPv4-mapped IPv6 addresses count as
+    /// IPv4.
     pub fn at(address: SocketAddr, local_address: Option<SocketAddr>) -> Peer {
         Peer {
             address: Some(address),
@@ -714,7 +720,7 @@ impl Peer {
         }
     }
 
-    /// A peer without an address that is on this machine: whoever may open a Unix socket's file, for one.
+    /// A peer on this machine without an address, such as one that could open a Unix socket's file.
     pub fn on_this_machine() -> Peer {
         Peer {
             is_local: true,

@@ -1,5 +1,5 @@
-//! An MQTT session: what outlives its connections. Its packet ids, what is in flight in both directions, and where its
-//! backlog is.
+//! An MQTT session: the state that outlives its connections. Its packet ids, what is in flight in both directions, and
+//! the queue with its waiting messages.
 //!
 //! ```text
 //!   outgoing QoS 1:  Sent ──PUBACK──► gone
@@ -27,64 +27,65 @@ pub(crate) struct DurableSession {
     pub(crate) client_id: Name,
     /// The user who opened it. Empty: not known.
     pub(crate) owner: Name,
-    /// Somebody outside knows what its owner may do, and has permitted its will.
+    /// An external server knows its owner's rights, and has permitted its will.
     pub(crate) will_granted: bool,
     /// The link that drives it; `None` while the client is away.
     pub(crate) link: Option<Link>,
-    /// Where its messages wait; made with its first subscription.
+    /// The queue for its messages; created with its first subscription.
     pub(crate) queue: Option<QueueKey>,
-    /// Seconds it outlives its connection; `None`: for ever.
+    /// Seconds that it outlives its connection; `None`: without limit.
     pub(crate) expiry: Option<u32>,
-    /// When it ends, while its client is away.
+    /// When it ends; set while its client is away.
     pub(crate) expires_at: Option<Wall>,
-    /// It is in the log: it was opened to outlive its connection.
+    /// Whether it is logged, because it was opened to outlive its connection.
     pub(crate) kept: bool,
     pub(crate) in_flight: InFlight,
-    /// What of `charge` is for `in_flight`, without the bodies, and for `incoming`.
+    /// The part of `charge` for `incoming`, and for `in_flight` without bodies.
     ids_bytes: u32,
-    /// QoS 1 and 2 deliveries that its client takes at once (the receive maximum). Reserved or in flight, they count.
+    /// Limits the QoS 1 and 2 deliveries that are reserved or in flight (the receive maximum).
     pub(crate) credit: Credit,
-    /// QoS 2 packet ids of the client's own publishes that await PUBREL.
+    /// QoS 2 packet ids of the client's publishes that wait for PUBREL.
     pub(crate) incoming: PacketIds,
-    /// Its subscriptions: (filter, share group) to options.
+    /// Its subscriptions: options by (filter, share group).
     pub(crate) subscriptions: Subscriptions,
-    /// How many of `subscriptions` are shared. Without any, a client that comes back need not look for its groups.
+    /// How many of `subscriptions` are shared. If there are none, a client that reconnects need not look for its
+    /// groups.
     pub(crate) shared: u32,
-    /// Consumers it has on queues (its own, groups'), while connected.
+    /// Its consumers, on its own queue and on groups' queues, while it is connected.
     pub(crate) consumers: Vec<ConsumerKey>,
-    /// Packet ids of what is to be sent again on this connection and has to wait for the receive maximum, in order. While
-    /// there are any, `credit` is spent, so that no new message goes before them.
+    /// Packet ids of deliveries that are to be sent again on this connection and have to wait for the receive maximum,
+    /// in order. While there are any, `credit` is spent, so that no new message overtakes them.
     pub(crate) resends: Seldom<VecDeque<u16>>,
-    /// What is left of the will of a connection that is gone.
+    /// The will of an ended connection, as long as it is not done.
     pub(crate) wills: Seldom<Wills>,
-    /// When the engine looks whether it has ended, if that is scheduled.
+    /// When the engine checks whether it has expired, if that is scheduled.
     pub(crate) expiry_timer: Option<Time>,
-    /// Its connection was told that it is open: messages may flow.
+    /// Its connection was told that it is open, so messages may be sent.
     pub(crate) open: bool,
-    /// It is over, and being taken apart.
+    /// It has ended, and is being removed.
     pub(crate) ending: bool,
-    /// What it costs in memory, with the QoS 2 ids of its client.
+    /// Its share of the memory budget, including its client's QoS 2 ids.
     pub(crate) charge: Charge,
-    /// What its subscriptions cost, beside their bindings.
+    /// The memory of its subscriptions, without their bindings.
     pub(crate) subscriptions_charge: Charge,
 }
 
-/// An idle client costs this. A vector of sessions grows by doubling, so half as much again.
+/// An idle client costs this much, and half as much again, because the vector of sessions grows by doubling.
 const _: () = assert!(size_of::<DurableSession>() <= 312);
 
 /// The will of a session whose client is away.
 #[derive(Default)]
 pub(crate) struct Wills {
-    /// One that waits for its delay, and when that is over.
+    /// A will that waits for its delay, and when that ends.
     pub(crate) delayed: Option<(Box<Will>, Time)>,
-    /// One that is being published: the log keeps it until the log has what becomes of it.
+    /// A will that is being published. The log keeps it until its publish is logged.
     pub(crate) firing: Option<Box<Will>>,
-    /// What they cost.
+    /// Their memory.
     pub(crate) charge: Charge,
 }
 
 impl DurableSession {
-    /// A session without subscriptions, whose client is away.
+    /// A session without subscriptions whose client is away.
     pub(crate) fn new(client_id: Name, expiry: Option<u32>, kept: bool, ledger: &Arc<Ledger>) -> DurableSession {
         DurableSession {
             charge: ledger.charge(ObjectKind::Sessions, DurableSession::memory(&client_id)),
@@ -112,23 +113,23 @@ impl DurableSession {
         }
     }
 
-    /// A will that waits for its delay, and when that is over.
+    /// The will that waits for its delay, and when that ends.
     pub(crate) fn delayed_will(&self) -> Option<&(Box<Will>, Time)> {
         self.wills.get()?.delayed.as_ref()
     }
-    /// A will that is being published.
+    /// The will that is being published.
     pub(crate) fn firing_will(&self) -> Option<&Will> {
         self.wills.get()?.firing.as_deref()
     }
-    /// Has a will wait. `charge`: what it costs.
+    /// Makes a will wait. `charge`: its memory.
     pub(crate) fn delay_will(&mut self, will: Box<Will>, due: Time, charge: Charge) {
         let wills = self.wills.make();
         wills.delayed = Some((will, due));
         wills.charge = charge;
     }
 
-    /// Counts what `in_flight` and `incoming` cost now. To be called when they have changed; most calls find nothing new: it is
-    /// their places that cost, and they are kept from message to message.
+    /// Updates the charge for `in_flight` and `incoming`. To be called when they have changed. Most calls change
+    /// nothing: their capacity is what counts, and it is kept from message to message.
     #[inline]
     pub(crate) fn account_ids(&mut self) {
         let bytes = (self.in_flight.memory() + packet_ids::memory(&self.incoming)) as u32;
@@ -138,7 +139,7 @@ impl DurableSession {
         }
     }
 
-    /// Forgets a QoS 2 id of the client's. Returns whether it was known.
+    /// Forgets a QoS 2 id of the client. Returns whether it was known.
     #[inline]
     pub(crate) fn forget_incoming(&mut self, packet_id: u16) -> bool {
         let known = packet_ids::remove(&mut self.incoming, packet_id);
@@ -146,14 +147,14 @@ impl DurableSession {
         known
     }
 
-    /// What a session costs in memory without subscriptions and queue.
+    /// Bytes of a session without subscriptions and queue.
     pub(crate) fn memory(client_id: &str) -> usize {
         let id = ledger::text(client_id.len()) + ledger::hashed::<(Name, u32)>();
         size_of::<DurableSession>() * 5 / 4 + id + ledger::indexed(1 + client_id.len())
     }
 }
 
-/// The sessions of a vhost, by key and by client identifier.
+/// The sessions of a vhost, by key and by client id.
 #[derive(Default)]
 pub(crate) struct Sessions {
     slots: Slots<SessionKey, DurableSession>,
@@ -161,7 +162,7 @@ pub(crate) struct Sessions {
 }
 
 impl Sessions {
-    /// Adds a session. Its client has no other.
+    /// Adds a session. Its client must not have another one.
     pub(crate) fn insert(&mut self, session: DurableSession) -> SessionKey {
         let client_id = session.client_id.clone();
         let key = self.slots.insert(session);
@@ -177,15 +178,15 @@ impl Sessions {
     pub(crate) fn slots_end(&self) -> u32 {
         self.slots.slots_end()
     }
-    /// The key of what is in a slot now.
+    /// The key of the session in a slot.
     pub(crate) fn key_at(&self, slot: u32) -> Option<SessionKey> {
         self.slots.key_at(slot)
     }
-    /// What is in a slot now.
+    /// The session in a slot.
     pub(crate) fn at(&self, slot: u32) -> Option<&DurableSession> {
         self.get(self.slots.key_at(slot)?)
     }
-    /// The session of the client with that identifier.
+    /// The session of the client with that id.
     pub(crate) fn named(&self, client_id: &str) -> Option<SessionKey> {
         self.by_id.get(client_id).copied()
     }
@@ -223,25 +224,25 @@ pub(crate) fn queue_name(client_id: &str) -> Name {
     format!("mqtt-subscription-{client_id}").into()
 }
 
-/// The channel of everything an MQTT session says and hears.
+/// The channel number that MQTT sessions use for everything.
 pub(crate) const CHANNEL: Channel = 0;
 
-/// The name of a `$share` group's queue. A group's name has no slash.
+/// The name of a `$share` group's queue. Names of groups contain no slash.
 pub(crate) fn shared_queue_name(share: &str, filter: &str) -> Name {
     format!("mqtt-share-{share}/{filter}").into()
 }
 
-/// What a subscription costs at its session: its entry, and its record in the log's index. The binding is the router's.
+/// Bytes of a subscription at its session: its entry, and its record in the log's index. The router counts the binding.
 pub(crate) fn subscription_bytes(client_id: &str, filter: &str, share: Option<&Name>) -> usize {
     let share = share.map_or(0, |share| ledger::text(share.len()));
     let entry = ledger::sorted::<(Name, Option<Name>), Subscribed>() + ledger::text(filter.len());
     entry + share + ledger::indexed(3 + client_id.len() + filter.len())
 }
 
-/// (Filter, share group) to options.
+/// Options by (filter, share group).
 pub(crate) type Subscriptions = BTreeMap<(Name, Option<Name>), Subscribed>;
 
-/// Options of a subscription, as the log keeps them.
+/// Options of a subscription, as the log stores them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Subscribed {
     pub(crate) qos: u8,

@@ -8,26 +8,26 @@ use crate::fault::{Fault, FaultKind};
 use crate::message::Message;
 use crate::properties::Name;
 
-/// One thing to tell the peer.
+/// One thing that a session is told.
 #[derive(Debug)]
 pub enum Event {
     /// A message for a consumer or an MQTT session.
     Deliver(Delivery),
-    /// All publishes of the channel up to number `upto` are taken care of, as durable as they asked for. A watermark:
-    /// it never goes back, and covers refused ones too.
+    /// All publishes of the channel up to number `upto` are as durable as they need to be. A watermark: it never goes
+    /// back, and covers refused publishes, too.
     Confirmed {
         /// The publishing channel.
         channel: Channel,
         /// Number of the last publish covered.
         upto: u64,
     },
-    /// One publish was refused; nothing, or not everything, was kept of it.
+    /// One publish was refused; none or not all of it was stored.
     Refused {
         /// The publishing channel.
         channel: Channel,
         /// Number of the publish.
         number: u64,
-        /// Why.
+        /// The reason.
         why: FaultKind,
     },
     /// A mandatory message reached no queue.
@@ -36,67 +36,67 @@ pub enum Event {
         channel: Channel,
         /// Number of the publish; 0 if it was not to be confirmed.
         number: u64,
-        /// What comes back.
+        /// The message that is returned.
         message: Message,
     },
-    /// A command succeeded that has no more to say.
+    /// A command succeeded, and there is nothing else to report.
     Done {
         /// Its channel.
         channel: Channel,
-        /// Which verb.
+        /// The command.
         op: Op,
         /// For `Op::Cancel`: the consumer; else 0.
         consumer: ConsumerToken,
     },
-    /// A command failed; nothing of it was done.
+    /// A command failed and changed nothing.
     Failed {
         /// Its channel.
         channel: Channel,
-        /// Which verb.
+        /// The command.
         op: Op,
-        /// Why.
+        /// The reason.
         fault: Box<Fault>,
     },
-    /// A queue exists (now).
+    /// A queue exists or was created.
     QueueDeclared {
         /// Its channel.
         channel: Channel,
         /// The queue.
         queue: Box<QueueSummary>,
     },
-    /// A queue is gone.
+    /// A queue was deleted.
     QueueDeleted {
         /// Its channel.
         channel: Channel,
-        /// Ready messages it had.
+        /// The number of waiting messages that it had.
         messages: u32,
     },
-    /// A queue is empty now.
+    /// A queue was purged.
     QueuePurged {
         /// Its channel.
         channel: Channel,
-        /// Ready messages dropped.
+        /// The number of waiting messages dropped.
         messages: u32,
     },
-    /// A consumer is in place; its deliveries follow.
+    /// A consumer was started; its deliveries follow.
     Consuming {
         /// Its channel.
         channel: Channel,
-        /// Which.
+        /// The consumer.
         consumer: ConsumerToken,
     },
-    /// The queue under a consumer is gone, and so is the consumer.
+    /// A consumer was cancelled because its queue was deleted.
     ConsumerGone {
         /// Its channel.
         channel: Channel,
-        /// Which.
+        /// The consumer.
         consumer: ConsumerToken,
     },
     /// The answer to `Get`.
     Got {
         /// The message; its consumer is 0.
         delivery: Delivery,
-        /// Ready messages left in the queue.
+        /// The number of messages left in the queue.
         remaining: u32,
     },
     /// The answer to `Get` on an empty queue.
@@ -108,62 +108,62 @@ pub enum Event {
     Echo {
         /// Its channel.
         channel: Channel,
-        /// As sent.
+        /// As in the command.
         token: u64,
     },
-    /// The MQTT session is open; its backlog follows.
+    /// The MQTT session is open; its waiting messages follow.
     SessionOpened {
         /// Whether it existed before.
         present: bool,
     },
-    /// The answer to SUBSCRIBE: granted QoS or why not, in order.
+    /// The answer to SUBSCRIBE: the granted QoS or the reason of a refusal, in order.
     Subscribed {
-        /// As sent.
+        /// As in the command.
         packet_id: u16,
-        /// One per filter.
+        /// One for each filter.
         results: Box<[Result<u8, FaultKind>]>,
     },
     /// The answer to UNSUBSCRIBE: whether each subscription existed.
     Unsubscribed {
-        /// As sent.
+        /// As in the command.
         packet_id: u16,
-        /// One per filter.
+        /// One for each filter.
         existed: Box<[bool]>,
     },
-    /// The publisher's QoS 2 packet id is forgotten.
+    /// The publisher's QoS 2 packet id was forgotten.
     Released {
-        /// As sent.
+        /// As in the command.
         packet_id: u16,
         /// Whether it was known.
         known: bool,
     },
-    /// Send PUBREL for the outgoing packet id (after PUBREC, or again after a reconnect).
+    /// PUBREL is to be sent for the outgoing packet id, after PUBREC or again after a reconnect.
     ReleaseDue {
         /// The engine's packet id.
         packet_id: u16,
-        /// Whether the id was known (if not: reason 0x92).
+        /// Whether the id was known. If not: reason code 0x92.
         known: bool,
     },
-    /// Publishers must wait (`Some`: why), or may go on (`None`). The pump parks their publishes.
+    /// Publishers must wait (`Some`: the reason), or may continue (`None`). The pump parks their publishes.
     Flow(Option<Pressure>),
-    /// The engine ends the connection: say so to the peer and close.
+    /// The engine ends the connection. The session tells the peer and closes.
     Closed(CloseReason),
-    /// The same: an operator ends the connection, and says why.
+    /// The same, when an operator ends the connection and gives a reason.
     ClosedBecause(Name),
-    /// From the directory: the credentials are good.
+    /// From the directory: the credentials are right.
     Authenticated {
-        /// Who it is.
+        /// The user.
         user: Name,
-        /// What the mechanism still has to say to the peer, such as the proof that the node knows the password too.
+        /// What the mechanism still has to send, such as the proof that the node knows the password, too.
         data: Box<[u8]>,
     },
-    /// From the directory: they are not.
+    /// From the directory: the credentials were refused.
     LoginRefused(Box<LoginRefused>),
-    /// From the directory: the login goes on, with an answer to this (of its mechanism).
+    /// From the directory: the login continues with an answer to this challenge, in the mechanism's format.
     Challenge(Box<[u8]>),
-    /// From the directory: commands reach the vhost from here on.
+    /// From the directory: the connection is attached, and its commands go to the vhost.
     Attached,
-    /// From the directory: no such vhost, no access, or a limit.
+    /// From the directory: no such vhost, no access, or a limit was reached.
     AttachRefused(Box<Fault>),
 }
 
@@ -180,9 +180,9 @@ pub struct Delivery {
     pub consumer: ConsumerToken,
     /// Delivery number on the channel, from 1; for MQTT sessions the packet id (0 at QoS 0).
     pub number: u64,
-    /// What.
+    /// The message.
     pub message: Message,
-    /// What only some deliveries have.
+    /// Parts that only some deliveries have.
     pub extra: Option<Box<DeliveryExtra>>,
 }
 
@@ -191,7 +191,7 @@ pub struct Delivery {
 pub struct DeliveryFlags(pub u8);
 
 impl DeliveryFlags {
-    /// May have been handed out before. MQTT: DUP, only where the same packet id is sent again.
+    /// It may have been handed out before. MQTT: DUP, but only if the same packet id is sent again.
     pub const REDELIVERED: DeliveryFlags = DeliveryFlags(1);
     /// A retained message, replayed or (retain-as-published) live.
     pub const RETAIN: DeliveryFlags = DeliveryFlags(2);
@@ -212,24 +212,24 @@ impl std::ops::BitOr for DeliveryFlags {
 /// See [`Delivery::extra`].
 #[derive(Debug, Default, Clone)]
 pub struct DeliveryExtra {
-    /// MQTT subscription identifiers of the subscriptions it matched.
+    /// Identifiers of the MQTT subscriptions that it matched.
     pub subscription_ids: Vec<u32>,
-    /// How often it came back from consumers, where its queue counts that.
+    /// How often it came back from consumers, if its queue counts that.
     pub returned: Option<u32>,
 }
 
-/// A queue as a declare reports it.
+/// A queue, as the answer to a declaration reports it.
 #[derive(Debug)]
 pub struct QueueSummary {
     /// Its name.
     pub name: Name,
-    /// Ready messages.
+    /// The number of waiting messages.
     pub messages: u32,
-    /// Consumers.
+    /// The number of consumers.
     pub consumers: u32,
 }
 
-/// Which verb an answer belongs to.
+/// The command that an answer belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "each names the command it answers")]
 pub enum Op {
@@ -256,17 +256,17 @@ pub enum Op {
     SetPolicies,
 }
 
-/// Why publishers wait.
+/// Why publishers have to wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pressure {
-    /// Memory over its budget.
+    /// Memory is above its budget.
     Memory,
-    /// Too little free disk.
+    /// There is too little free disk space.
     Disk,
-    /// Only the reserve for settling is left: publishes that need disk are refused if the peer can be told so, and otherwise
-    /// wait.
+    /// Only the reserve for settles is left. Publishes that need disk space are refused if the peer can be told so, and
+    /// wait otherwise.
     Full,
-    /// The log is behind. Peers are not told, because this happens often and passes soon.
+    /// The log is slow. Peers are not told, because this happens often and passes quickly.
     Backlog,
 }
 
@@ -283,40 +283,40 @@ pub enum CloseReason {
     VhostDeleted,
     /// Its user was deleted.
     UserDeleted,
-    /// What it logged in with is not valid any more.
+    /// The credentials that it logged in with are no longer valid.
     CredentialsExpired,
 }
 
 /// Why a login failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoginRefused {
-    /// The user named, if any.
+    /// The user, if one was named.
     pub user: Name,
-    /// Why; the peer is told no more than its protocol wants.
+    /// The reason. The protocol decides how much of it the peer is told.
     pub why: LoginFailure,
 }
 
 /// See [`LoginRefused`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LoginFailure {
-    /// Unknown user or wrong password; peers are not told which.
+    /// Unknown user or wrong password. Peers are not told which.
     BadCredentials,
     /// The user may only log in from this machine.
     LoopbackOnly,
-    /// Anonymous logins are off, or only for this machine.
+    /// Anonymous logins are off, or only permitted from this machine.
     AnonymousRefused,
-    /// There are as many connections as there may be: a later try may work.
+    /// The limit on connections is reached; a later attempt may succeed.
     Full,
     /// An operator has banned the user.
     Banned,
-    /// Too many logins wait to be checked: a later try may work.
+    /// Too many logins wait to be checked; a later attempt may succeed.
     Busy,
-    /// The mechanism is not spoken here.
+    /// The mechanism is not supported here.
     UnknownMechanism,
 }
 
 impl Event {
-    /// The credentials of `user` are good, and there is nothing to add.
+    /// The credentials of `user` are right, and nothing else is to be sent.
     pub fn authenticated(user: impl Into<Name>) -> Event {
         Event::Authenticated {
             user: user.into(),

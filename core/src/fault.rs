@@ -1,8 +1,8 @@
-//! Why a command was refused: one vocabulary, which each session puts into its protocol's words and codes.
+//! Why a command was refused. All protocols share these kinds, and each session translates them into its own codes.
 
 use std::fmt;
 
-/// The kind of a refusal. Sessions map it to a reply code, a reason code or a `message` header.
+/// The kind of a refusal. Sessions translate it to a reply code, a reason code or a `message` header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FaultKind {
     /// A queue, exchange, vhost or consumer that does not exist.
@@ -13,21 +13,21 @@ pub enum FaultKind {
     ResourceLocked,
     /// The object exists with other properties, is in use, or an argument is bad.
     PreconditionFailed,
-    /// Against the rules of the vhost or node (a limit, a duplicate).
+    /// It violates a rule of the vhost or node (a limit, a duplicate).
     NotAllowed,
     /// The command names something this gateway does not know, such as an exchange type.
     InvalidCommand,
-    /// Known, legal, and not built.
+    /// The command is valid and not implemented.
     NotImplemented,
     /// A named limit was reached; trying later may work.
     QuotaExceeded,
-    /// The store cannot take it (no disk, poisoned).
+    /// The store cannot take it: no disk space, or poisoned.
     ResourceError,
     /// A bug of ours.
     Internal,
 }
 
-/// A refusal: its kind and a text for people, without the kind's name in front.
+/// A refusal: its kind, and a text that does not repeat the kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
     /// What went wrong.

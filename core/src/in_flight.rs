@@ -14,48 +14,48 @@ use crate::slots::QueueKey;
 use std::collections::{BTreeMap, VecDeque};
 use std::mem::size_of;
 
-/// An outgoing QoS 1 or 2 message that the client has not finished with.
+/// An outgoing QoS 1 or 2 message that the client has not completely acknowledged.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
     pub(crate) queue: QueueKey,
     pub(crate) entry: Entry,
-    /// QoS it is delivered with.
+    /// The QoS that it is delivered with.
     pub(crate) qos: u8,
-    /// PUBREC arrived: only PUBREL is sent from here on.
+    /// PUBREC has arrived: only PUBREL is sent from now on.
     pub(crate) released: bool,
-    /// It counts against the receive maximum of the present connection.
+    /// Whether it counts against the receive maximum of the present connection.
     pub(crate) counted: bool,
-    /// Grows with each id given; set by [`InFlight`].
+    /// A number that grows with each id given; set by [`InFlight`].
     pub(crate) order: u64,
 }
 
-/// See the module.
+/// The outgoing packet ids of a session.
 #[derive(Default)]
 pub(crate) struct InFlight {
     /// `ring[i]` has id `base + i`, wrapping from 65,535 to 1.
     ring: VecDeque<Option<Outgoing>>,
-    /// Those that were left behind.
+    /// Messages moved out of the ring because it had become sparse.
     stragglers: Seldom<BTreeMap<u16, Outgoing>>,
-    /// Id of `ring[0]`; meaningless while the ring is empty.
+    /// The id of `ring[0]`; meaningless while the ring is empty.
     base: u16,
     /// The id given last.
     last: u16,
-    /// Ids given so far.
+    /// The number of ids given so far.
     given: u64,
     count: usize,
 }
 
-/// Places of the ring that may be free, whatever it holds; and beyond that as many as are taken.
+/// The ring may have this many unused places, and in addition as many as are in use.
 const FREE_PLACES: usize = 64;
 
 impl InFlight {
-    /// Gives `outgoing` the next free packet id; `None` if all 65,535 are busy.
+    /// Gives `outgoing` the next free packet id; `None` if all 65,535 are in use.
     pub(crate) fn assign(&mut self, outgoing: Outgoing) -> Option<u16> {
         if self.count >= usize::from(u16::MAX) {
             return None;
         }
         let mut id = Self::step(self.last, 1);
-        // Nearly always it follows the newest, and nothing was left behind.
+        // Usually it follows the newest id, and no message was moved out of the ring.
         let follows = self.ring.is_empty()
             || (usize::from(Self::distance(self.base, id)) == self.ring.len() && !self.is_sparse_up_to(id));
         if follows && self.left_behind() == 0 {
@@ -68,7 +68,7 @@ impl InFlight {
         self.insert(id, outgoing);
         Some(id)
     }
-    /// Adds one whose place is behind all of the ring.
+    /// Adds a message whose place is behind all of the ring.
     fn append(&mut self, id: u16, mut outgoing: Outgoing) {
         self.given += 1;
         outgoing.order = self.given;
@@ -79,11 +79,11 @@ impl InFlight {
         self.count += 1;
         self.last = id;
     }
-    /// Adds one whose id is known (after a restart). Ids come in the order they were given.
+    /// Adds a message with a known id, after a restart. Ids must come in the order in which they were given.
     pub(crate) fn insert(&mut self, id: u16, mut outgoing: Outgoing) {
         self.given += 1;
         outgoing.order = self.given;
-        // An id in use twice is damage: the newer wins.
+        // An id that is used twice is damage; the newer message counts.
         let older = self.stragglers.get_mut().and_then(|left| left.remove(&id));
         self.count -= usize::from(older.is_some());
         while !self.ring.is_empty() && self.is_sparse_up_to(id) {
@@ -100,13 +100,13 @@ impl InFlight {
         self.ring[at] = Some(outgoing);
         self.last = id;
     }
-    /// Whether the ring, with a place for `id`, would be mostly free.
+    /// Whether the ring, extended to a place for `id`, would be mostly unused.
     #[inline]
     fn is_sparse_up_to(&self, id: u16) -> bool {
         let taken = self.count - self.left_behind();
         usize::from(Self::distance(self.base, id)) > FREE_PLACES + 2 * taken
     }
-    /// Moves the oldest of the ring to the stragglers.
+    /// Moves the oldest message of the ring to the stragglers.
     fn leave_behind(&mut self) {
         if let Some(Some(outgoing)) = self.ring.pop_front() {
             self.stragglers.make().insert(self.base, outgoing);
@@ -114,7 +114,7 @@ impl InFlight {
         self.base = Self::step(self.base, 1);
         self.trim();
     }
-    /// The first place of the ring is taken, or there is none.
+    /// Drops unused places in front, so that the first place of the ring is used, or there is none.
     #[inline]
     fn trim(&mut self) {
         while let Some(None) = self.ring.front() {
@@ -127,7 +127,7 @@ impl InFlight {
         if id == 0 {
             return None;
         }
-        // A place that is free may be of a straggler: the ring has come round to its id.
+        // An unused place may belong to a straggler, because the ring has come round to its id.
         if !self.ring.is_empty()
             && let Some(Some(outgoing)) = self.ring.get_mut(usize::from(Self::distance(self.base, id)))
         {
@@ -152,12 +152,12 @@ impl InFlight {
         self.count -= 1;
         self.trim();
         if self.ring.is_empty() && self.ring.capacity() > KEPT_PLACES {
-            // After a burst: an idle session is to be small.
+            // Free memory allocated for a burst, so that an idle session stays small.
             self.ring = VecDeque::new();
         }
         Some(outgoing)
     }
-    /// Packet ids in the order they were given.
+    /// Packet ids in the order in which they were given.
     pub(crate) fn ids(&self) -> Vec<u16> {
         let ring = self.ring.iter().enumerate();
         let ring = ring.filter_map(|(i, o)| Some((o.as_ref()?.order, Self::step(self.base, i as u16))));
@@ -191,7 +191,7 @@ impl InFlight {
     pub(crate) fn len(&self) -> usize {
         self.count
     }
-    /// Removes one, no matter which.
+    /// Removes any one.
     pub(crate) fn pop(&mut self) -> Option<Outgoing> {
         if let Some((_, outgoing)) = self.stragglers.get_mut().and_then(BTreeMap::pop_first) {
             self.count -= 1;
@@ -204,7 +204,7 @@ impl InFlight {
         // The first place is taken.
         self.remove(self.base)
     }
-    /// Bytes of memory it occupies beside itself, without the messages' bodies.
+    /// Bytes of memory on the heap, without the messages' bodies.
     pub(crate) fn memory(&self) -> usize {
         self.ring.capacity() * size_of::<Option<Outgoing>>()
             + self.left_behind() * crate::ledger::sorted::<u16, Outgoing>()
@@ -221,7 +221,7 @@ impl InFlight {
     }
 }
 
-/// Places that a ring keeps when it is empty.
+/// The capacity that an empty ring keeps.
 const KEPT_PLACES: usize = 64;
 
 #[cfg(test)]
@@ -296,8 +296,8 @@ mod tests {
         assert_eq!(f.ids(), held);
     }
 
-    /// One message that its client never acknowledged kept a place for each of the 65,535 ids behind it: 5 MB a session,
-    /// counted nowhere.
+    /// One message that its client never acknowledged kept a place for each of the 65,535 ids behind it: 5 MB for a
+    /// session, which were not counted anywhere.
     #[test]
     fn one_that_is_never_finished_with_costs_no_more_than_itself() {
         let mut f = InFlight::default();
@@ -315,7 +315,7 @@ mod tests {
         assert!(f.memory() <= KEPT_PLACES * size_of::<Option<Outgoing>>());
     }
 
-    /// Against a plain map, with a client that acknowledges in any order and forgets some for long.
+    /// Compared with a plain map, with a client that acknowledges in any order and leaves some for long.
     #[test]
     fn whatever_is_acknowledged_in_whatever_order_is_found_once() {
         let mut f = InFlight::default();
@@ -333,7 +333,7 @@ mod tests {
                 assert!(book.iter().all(|(other, _)| *other != id), "{id} is busy");
                 book.push((id, seq));
             } else if !book.is_empty() {
-                // The last ones mostly: the first ones stay.
+                // Mostly the last ones, so that the first ones stay.
                 let at = if below(20) == 0 {
                     below(book.len())
                 } else {

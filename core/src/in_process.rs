@@ -43,7 +43,7 @@ pub const PROTOCOL: &str = "in-process";
 /// The channel of the short forms.
 const CHANNEL: Channel = 1;
 
-/// Messages and bytes taken in one visit: as many as for a socket.
+/// The most messages and bytes taken in one visit: as many as for a socket.
 const ROOM: Room = Room {
     messages: 1024,
     bytes: 1 << 20,
@@ -61,8 +61,8 @@ pub struct InProcess {
 }
 
 impl InProcess {
-    /// Attaches a connection of `user`, called `name` where connections are listed. It is not woken when there is something
-    /// to take: visit it.
+    /// Attaches a connection of `user`, listed under `name`. It is not woken when there is something to take, so it has
+    /// to be visited.
     ///
     /// # Errors
     /// The user may not use this vhost, or there is no room for another connection.
@@ -70,7 +70,7 @@ impl InProcess {
         InProcess::attach_with(engine, now, user, name, None)
     }
 
-    /// As [`InProcess::attach`], with what is called when the next visit has something to take.
+    /// As [`InProcess::attach`]. `wake` is called when the next visit has something to take.
     ///
     /// # Errors
     /// As [`InProcess::attach`].
@@ -92,7 +92,7 @@ impl InProcess {
         InProcess::attach_as_node_with(engine, now, name, None)
     }
 
-    /// As [`InProcess::attach_as_node`], with what is called when the next visit has something to take.
+    /// As [`InProcess::attach_as_node`]. `wake` is called when the next visit has something to take.
     ///
     /// # Errors
     /// As [`InProcess::attach`].
@@ -141,17 +141,17 @@ impl InProcess {
         }
     }
 
-    /// Leaves a command for the next visit.
+    /// Queues a command for the next visit.
     pub fn send(&mut self, command: Command) {
         self.commands.push(command);
     }
 
-    /// Leaves the declaration of a durable queue for the next visit.
+    /// Queues the declaration of a durable queue for the next visit.
     pub fn declare_queue(&mut self, name: &str) {
         self.send(Command::DeclareQueue(Box::new(DeclareQueue::durable(CHANNEL, name))));
     }
 
-    /// Leaves a message for the next visit. It is confirmed, as durable as it says.
+    /// Queues a message for the next visit. It is confirmed when it is as durable as its envelope says.
     pub fn publish(&mut self, message: Message) {
         self.send(Command::Publish {
             channel: CHANNEL,
@@ -161,12 +161,12 @@ impl InProcess {
         });
     }
 
-    /// Leaves the start of a consumer for the next visit; `consumer` is its number in deliveries.
+    /// Queues the start of a consumer for the next visit. `consumer` is its number in deliveries.
     pub fn consume(&mut self, queue: &str, consumer: ConsumerToken) {
         self.send(Command::Consume(Box::new(Consume::settling(CHANNEL, consumer, queue))));
     }
 
-    /// Leaves the verdict on a delivery for the next visit.
+    /// Queues the settling of a delivery for the next visit.
     pub fn settle(&mut self, delivery: &Delivery, outcome: Outcome) {
         self.send(Command::Settle {
             channel: delivery.channel,
@@ -176,19 +176,19 @@ impl InProcess {
         });
     }
 
-    /// Leaves the goodbye for the next visit.
+    /// Queues the orderly end of the connection for the next visit.
     pub fn detach(&mut self) {
         self.commands.push(Command::Detach);
     }
 
-    /// Takes back what the engine has not applied yet: for one, a publish that met pressure
-    /// ([`Event::Flow`]), which the next visit would apply all the same.
+    /// Takes back commands that the engine has not applied yet, such as a publish that met pressure ([`Event::Flow`]).
+    /// Otherwise the next visit would apply them.
     pub fn take_back(&mut self) -> Vec<Command> {
         std::mem::take(&mut self.commands)
     }
 
-    /// One hold of the engine: applies what was sent, and takes what there is. Call it under the engine's lock, and drain the
-    /// engine afterwards. Returns whether another visit has more to do at once.
+    /// Visits the engine once: applies the queued commands, and takes events. Call it under the engine's lock, and
+    /// drain the engine afterwards. Returns whether another visit has more to do at once.
     pub fn visit(&mut self, engine: &mut Engine, now: Now) -> bool {
         self.woken.flag.store(false, Ordering::Relaxed);
         let visited = engine.visit(now, self.link, &mut self.commands, ROOM, &mut self.taken);
@@ -196,13 +196,13 @@ impl InProcess {
         visited.more || visited.applied == Applied::Some
     }
 
-    /// Whether retained messages that a subscription of its session asked for are still to come.
+    /// Whether the connection is still to get retained messages that a subscription of its session asked for.
     pub fn replays(&self, engine: &Engine) -> bool {
         engine.replays(self.link)
     }
 
-    /// The question that a command waits for, and whose it is, if this connection's user has rights that somebody outside
-    /// knows. Ask after each visit, in the same hold, and have it answered ([`Engine::answer_question`]).
+    /// The question that a command waits for, and its user, if an external server knows this user's rights. Call it
+    /// after each visit, in the same hold, and have the question answered ([`Engine::answer_question`]).
     pub fn take_question(&self, engine: &mut Engine) -> Option<(Link, Box<Asked>)> {
         engine.take_question(self.link).map(|asked| (self.link, asked))
     }
@@ -222,7 +222,7 @@ fn attach_as(engine: &Engine, name: &str) -> Attach {
     }
 }
 
-/// Whether there is something to take since the last visit.
+/// Whether there has been something to take since the last visit.
 struct Woken {
     flag: AtomicBool,
     outer: Option<Arc<dyn Wake>>,
@@ -246,20 +246,20 @@ impl Wake for Woken {
     }
 }
 
-/// An engine and its log, on one thread.
+/// An engine and its log on the caller's thread.
 pub struct Local<D: Disk> {
     engine: Engine,
     store: Store<D>,
     reader: Reader<D>,
     submitted: Vec<Batch>,
-    /// Written, and durable once the log is so far.
+    /// Batches that are written, with the LSN at which they are durable.
     undurable: VecDeque<(Lsn, Ticket)>,
     asked: Vec<Request>,
 }
 
 impl<D: Disk> Local<D> {
-    /// Opens the log on `disk`, and starts an engine with what is in it. `rights`: its users. `seed` must be unpredictable
-    /// to peers.
+    /// Opens the log on `disk`, and starts an engine with its content. `rights`: the rights of its users. `seed` must
+    /// be unpredictable to peers.
     ///
     /// # Errors
     /// The log cannot be opened.
@@ -292,8 +292,8 @@ impl<D: Disk> Local<D> {
         Ok(local)
     }
 
-    /// Runs `turn`, and then the log until it has nothing left to do: what `turn` had to wait for has come when this
-    /// returns, and the next visit of a connection takes it.
+    /// Runs `turn`, and then the log until it has nothing to do. What `turn` caused is written and reported when this
+    /// returns, and the next visit of a connection takes the results.
     ///
     /// # Errors
     /// The log failed. Nothing is confirmed any more.
@@ -327,14 +327,14 @@ impl<D: Disk> Local<D> {
     pub fn visit(&mut self, now: Now, connection: &mut InProcess) -> Result<(), StoreError> {
         loop {
             let more = self.run(now, |engine| connection.visit(engine, now))?;
-            // What waited for the log has come meanwhile.
+            // Everything that waited for the log has been reported meanwhile.
             if !more && !connection.woken.flag.load(Ordering::Relaxed) {
                 return Ok(());
             }
         }
     }
 
-    /// Ends in good order: the next start has less to read.
+    /// Closes the log in good order, so that the next start has less to read.
     ///
     /// # Errors
     /// The log failed.

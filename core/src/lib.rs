@@ -5,20 +5,20 @@
 //!   sessions ◄──Event──── Engine ◄────────────────────── queue ◄── store (log)
 //! ```
 //!
-//! A deterministic state machine: commands and time go in, events and log records come out. It never does I/O but
-//! through [`store::disk::Disk`], and never reads a clock. It never asks which protocol a connection speaks: what differs
-//! between protocols is said by a command's fields.
+//! A deterministic state machine: commands and time go in, events and log records come out. It does I/O only through
+//! [`store::disk::Disk`], and never reads a clock. It never asks which protocol a connection speaks: commands have
+//! fields for what differs between protocols.
 //!
-//! Some words of protocols live here, because several protocols or the log need what they name:
+//! Some terms of protocols appear here, because several protocols or the log need what they name:
 //!
-//! - RabbitMQ's names and texts are what clients of all protocols meet: the exchanges `amq.*` (`router`), the queue
-//!   arguments `x-*` (`arguments`, `queue::arguments`), the dead-letter headers `x-death` (`engine::dead_letter`), and the
-//!   texts of refusals, as [`fault::Fault`] carries them. A session adds its protocol's code to the text, or drops it.
+//! - RabbitMQ's names and texts, which clients of all protocols see: the exchanges `amq.*` (`router`), the queue
+//!   arguments `x-*` (`arguments`, `queue::arguments`), the dead-letter headers `x-death` (`engine::dead_letter`), and
+//!   the texts of refusals in [`fault::Fault`]. A session adds its protocol's code to the text, or drops it.
 //! - Sessions that outlive a connection, with packet ids, the memory of QoS 2, wills and shared subscriptions
-//!   (`engine::sessions`, `engine::packets`), are MQTT's. They are here because the log keeps them. Their queues are
-//!   called `mqtt-subscription-*` and `mqtt-share-*`, as operators know them from RabbitMQ.
-//! - `$SYS` is where MQTT clients look for the broker's own topics.
-//! - [`message::Dialect`] is how a topic is spelled, with dots or slashes; each protocol says which it uses.
+//!   (`engine::sessions`, `engine::packets`), come from MQTT. They are here because the log stores them. Their queues
+//!   are called `mqtt-subscription-*` and `mqtt-share-*`, as operators know them from RabbitMQ.
+//! - `$SYS`, where MQTT clients look for the broker's own topics.
+//! - [`message::Dialect`]: whether a topic is spelled with dots or slashes. Each protocol says which it uses.
 
 pub mod access;
 mod arguments;

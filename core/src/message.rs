@@ -30,25 +30,24 @@ pub enum Dialect {
     Slash = 1,
 }
 
-/// What is parsed once, at ingress, and read by the engine.
+/// Facts about a message that are parsed once, when it is received, and read by the engine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Envelope {
-    /// Whose encoding the properties are in.
+    /// The encoding of the properties.
     pub origin: Origin,
     /// How the key spells its levels.
     pub dialect: Dialect,
-    /// Survives a restart where its queue does.
+    /// Whether it survives a restart in durable queues.
     pub durable: bool,
     /// Quality of service it was published with, 0 to 2. Other protocols: 1 if durable, else 0.
     pub qos: u8,
-    /// To be kept as its topic's last value.
+    /// Whether it is to be its topic's retained message.
     pub retain: bool,
-    /// The properties name extra routing keys (AMQP CC and BCC): see
-    /// [`Codecs::extra_keys`].
+    /// The properties name further routing keys (AMQP CC and BCC): see [`Codecs::extra_keys`].
     pub extra_keys: bool,
-    /// 0 to 255; `None` sorts as 0.
+    /// 0 to 255. `None` sorts as 0.
     pub priority: Option<u8>,
-    /// When it expires, if it does.
+    /// When it expires; `None`: never.
     pub deadline: Option<Wall>,
     /// When it was received.
     pub received: Wall,
@@ -67,7 +66,7 @@ struct Header {
 #[derive(Clone)]
 pub struct Message(ThinArc<Header, u8>);
 
-/// Where a record lies in the log.
+/// The position of a record in the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Position {
     /// Number of the segment, from 1.
@@ -76,16 +75,17 @@ pub struct Position {
     pub offset: u32,
 }
 
-/// A message in more than these bytes of exchange name cannot be built.
+/// The most bytes of an exchange name. A longer one cannot be stored in a message.
 pub const EXCHANGE_NAME_MAX: usize = 255;
-/// A message in more than these bytes of routing key cannot be built.
+/// The most bytes of a routing key. A longer one cannot be stored in a message.
 pub const KEY_MAX: usize = 65_535;
 
 impl Message {
     /// Builds a message, copying the parts once.
     ///
     /// # Panics
-    /// If `exchange` is longer than 255 bytes, `key` than 65,535, or the properties than 4 GiB: codecs bound them all.
+    /// If `exchange` is longer than 255 bytes, `key` than 65,535, or the properties than 4 GiB. The codecs' limits are
+    /// lower.
     pub fn new(envelope: Envelope, exchange: &str, key: &str, properties: &[u8], body: &[u8]) -> Message {
         let (Ok(exchange_len), Ok(key_len), Ok(properties_len)) = (
             u8::try_from(exchange.len()),
@@ -104,8 +104,8 @@ impl Message {
         };
         let parts: [&[u8]; 4] = [exchange.as_bytes(), key.as_bytes(), properties, body];
         let total = parts.iter().map(|p| p.len()).sum::<usize>();
-        // Small messages are put together on the stack; the allocation is then filled by one copy. Two sizes, because
-        // clearing the buffer costs as much as the copy.
+        // Small messages are assembled on the stack, and then copied into the allocation at once. There are two sizes
+        // of buffers, because clearing a buffer costs as much as the copy.
         if total <= 256 {
             Message(ThinArc::from_header_and_slice(header, join(&parts, &mut [0; 256])))
         } else if total <= 2048 {
@@ -115,7 +115,7 @@ impl Message {
         }
     }
 
-    /// Rebuilds a message from a stored payload. `None` if the lengths do not fit it or its names are not UTF-8.
+    /// Rebuilds a message from a stored payload. `None` if the lengths do not fit it, or its names are not UTF-8.
     pub fn from_payload(envelope: Envelope, lengths: PayloadLengths, payload: &[u8]) -> Option<Message> {
         let e = usize::from(lengths.exchange);
         let k = usize::from(lengths.key);
@@ -135,7 +135,7 @@ impl Message {
         Some(Message(ThinArc::from_header_and_slice(header, payload)))
     }
 
-    /// The same message under another exchange, key and envelope (dead-lettering, a will that fires).
+    /// The same message with another exchange, key and envelope, for dead letters and wills.
     pub fn readdressed(&self, envelope: Envelope, exchange: &str, key: &str, properties: &[u8]) -> Message {
         Message::new(envelope, exchange, key, properties, self.body())
     }
@@ -144,7 +144,7 @@ impl Message {
     pub(crate) fn is_same(&self, other: &Message) -> bool {
         std::ptr::eq(self.payload(), other.payload())
     }
-    /// What was parsed at ingress.
+    /// The facts parsed when it was received.
     pub fn envelope(&self) -> &Envelope {
         &self.0.header.header.envelope
     }
@@ -152,15 +152,15 @@ impl Message {
     pub fn exchange(&self) -> &str {
         std::str::from_utf8(&self.payload()[..self.key_start()]).unwrap_or("")
     }
-    /// The routing key or topic, in the spelling of [`Envelope::dialect`].
+    /// The routing key or topic, spelled in [`Envelope::dialect`].
     pub fn key(&self) -> &str {
         std::str::from_utf8(self.key_bytes()).unwrap_or("")
     }
-    /// The exchange's name as octets (always UTF-8), for encoders.
+    /// The exchange's name as bytes (always UTF-8), for encoders.
     pub fn exchange_bytes(&self) -> &[u8] {
         &self.payload()[..self.key_start()]
     }
-    /// The key as octets (always UTF-8), for encoders.
+    /// The key as bytes (always UTF-8), for encoders.
     pub fn key_bytes(&self) -> &[u8] {
         &self.payload()[self.key_start()..self.properties_start()]
     }
@@ -172,11 +172,11 @@ impl Message {
     pub fn body(&self) -> &[u8] {
         &self.payload()[self.body_start()..]
     }
-    /// Exchange, key, properties and body as one slice: what the log stores.
+    /// Exchange, key, properties and body as one slice, which the log stores.
     pub fn payload(&self) -> &[u8] {
         &self.0.slice
     }
-    /// The lengths that divide [`Message::payload`].
+    /// The lengths of the parts of [`Message::payload`].
     pub fn lengths(&self) -> PayloadLengths {
         let h = &self.0.header.header;
         PayloadLengths {
@@ -193,16 +193,16 @@ impl Message {
     pub fn properties(&self, codecs: &Codecs) -> Properties {
         codecs.decode(self.envelope().origin, self.properties_raw())
     }
-    /// Bytes of memory it occupies, what the allocator adds included.
+    /// Bytes of memory that it occupies, including the allocator's overhead.
     pub fn memory(&self) -> usize {
-        // Two counters stand before the payload: references and length.
+        // Two counters are in front of the payload: references and length.
         crate::ledger::allocation(std::mem::size_of::<Header>() + 16 + self.payload().len())
     }
     /// Its state in the log.
     pub(crate) fn log_state(&self) -> &LogState {
         &self.0.header.header.log
     }
-    /// Where its record lies, once written.
+    /// The position of its record, once it is written.
     pub fn position(&self) -> Option<Position> {
         self.log_state().position()
     }
@@ -219,7 +219,7 @@ impl Message {
 }
 
 impl fmt::Debug for Message {
-    /// Never the body: messages end up in logs.
+    /// Never prints the body, because this may end up in logs.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Message")
             .field("exchange", &self.exchange())
@@ -229,7 +229,7 @@ impl fmt::Debug for Message {
     }
 }
 
-/// Puts the parts one after the other into `buffer`, which has room for all.
+/// Copies the parts one after the other into `buffer`, which is large enough.
 fn join<'a>(parts: &[&[u8]], buffer: &'a mut [u8]) -> &'a [u8] {
     let mut at = 0;
     for part in parts {
@@ -239,7 +239,7 @@ fn join<'a>(parts: &[&[u8]], buffer: &'a mut [u8]) -> &'a [u8] {
     &buffer[..at]
 }
 
-/// How a payload divides into exchange, key, properties and body (the rest).
+/// The lengths of the parts of a payload: exchange, key and properties. The rest is the body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PayloadLengths {
     /// Bytes of exchange name.
@@ -250,7 +250,7 @@ pub struct PayloadLengths {
     pub properties: u32,
 }
 
-/// Hash of an address, for the route cache. Seeded per process, so that a peer cannot aim at one bucket.
+/// The hash of an address, for the route cache. Seeded per process, so that a peer cannot choose keys that collide.
 pub fn route_hash(exchange: &[u8], key: &[u8], dialect: Dialect) -> u64 {
     static STATE: OnceLock<foldhash::quality::RandomState> = OnceLock::new();
     let mut hasher = STATE
@@ -271,11 +271,11 @@ pub fn route_hash(exchange: &[u8], key: &[u8], dialect: Dialect) -> u64 {
 #[derive(Default)]
 pub(crate) struct LogState {
     flush: AtomicU8,
-    /// Queues that have it in the log and have not settled it. Only touched under the engine's lock.
+    /// The number of queues that have it in the log and have not settled it. Only used under the engine's lock.
     outstanding: AtomicU32,
-    /// The engine's confirm entry that waits for it, plus one. Only touched under the engine's lock.
+    /// The engine's confirm entry that waits for it, plus one. Only used under the engine's lock.
     confirm: AtomicU32,
-    /// Queue entries that pin it in memory. Only touched under the engine's lock.
+    /// The number of queue entries that pin it in memory. Only used under the engine's lock.
     pins: AtomicU32,
     /// segment << 32 | offset; 0: not written.
     position: AtomicU64,
@@ -287,13 +287,13 @@ const TAKEN: u8 = 2;
 const CANCELLED: u8 = 3;
 
 impl LogState {
-    /// Engine: the message is being handed to the log for `outstanding` queues.
+    /// Engine: hands the message to the log for `outstanding` queues.
     pub(crate) fn stage(&self, outstanding: u32) {
         self.outstanding.store(outstanding, Ordering::Relaxed);
         self.flush.store(PENDING, Ordering::Release);
     }
-    /// Engine: the message is being handed to the log for one more queue. False if that cannot be: its first record was
-    /// cancelled, and may still be on its way to a committer who must not write it after all.
+    /// Engine: hands the message to the log for one more queue. Returns false if that is impossible: its first record
+    /// was cancelled, and the committer may still have to skip it.
     pub(crate) fn join(&self) -> bool {
         match self.flush.load(Ordering::Relaxed) {
             UNLOGGED => self.stage(1),
@@ -302,18 +302,18 @@ impl LogState {
         }
         true
     }
-    /// Committer: whether it took the message before, so that its payload is in the log or on its way there.
+    /// Committer: whether it took the message before, so that its payload is or will be in the log.
     pub(crate) fn is_taken(&self) -> bool {
         self.flush.load(Ordering::Acquire) == TAKEN
     }
-    /// Committer: takes the message for writing; `false` if the engine cancelled it.
+    /// Committer: takes the message for writing. Returns `false` if the engine cancelled it.
     pub(crate) fn take(&self) -> bool {
         self.flush
             .compare_exchange(PENDING, TAKEN, Ordering::AcqRel, Ordering::Acquire)
             .is_ok()
             || self.flush.load(Ordering::Acquire) == TAKEN
     }
-    /// Engine: one queue settled it. Returns true if that was the last and the write could still be cancelled.
+    /// Engine: one queue settled it. Returns true if that was the last one and the write could still be cancelled.
     pub(crate) fn settle(&self) -> Settled {
         let left = self.outstanding.load(Ordering::Relaxed).saturating_sub(1);
         self.outstanding.store(left, Ordering::Relaxed);
@@ -328,13 +328,13 @@ impl LogState {
             Err(_) => Settled::Logged,
         }
     }
-    /// Engine: one more queue entry pins the message in memory. Returns whether it is the first.
+    /// Engine: counts a queue entry that pins the message in memory. Returns whether it is the first.
     pub(crate) fn pin(&self) -> bool {
         let before = self.pins.load(Ordering::Relaxed);
         self.pins.store(before + 1, Ordering::Relaxed);
         before == 0
     }
-    /// Engine: one queue entry fewer pins the message in memory. Returns whether it was the last.
+    /// Engine: uncounts a queue entry that pins the message in memory. Returns whether it was the last.
     pub(crate) fn unpin(&self) -> bool {
         let before = self.pins.load(Ordering::Relaxed);
         debug_assert!(before > 0, "what is unpinned was pinned");
@@ -345,7 +345,7 @@ impl LogState {
     pub(crate) fn pins(&self) -> u32 {
         self.pins.load(Ordering::Relaxed)
     }
-    /// Committer: the record was written there.
+    /// Committer: the record was written at this position.
     pub(crate) fn written(&self, at: Position) {
         self.position
             .store(u64::from(at.segment) << 32 | u64::from(at.offset), Ordering::Release);
@@ -368,11 +368,11 @@ impl LogState {
     }
 }
 
-/// What settling did to the log.
+/// The effect of a settle on the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Settled {
-    /// Other queues have not settled it, or it is (being) written: the settle must be logged.
+    /// Other queues have not settled it, or it is being or has been written: the settle must be logged.
     Logged,
-    /// The last queue settled it before it was written: it never will be.
+    /// The last queue settled it before it was written, so it never will be.
     Cancelled,
 }

@@ -1,5 +1,5 @@
-//! The neutral view of a message's properties, decoded on demand when a message crosses protocols, meets a headers
-//! exchange, or is dead-lettered. Same protocol out: the origin's bytes are used as they are, and nothing here runs.
+//! The neutral view of a message's properties, decoded when a message crosses protocols, reaches a headers exchange, or
+//! is dead-lettered. For delivery by the same protocol, the original bytes are used and nothing here runs.
 
 use crate::ledger;
 use serde::{Deserialize, Serialize};
@@ -11,11 +11,11 @@ pub type Name = Arc<str>;
 /// A typed value of a header or an argument.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Value {
-    /// No value; in a headers binding: presence.
+    /// No value. In a binding to a headers exchange: the header must be present.
     Void,
     /// A boolean.
     Bool(bool),
-    /// A signed integer and its width in bits (8, 16, 32, 64), kept so that it is re-encoded as it came.
+    /// A signed integer and its width in bits (8, 16, 32, 64), with which it is encoded again.
     Int(i64, u8),
     /// An unsigned integer and its width in bits (8, 16, 32).
     Uint(u32, u8),
@@ -25,9 +25,9 @@ pub enum Value {
     Double(f64),
     /// Scale and unscaled value.
     Decimal(u8, u32),
-    /// Octets that are usually UTF-8 text.
+    /// Bytes that are usually UTF-8 text.
     Text(Box<[u8]>),
-    /// Octets.
+    /// Bytes.
     Binary(Box<[u8]>),
     /// Seconds since the Unix epoch.
     Timestamp(u64),
@@ -37,7 +37,7 @@ pub enum Value {
     Table(Table),
 }
 
-/// An ordered multimap from name to value. Names may repeat; on look-up the first wins.
+/// An ordered multimap from name to value. Names may repeat; a look-up finds the first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Table(pub Vec<(Name, Value)>);
 
@@ -54,7 +54,7 @@ impl Table {
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
-    /// Bytes of memory it occupies beside itself. Walks all of it.
+    /// Bytes of memory on the heap. Walks all of it.
     pub(crate) fn memory(&self) -> usize {
         if self.0.is_empty() {
             return 0;
@@ -72,7 +72,7 @@ impl Value {
     pub fn text(s: &str) -> Value {
         Value::Text(s.as_bytes().into())
     }
-    /// Bytes of memory it occupies beside itself.
+    /// Bytes of memory on the heap.
     fn memory(&self) -> usize {
         match self {
             Value::Text(octets) | Value::Binary(octets) => ledger::allocation(octets.len()),
@@ -101,7 +101,7 @@ impl Value {
     }
 }
 
-/// Where an answer goes.
+/// Where an answer is to be sent.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReplyTo {
     /// A queue, by name.
@@ -112,14 +112,14 @@ pub enum ReplyTo {
     Exchange(Name, Name),
 }
 
-/// All properties a message can carry between protocols. Absent is not the same as empty.
+/// All properties that a message can carry between protocols. An absent one differs from an empty one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Properties {
     /// MIME type of the body.
     pub content_type: Option<Name>,
     /// MIME encoding of the body.
     pub content_encoding: Option<Name>,
-    /// Octets that tie an answer to its request.
+    /// Bytes that connect an answer with its request.
     pub correlation: Option<Box<[u8]>>,
     /// Where the answer goes.
     pub reply_to: Option<ReplyTo>,
@@ -129,9 +129,9 @@ pub struct Properties {
     pub message_id: Option<Name>,
     /// Sender's clock, seconds since the Unix epoch.
     pub timestamp: Option<u64>,
-    /// Application message type.
+    /// The application's type of the message.
     pub kind: Option<Name>,
-    /// Application id.
+    /// The application's id.
     pub app_id: Option<Name>,
     /// The authenticated sender.
     pub user_id: Option<Name>,
@@ -143,35 +143,35 @@ pub struct Properties {
     pub headers: Table,
 }
 
-/// Decodes the properties of one origin. Each protocol crate has one; the log stores [`Origin`] beside the bytes, so
-/// its codes are part of the on-disk format and never change meaning.
+/// Decodes the properties of one origin. Each protocol crate has one. The log stores [`Origin`] with the bytes, so its
+/// codes are part of the on-disk format and never change.
 pub trait PropertyCodec: Send + Sync {
     /// The stable code of this encoding.
     fn origin(&self) -> Origin;
-    /// The neutral view of `raw`, which a session of this origin once accepted. Bytes that do not decode (damage)
-    /// give what could be read.
+    /// The neutral view of `raw`, which a session of this origin has accepted before. From damaged bytes it returns
+    /// what could be read.
     fn decode(&self, raw: &[u8]) -> Properties;
-    /// Whether a name or a text of `raw` may be `text`. It is asked of each message while messages with a certain property are
-    /// traced, before they are decoded: a "no" must be right, a "yes" need not be.
+    /// Whether `raw` may contain `text` as a name or a value. Called for each message while messages with a certain
+    /// property are traced, before they are decoded. False must be right, true need not be.
     fn may_mention(&self, raw: &[u8], text: &str) -> bool {
         let _ = (raw, text);
         true
     }
-    /// Further routing keys that `raw` names, asked for where [`Envelope::extra_keys`](crate::message::Envelope) is set.
+    /// Further routing keys that `raw` names. Called if [`Envelope::extra_keys`](crate::message::Envelope) is set.
     fn extra_keys(&self, raw: &[u8]) -> Vec<Name> {
         let _ = raw;
         Vec::new()
     }
 }
 
-/// The stable on-disk code of a property encoding. 0 is "no properties".
+/// The stable on-disk code of a property encoding. 0: no properties.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Origin(pub u8);
 
 impl Origin {
     /// No properties at all.
     pub const NONE: Origin = Origin(0);
-    /// [`Properties`] themselves, as the engine writes them where it had to change them: version 1, then the properties
+    /// The encoding of [`Properties`] that the engine writes when it had to change them: version 1, then the properties
     /// and a `Trail`, both in postcard's encoding.
     pub const NEUTRAL: Origin = Origin(255);
 }
@@ -181,11 +181,11 @@ impl Origin {
 pub struct Codecs(Vec<Arc<dyn PropertyCodec>>);
 
 impl Codecs {
-    /// A registry of `codecs`.
+    /// A registry of these codecs.
     pub fn new(codecs: Vec<Arc<dyn PropertyCodec>>) -> Self {
         Codecs(codecs)
     }
-    /// The neutral view of `raw`; empty for an origin nobody registered.
+    /// The neutral view of `raw`; empty for an origin that is not registered.
     pub fn decode(&self, origin: Origin, raw: &[u8]) -> Properties {
         if origin == Origin::NEUTRAL {
             return decode_neutral(raw).0;
@@ -196,7 +196,7 @@ impl Codecs {
             .map(|c| c.decode(raw))
             .unwrap_or_default()
     }
-    /// Whether a name or a text of `raw` may be `text`: see [`PropertyCodec::may_mention`].
+    /// Whether `raw` may contain `text`: see [`PropertyCodec::may_mention`].
     pub fn may_mention(&self, origin: Origin, raw: &[u8], text: &str) -> bool {
         if origin == Origin::NEUTRAL {
             return mentions(raw, text.as_bytes());
@@ -205,7 +205,7 @@ impl Codecs {
         let codec = codecs.find(|c| c.origin() == origin);
         codec.is_some_and(|c| c.may_mention(raw, text))
     }
-    /// Further routing keys that `raw` names; none for an origin nobody registered.
+    /// Further routing keys that `raw` names; none for an origin that is not registered.
     pub fn extra_keys(&self, origin: Origin, raw: &[u8]) -> Vec<Name> {
         if origin == Origin::NEUTRAL {
             let (properties, trail) = decode_neutral(raw);
@@ -221,8 +221,8 @@ impl Codecs {
     }
 }
 
-/// The header of further routing keys that receivers see, an array of texts. Keys that receivers do not see are never a
-/// header once the engine has written the properties: see [`Trail::hidden_keys`].
+/// The header with further routing keys that receivers see, an array of texts. Keys that receivers must not see are not
+/// stored in a header by the engine: see [`Trail::hidden_keys`].
 pub(crate) const CC: &str = "CC";
 
 /// The texts of an array.
@@ -233,17 +233,17 @@ pub(crate) fn texts(value: Option<&Value>) -> Vec<Name> {
     values.iter().filter_map(|v| v.as_str().map(Name::from)).collect()
 }
 
-/// What the engine remembers of a dead-lettered message and no client can write.
+/// What the engine stores with a dead-lettered message, and no client can write.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Trail {
-    /// Routing keys that receivers do not see (BCC).
+    /// Routing keys that receivers must not see (BCC).
     pub(crate) hidden_keys: Vec<Name>,
-    /// Queues the message died in since a client last published or rejected it. It is not dead-lettered into any of them
-    /// again: without a client in the cycle that would never end.
+    /// Queues in which the message died since a client last published or rejected it. It is not dead-lettered into any
+    /// of them again: a cycle without a client would never end.
     pub(crate) died_in: Vec<Name>,
 }
 
-/// The trail in a message's properties: empty until it is dead-lettered.
+/// The trail in a message's properties. Empty before its first dead-lettering.
 pub(crate) fn trail_of(origin: Origin, raw: &[u8]) -> Trail {
     if origin == Origin::NEUTRAL {
         decode_neutral(raw).1
@@ -256,13 +256,13 @@ pub(crate) fn trail_of(origin: Origin, raw: &[u8]) -> Trail {
 pub(crate) fn encode_neutral(properties: &Properties, trail: &Trail) -> Vec<u8> {
     match postcard::to_extend(&(properties, trail), vec![1]) {
         Ok(bytes) => bytes,
-        // Plain data into a growing buffer: there is nothing to fail.
+        // Writing plain data into a growing buffer cannot fail.
         Err(e) => unreachable!("postcard refused plain data: {e}"),
     }
 }
 
-/// Properties in an encoding that every protocol reads, under [`Origin::NEUTRAL`]: for messages that no protocol's client
-/// publishes. `hidden_keys` are further routing keys that receivers do not see.
+/// Encodes properties so that every protocol can read them ([`Origin::NEUTRAL`]), for messages that no protocol's
+/// client publishes. `hidden_keys`: further routing keys that receivers must not see.
 pub fn neutral(properties: &Properties, hidden_keys: Vec<Name>) -> Vec<u8> {
     let trail = Trail {
         hidden_keys,
@@ -278,7 +278,7 @@ fn decode_neutral(raw: &[u8]) -> (Properties, Trail) {
         .unwrap_or_default()
 }
 
-/// Whether `text` is in `raw` as it is.
+/// Whether `raw` contains the bytes of `text`.
 pub fn mentions(raw: &[u8], text: &[u8]) -> bool {
     let Some((first, rest)) = text.split_first() else {
         return true;

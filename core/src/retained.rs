@@ -6,9 +6,9 @@
 //!   plant ⟂ 1 ⟂ temp ⟂        each level ends in 00; a level's own 00 is 01 01, its own 01 is 01 02
 //! ```
 //!
-//! So topics sort level by level, and all topics below another one are in one range after it. A walk by pattern skips: if a key
-//! does not match, it seeks the first key that could match. Its position is a key, so it stays valid whatever is set or
-//! cleared between two steps.
+//! So topics sort level by level, and all topics below another one are in one range after it. A walk by pattern skips:
+//! if a key does not match, it seeks the first key that could match. Its position is a key, so it stays valid whatever
+//! is set or cleared between two steps.
 //!
 //! A topic's message may leave memory once it is in the log, and is loaded when a walk meets it. The topic, the message's
 //! deadline and its length stay in memory. Each state of a topic's message has a number. A loaded message is used only
@@ -26,32 +26,32 @@ use std::sync::Arc;
 #[derive(Default)]
 pub struct Retained {
     topics: BTreeMap<Key, Topic>,
-    /// Those of `topics` whose messages expire.
+    /// The entries of `topics` whose messages expire.
     deadlines: BTreeSet<(Wall, Key)>,
-    /// Dropped by expiry and not yet reported.
+    /// Topics whose messages expired and were not reported yet.
     expired: Vec<(Key, Option<Message>)>,
-    /// Messages in memory that may leave it, by their numbers, which grow: the batch that the log must have written, and
-    /// whose message it is.
+    /// Messages in memory that may be evicted, by their numbers, which grow: the batch that must be written first, and
+    /// the topic.
     resident: BTreeMap<u64, (u64, Key)>,
-    /// Numbers given so far.
+    /// The last number given.
     numbered: u64,
-    /// Sum over `topics` of what they occupy, without messages that may leave memory.
+    /// Bytes of all `topics`, without messages that may be evicted.
     bytes: usize,
 }
 
-/// Levels as octets: see the module.
+/// A topic's levels as bytes: see the module.
 pub(crate) type Key = Arc<[u8]>;
 
-/// What is known of a topic's message.
+/// What is known about a topic's message.
 struct Topic {
-    /// `None`: it is in the log only.
+    /// `None`: it is only in the log.
     message: Option<Message>,
     /// See the module.
     number: u64,
     deadline: Deadline,
     /// Bytes of its payload.
     len: u32,
-    /// It stays in memory, and the log does not have it.
+    /// It stays in memory, because the log does not have it.
     stays: bool,
 }
 
@@ -59,28 +59,28 @@ struct Topic {
 type Deadline = Wall;
 const NEVER: Deadline = Wall(u64::MAX);
 
-/// Where a message is to be kept.
+/// Where a message is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kept {
-    /// In memory, for good.
+    /// Only in memory.
     InMemory,
-    /// In the log, which has it once this batch is written. From then on it may leave memory.
+    /// In the log, which has it once this batch is written. After that it may be evicted from memory.
     InLog(u64),
 }
 
-/// What [`Retained::set`] changed.
+/// The effect of [`Retained::set`].
 #[derive(Debug)]
 pub enum Change {
     /// It is the topic's retained message now.
     Stored,
     /// Its empty body cleared the topic.
     Cleared,
-    /// Nothing was there to clear, or it has no topic (an empty key).
+    /// There was nothing to clear, or the key is empty, which is no topic.
     Nothing,
 }
 
-/// A place in a walk over the retained messages that match a pattern. Sets and clears between two steps are harmless:
-/// what is in front of the cursor is found as it is when the cursor comes there.
+/// The progress of a walk over the retained messages that match a pattern. Between two steps, messages may be set and
+/// cleared: what is ahead of the cursor is found as it is when the cursor gets there.
 #[derive(Clone, Debug)]
 pub struct Cursor {
     pattern: Pattern,
@@ -88,18 +88,18 @@ pub struct Cursor {
     next: Option<Bound<Vec<u8>>>,
 }
 
-/// How a walk goes on.
+/// How a step of a walk ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Walked {
     /// There is nothing more.
     End,
     /// There may be more.
     More,
-    /// The next message is in the log only: see [`Retained::ahead`].
+    /// The next message is only in the log: see [`Retained::ahead`].
     Absent,
 }
 
-/// A message that a walk wants back in memory.
+/// A message that a walk needs read from the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
     /// Its topic: see [`Retained::key_of`].
@@ -111,13 +111,13 @@ pub struct Wanted {
 }
 
 impl Retained {
-    /// Makes `message` its topic's retained message, or clears the topic if its body is empty. Returns also the message
-    /// before it, if that was in memory and might have left it. The flag
-    /// [`Envelope::retain`](crate::message::Envelope::retain) is not looked at.
+    /// Makes `message` its topic's retained message, or clears the topic if its body is empty. Also returns the former
+    /// message, if it was in memory and could have been evicted. The flag
+    /// [`Envelope::retain`](crate::message::Envelope::retain) is ignored.
     pub fn set(&mut self, message: &Message, kept: Kept) -> (Change, Option<Message>) {
         let key: Key = Retained::key_of(message).into();
         if key.is_empty() {
-            // MQTT has no such topic, so nobody could ever be told of it, or clear it.
+            // MQTT has no such topic, so no client could ever receive or clear it.
             return (Change::Nothing, None);
         }
         let before = self.remove(&key);
@@ -141,7 +141,7 @@ impl Retained {
         (Change::Stored, before.flatten())
     }
 
-    /// Takes note of a message that is in the log, as a start found it. It is kept in memory, too, if `in_memory`.
+    /// Adds a message that a start found in the log. It is also kept in memory if `in_memory`.
     pub fn restore(&mut self, message: &Message, in_memory: bool) {
         let key: Key = Retained::key_of(message).into();
         let number = self.number();
@@ -158,7 +158,7 @@ impl Retained {
         self.insert(key, topic);
     }
 
-    /// The topic's identity as octets, the same in both dialects: the key for the log. Empty for an empty key, which
+    /// The topic's identity as bytes, the same in both dialects, which is the log's key. Empty for an empty key, which
     /// is not retained.
     pub fn key_of(message: &Message) -> Box<[u8]> {
         let mut octets = Vec::with_capacity(message.key_bytes().len() + 1);
@@ -168,10 +168,10 @@ impl Retained {
         octets.into()
     }
 
-    /// Starts a walk over what matches `pattern`. `None` if it is plain that nothing does: most subscriptions begin with
-    /// levels that no retained message has.
+    /// Starts a walk over the messages that match `pattern`. `None` if obviously none matches: most subscriptions begin
+    /// with levels that no retained message has.
     pub fn matching(&self, pattern: Pattern) -> Option<Cursor> {
-        // All that matches lies behind the literal levels it starts with.
+        // All matching topics are behind the pattern's leading literal levels.
         let mut start = Vec::new();
         for level in pattern.levels() {
             let Level::Literal(text) = level else { break };
@@ -184,8 +184,9 @@ impl Retained {
         found.then_some(Cursor { pattern, next })
     }
 
-    /// Appends what the next `steps` look-ups find in memory, in order of topics, up to the first message that is not there;
-    /// what is left of `steps` stays there. Expired messages are dropped on the way: see [`Retained::take_expired`].
+    /// Appends messages in memory that the next `steps` look-ups find, in order of topics, up to the first one that is
+    /// not in memory. Unused steps remain in `steps`. Expired messages are dropped on the way: see
+    /// [`Retained::take_expired`].
     pub fn next_batch(&mut self, cursor: &mut Cursor, now: Wall, steps: &mut usize, out: &mut Vec<Message>) -> Walked {
         let mut outdated = Vec::new();
         let absent = self.walk(cursor, steps, |key, topic| match &topic.message {
@@ -211,8 +212,8 @@ impl Retained {
         }
     }
 
-    /// The next messages of a walk that are in the log only, the first of them where the walk stopped: at most so many, or
-    /// until they have so many bytes, one at least.
+    /// The next messages of a walk that are only in the log, beginning where the walk stopped. Limited by number and
+    /// bytes, but at least one.
     pub fn ahead(&self, cursor: &Cursor, now: Wall, count: usize, bytes: usize) -> Vec<Wanted> {
         let mut cursor = cursor.clone();
         let (mut wanted, mut steps, mut sum) = (Vec::new(), AHEAD_STEPS, 0);
@@ -233,7 +234,8 @@ impl Retained {
         wanted
     }
 
-    /// Goes on with a walk until `take` refuses a topic that matches. Returns whether it did; the walk stands there then.
+    /// Continues a walk until `take` refuses a matching topic. Returns whether it did; the walk stays at that topic
+    /// then.
     fn walk(&self, cursor: &mut Cursor, steps: &mut usize, mut take: impl FnMut(&Key, &Topic) -> bool) -> bool {
         let left = steps;
         'seek: while *left > 0 {
@@ -259,12 +261,12 @@ impl Retained {
                     Step::End => break 'seek,
                 }
             }
-            // That was the end of the map, and the cursor stays without a next place.
+            // That was the end of the map, so the cursor has no next place.
         }
         false
     }
 
-    /// Lets the message go that has been in memory for longest, if the log has written its batch. Returns it.
+    /// Evicts the message that has been in memory for longest, if its batch is written. Returns it.
     pub fn evict(&mut self, written: u64) -> Option<Message> {
         let (_, (batch, _)) = self.resident.first_key_value()?;
         if *batch > written {
@@ -274,7 +276,7 @@ impl Retained {
         self.topics.get_mut(&key)?.message.take()
     }
 
-    /// A message came back from the log. Returns whether it is still its topic's, and in memory from now on.
+    /// A message was read from the log. Returns whether it is still its topic's message, and in memory from now on.
     pub fn loaded(&mut self, key: &[u8], number: u64, message: &Message) -> bool {
         let next = self.numbered + 1;
         let Some(topic) = self.topics.get_mut(key) else {
@@ -292,13 +294,13 @@ impl Retained {
         true
     }
 
-    /// The log does not have a message any more that it had. Returns whether it was still its topic's, which has none now.
+    /// The log has lost a message. Returns whether it was still its topic's message; the topic has none now.
     pub fn lost(&mut self, key: &[u8], number: u64) -> bool {
         let is_lost = |topic: &Topic| topic.number == number && topic.message.is_none();
         self.topics.get(key).is_some_and(is_lost) && self.remove(key).is_some()
     }
 
-    /// When the first message expires.
+    /// When the next message expires.
     pub fn next_expiry(&self) -> Option<Wall> {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
@@ -318,21 +320,21 @@ impl Retained {
         }
     }
 
-    /// The topics whose messages expiry dropped since the last call, for the log, with those messages that were in memory and
-    /// might have left it.
+    /// The topics whose messages expired since the last call, for the log; with the messages that were in memory and
+    /// could have been evicted.
     pub fn take_expired(&mut self) -> Vec<(Arc<[u8]>, Option<Message>)> {
         std::mem::take(&mut self.expired)
     }
 
-    /// Messages that are in memory and may leave it, those of [`Retained::take_expired`] included.
+    /// Messages that are in memory and may be evicted, including those of [`Retained::take_expired`].
     pub fn in_memory(&self) -> impl Iterator<Item = &Message> {
         let expired = self.expired.iter().filter_map(|(_, message)| message.as_ref());
         let kept = self.topics.values().filter(|topic| !topic.stays);
         kept.filter_map(|topic| topic.message.as_ref()).chain(expired)
     }
 
-    /// The topics behind one, in order: each with its key, its name in the slash dialect, and the bytes of its message. Without
-    /// one, all.
+    /// The topics behind `after`, in order: the key, the name in the slash dialect, and the bytes of the message.
+    /// Without `after`: all topics.
     pub fn after(&self, key: Option<&[u8]>) -> impl Iterator<Item = (&[u8], String, u32)> {
         let from = key.map_or(Bound::Unbounded, Bound::Excluded);
         self.topics
@@ -340,17 +342,17 @@ impl Retained {
             .map(|(key, topic)| (&**key, spell(levels_of(key), Dialect::Slash), topic.len))
     }
 
-    /// Messages retained.
+    /// The number of retained messages.
     pub fn count(&self) -> usize {
         self.topics.len()
     }
 
-    /// Bytes of memory they occupy, without messages that may leave memory.
+    /// Bytes of memory that they occupy, without messages that may be evicted.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Bytes by which [`Retained::set`] with this message would grow what is retained.
+    /// Bytes by which [`Retained::set`] with this message would increase [`Retained::bytes`].
     pub fn growth(&self, message: &Message) -> usize {
         let key = Retained::key_of(message);
         if message.body().is_empty() || self.topics.contains_key(&*key) {
@@ -372,7 +374,7 @@ impl Retained {
         self.topics.insert(key, topic);
     }
 
-    /// Returns the message if it was in memory and might have left it; `None` if there was no such topic.
+    /// Returns the message if it was in memory and could have been evicted; `None` also if there was no such topic.
     fn remove(&mut self, key: &[u8]) -> Option<Option<Message>> {
         let (key, topic) = self.topics.remove_entry(key)?;
         self.bytes -= topic.memory(&key);
@@ -391,28 +393,28 @@ impl Topic {
     }
 }
 
-/// Look-ups of [`Retained::ahead`].
+/// The most look-ups of [`Retained::ahead`].
 const AHEAD_STEPS: usize = 256;
 
 fn len_of(message: &Message) -> u32 {
     u32::try_from(message.payload().len()).unwrap_or(u32::MAX)
 }
 
-/// How a walk goes on from a key.
+/// How a walk continues from a key.
 #[derive(Debug, PartialEq)]
 enum Step {
-    /// It matches; the one behind it is next.
+    /// The key matches; continue with the next one.
     Match,
-    /// It does not; the one behind it may.
+    /// It does not match; the next one may.
     Next,
-    /// It does not, nor does any before this one.
+    /// It does not match, nor does any key before this one.
     Seek(Vec<u8>),
-    /// It does not, nor does any behind it.
+    /// It does not match, nor does any key behind it.
     End,
 }
 
-/// Steps that one look-up costs: one, but a `#` in the midst of a pattern (which only AMQP's binding keys have) may compare
-/// every level with every level.
+/// Steps that one look-up costs. Usually one, but a `#` in the middle of a pattern (which only AMQP binding keys have)
+/// may compare every level with every level.
 fn cost(pattern: &Pattern, key: &[u8]) -> usize {
     let levels = pattern.levels();
     let before_last = levels.len().saturating_sub(1);
@@ -427,7 +429,7 @@ fn cost(pattern: &Pattern, key: &[u8]) -> usize {
     1 + levels.len() * of_key / COMPARED_PER_STEP
 }
 
-/// Levels that are compared for the cost of a step.
+/// Levels compared for one step.
 const COMPARED_PER_STEP: usize = 8;
 
 /// Compares `key` with a pattern, level by level.
@@ -452,7 +454,7 @@ fn step(pattern: &Pattern, key: &[u8]) -> Step {
             Level::Literal(text) => Some(text),
         };
         let Some(end) = level_end(key, at) else {
-            // A topic above what the pattern asks for.
+            // A topic above the pattern's topics.
             return Step::Next;
         };
         if let Some(text) = text {
@@ -473,11 +475,11 @@ fn step(pattern: &Pattern, key: &[u8]) -> Step {
     }
 }
 
-/// Goes on behind all topics that start with these levels.
+/// Continues behind all topics that start with these levels.
 fn behind(levels: &[u8]) -> Step {
     let mut target = levels.to_vec();
     match target.last_mut() {
-        // Its own and those below go on with 00; whatever sorts behind them is at least this.
+        // They and the topics below them continue with 00; whatever sorts behind them is not less than this.
         Some(last) => {
             *last = TERMINATOR + 1;
             Step::Seek(target)
@@ -486,12 +488,12 @@ fn behind(levels: &[u8]) -> Step {
     }
 }
 
-/// Whether a pattern with a `#` in its midst matches.
+/// Whether a pattern with a `#` in the middle matches.
 fn whole(pattern: &Pattern, key: &[u8]) -> bool {
     pattern.matches(&levels_of(key).collect())
 }
 
-/// The levels of a topic, escapes decoded.
+/// The levels of a topic, with escapes decoded.
 fn levels_of(key: &[u8]) -> impl Iterator<Item = String> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -530,7 +532,7 @@ fn level_text(octets: &[u8]) -> String {
     String::from_utf8(bytes).unwrap_or_default()
 }
 
-/// Where the level that starts at `at` ends, its terminator included.
+/// The end of the level that starts at `at`, including its terminator.
 fn level_end(key: &[u8], at: usize) -> Option<usize> {
     key.get(at..)?
         .iter()
@@ -546,10 +548,10 @@ fn as_slice(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
     }
 }
 
-/// Topics stay while what was allocated beside them goes: holes that a few of them keep open. Measured.
+/// Measured: topics stay while allocations next to them are freed, and a few topics keep large holes open.
 const SCATTERED: usize = 96;
 
-/// A topic, its entries in the maps, and what the log's index keeps of it.
+/// Bytes of a topic, its entries in the maps, and its entry in the log's index.
 fn memory(key: &[u8], expires: bool) -> usize {
     let expires = if expires {
         ledger::sorted::<(Wall, Key), ()>()

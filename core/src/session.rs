@@ -14,51 +14,51 @@ use crate::properties::{Codecs, PropertyCodec};
 use crate::time::{Now, Time};
 use std::sync::Arc;
 
-/// What a protocol says about itself before anything is configured. A constant of its crate, which
-/// `gateway/src/protocols.rs` lists: that line is all the gateway knows about it.
+/// What a protocol says about itself before it is configured. A constant in its crate, which `gateway/src/protocols.rs`
+/// lists: that line is all that the gateway knows about it.
 pub struct Description {
-    /// Short lower-case name: `amqp`. Its listener and its section of the configuration are called so.
+    /// A short lower-case name, such as `amqp`. Its listener and its section of the configuration have this name.
     pub name: &'static str,
-    /// The port its listener has by default; `None`: it listens only where the configuration says so.
+    /// The default port of its listener; `None`: it only listens if the configuration says so.
     pub port: Option<u16>,
-    /// The port of its listener for TLS, likewise.
+    /// The default port of its TLS listener, likewise.
     pub tls_port: Option<u16>,
-    /// Its `protocol` label in metrics whose names dashboards know from elsewhere.
+    /// Its `protocol` label in metrics whose names dashboards of other brokers use.
     pub metrics_label: &'static str,
-    /// Its versions as [`Attach::protocol`](crate::command::Attach::protocol) has them, each with its own label.
+    /// Its versions, as in [`Attach::protocol`](crate::command::Attach::protocol), each with its own label.
     pub versions: &'static [(&'static str, &'static str)],
-    /// Whether a client that gives no name may log in where the node allows it.
+    /// Whether a client without a user name may log in, if the node permits it.
     pub nameless_logins: bool,
-    /// Whether a name that no user has counts as none, where the node allows that: its clients always send one.
+    /// Whether an unknown user name counts as none, if the node permits that, because its clients always send one.
     pub strangers_are_nameless: bool,
-    /// Whether a connection that begins with these bytes speaks it.
+    /// Decides whether a connection that begins with these bytes speaks it.
     pub first_bytes: fn(&[u8]) -> FirstBytes,
-    /// How it is spoken over WebSocket; `None`: it is not.
+    /// How it uses WebSocket; `None`: it does not.
     pub websocket: Option<&'static WebSocket>,
-    /// Whether it is spoken over QUIC, on one bidirectional stream that the client opens. Its name is the ALPN protocol.
+    /// Whether it can use QUIC, on one bidirectional stream opened by the client. Its name is the ALPN protocol.
     pub quic: bool,
-    /// Its own keys of the configuration. What several protocols read belongs to the node.
+    /// Its own configuration keys. Keys that several protocols read belong to the node.
     pub keys: &'static [Key],
-    /// How a person tries it from this machine, with `{port}` for the port.
+    /// A command with which a person can try it from this machine; `{port}` stands for the port.
     pub try_it: Option<&'static str>,
-    /// The protocol, set up with these values. Also run to check values, so it must have no effect of its own.
+    /// Creates the protocol with these values. Also called only to check values, so it must have no side effects.
     pub make: fn(&Values) -> Box<dyn Protocol>,
 }
 
-/// How a protocol is spoken over WebSocket. The messages' payloads are one stream of bytes, as on a socket.
+/// How a protocol uses WebSocket. The messages' payloads form one stream of bytes, as on a socket.
 #[derive(Clone, Copy, Debug)]
 pub struct WebSocket {
-    /// The port its listener `web_NAME` has by default; `None`: there is none by default.
+    /// The default port of its listener `web_NAME`; `None`: it only listens if configured.
     pub port: Option<u16>,
-    /// The port that listener has with TLS by default.
+    /// The default port of that listener with TLS.
     pub tls_port: Option<u16>,
-    /// Paths of the request that opens it, without a slash at the end.
+    /// Paths of the opening request, without a slash at the end.
     pub paths: &'static [&'static str],
-    /// Subprotocols, the best one first.
+    /// Subprotocols, best first.
     pub subprotocols: &'static [&'static str],
     /// Whether a client may offer no subprotocol.
     pub subprotocol_optional: bool,
-    /// Whether the protocol is text: clients may send text messages, and get them where the output is UTF-8.
+    /// Whether the protocol is text: clients may send text messages, and get them if the output is UTF-8.
     pub text: bool,
 }
 
@@ -67,9 +67,9 @@ pub struct WebSocket {
 pub enum FirstBytes {
     /// It is this one.
     Yes,
-    /// It is another.
+    /// It is another one.
     No,
-    /// More bytes are needed to tell.
+    /// More bytes are needed.
     More,
 }
 
@@ -86,7 +86,7 @@ impl FirstBytes {
     }
 }
 
-/// A protocol: makes sessions. One value per process, made by its [`Description`].
+/// A protocol: creates sessions. There is one value per process, created by its [`Description`].
 pub trait Protocol: Send + Sync {
     /// Short lower-case name, as in the configuration: `amqp`, `mqtt`, `stomp`.
     fn name(&self) -> &'static str;
@@ -94,23 +94,24 @@ pub trait Protocol: Send + Sync {
     fn codec(&self) -> Arc<dyn PropertyCodec>;
     /// A session for a connection accepted at `now`.
     fn open(&self, now: Now, peer: Peer) -> Box<dyn Session>;
-    /// The configuration was replaced: sessions opened from here on read these values. Open ones keep theirs.
+    /// The configuration was replaced: sessions opened from now on use these values. Open ones keep theirs.
     fn configure(&self, values: &Values) {
         let _ = values;
     }
-    /// What this protocol's sessions have refused by that limit themselves, since the process started. The engine counts what
-    /// it refuses.
+    /// How often this protocol's sessions themselves refused something by that limit, since the process started. The
+    /// engine counts its own refusals.
     fn limit_refusals(&self, limit: Limit) -> u64 {
         let _ = limit;
         0
     }
-    /// What was lost when messages of other protocols went out by this one, for the metrics. `None`: it does not count.
+    /// What was lost when this protocol delivered messages of other protocols, for the metrics. `None`: it does not
+    /// count that.
     fn drops(&self) -> Option<Arc<Drops>> {
         None
     }
 }
 
-/// What a session is lent for one call.
+/// What a session may use during one call.
 pub struct Cx<'a> {
     /// The turn's time.
     pub now: Now,
@@ -118,51 +119,51 @@ pub struct Cx<'a> {
     pub commands: &'a mut Vec<Command>,
     /// The connection's output, in order.
     pub out: &'a mut Vec<u8>,
-    /// For messages of another protocol.
+    /// Decodes properties of messages of other protocols.
     pub codecs: &'a Codecs,
-    /// Source of identifiers the session makes up. Deterministic under simulation.
+    /// The source of identifiers that the session generates. Deterministic under simulation.
     pub random: &'a mut dyn FnMut() -> u64,
-    /// What parsing has cost in this turn, in work units; see [`Cx::is_full`].
+    /// Work units spent on parsing in this turn; see [`Cx::is_full`].
     pub work: usize,
-    /// What went wrong in this turn without ending the connection; see [`Cx::complain`].
+    /// Errors of this turn that do not end the connection; see [`Cx::complain`].
     pub complaints: &'a mut Vec<String>,
 }
 
-/// Work units that a turn parses: a frame costs one, a filter of a subscription several.
+/// Work units that a turn parses at most. A frame costs one, a filter of a subscription several.
 pub const TURN_WORK: usize = 2048;
 
-/// Complaints of one turn that are kept. A peer may cause thousands; the log leaves out all but a few anyway.
+/// The most errors kept of one turn. A peer may cause thousands, and the log leaves out all but a few anyway.
 const COMPLAINTS_MAX: usize = 64;
 
 impl Cx<'_> {
-    /// Notes, for the node's log, an error that the peer was told and that leaves its connection open: a channel that
-    /// was closed, a subscription that was refused. (What ends the connection is in [`Close`].)
+    /// Notes an error for the node's log that the peer was told and that leaves its connection open: a closed channel,
+    /// a refused subscription. Errors that end the connection are in [`Close`].
     pub fn complain(&mut self, what: impl FnOnce() -> String) {
         if self.complaints.len() < COMPLAINTS_MAX {
             self.complaints.push(what());
         }
     }
 
-    /// Whether the turn has parsed enough: the rest of the input waits until other connections have had theirs.
+    /// Whether the turn has parsed enough. The rest of the input waits until other connections have had their turns.
     pub fn is_full(&self) -> bool {
         self.work >= TURN_WORK
     }
 }
 
-/// One connection's protocol state machine. At most one call per batch goes through this trait, never one per message.
+/// One connection's protocol state machine. This trait is called at most once per batch, never per message.
 pub trait Session: Send {
-    /// Parses every whole frame of `input`, pushes commands, and returns how many bytes it is done with. The driver
-    /// keeps the rest and offers it again, longer. A session checks announced lengths against its limits before it
-    /// lets the rest grow.
+    /// Parses every whole frame of `input`, pushes commands, and returns how many bytes it has consumed. The driver
+    /// keeps the rest and offers it again with more bytes. A session checks announced lengths against its limits before
+    /// it lets the rest grow.
     ///
-    /// Stops early (returning what it consumed so far) where [`Session::read_interest`] turns to `Nothing`, or where
-    /// [`Cx::is_full`]; the driver offers the rest again when that changes, or in the next turn.
+    /// It stops early if [`Session::read_interest`] becomes `Nothing` or [`Cx::is_full`] is true. The driver offers the
+    /// rest again when that changes, or in the next turn.
     ///
     /// # Errors
-    /// [`Close`]: the connection ends once what is in `out` is flushed. Commands pushed before are still applied.
+    /// [`Close`]: the connection ends once `out` is flushed. Commands pushed before are still applied.
     fn handle_bytes(&mut self, cx: &mut Cx<'_>, input: &[u8]) -> Result<usize, Close>;
 
-    /// Encodes events into `cx.out`, draining them. May push commands (a login's next step).
+    /// Encodes events into `cx.out`, draining them. May push commands, such as the next step of a login.
     ///
     /// # Errors
     /// [`Close`], as above.
@@ -174,25 +175,25 @@ pub trait Session: Send {
     /// [`Close`], as above.
     fn handle_timeout(&mut self, cx: &mut Cx<'_>) -> Result<(), Close>;
 
-    /// When `handle_timeout` is due next. Asked after every turn; cheap.
+    /// When `handle_timeout` is due next. Called after every turn, so it must be cheap.
     fn poll_timeout(&self) -> Option<Time>;
 
-    /// Whether the session wants bytes now. The driver also stops reading by itself when output piles up.
+    /// Whether the session wants bytes now. The driver also stops reading when too much output waits.
     fn read_interest(&self) -> ReadInterest;
 
-    /// The driver stopped (or went on) reading for back pressure: while paused, the peer's silence is our doing, and
-    /// keep-alive must not count it.
+    /// The driver stopped or continued reading because of back pressure. While it is paused, the peer's silence is
+    /// caused by us, so keep-alive must not count it.
     fn set_paused(&mut self, now: Now, paused: bool);
 
-    /// Bytes that the session keeps of messages it has not passed on: a message in several frames that is not complete, an open
-    /// transaction. The node has a limit for all connections together. Asked once in a turn.
+    /// Bytes of messages that the session has not passed on: an incomplete message in several frames, an open
+    /// transaction. The node limits them for all connections together. Called once in a turn.
     fn buffered(&self) -> usize {
         0
     }
 
-    /// Bytes that the session keeps for other reasons than [`Session::buffered`], as far as its peer chooses how many: topics
-    /// that have an alias, names, answers owed. They count in the node's limit, and a peer that is silent is not closed for
-    /// them. Asked once in a turn.
+    /// Bytes that the session keeps for other reasons than [`Session::buffered`], if its peer chooses how many: topics
+    /// with an alias, names, answers owed. They count in the node's limit, but a silent peer is not closed because of
+    /// them. Called once in a turn.
     fn kept(&self) -> usize {
         0
     }
@@ -201,23 +202,23 @@ pub trait Session: Send {
 /// See [`Session::read_interest`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReadInterest {
-    /// Give me bytes.
+    /// Bytes are wanted.
     All,
-    /// Nothing until the next event (a login or a takeover is pending, or the peer must not send more).
+    /// No bytes until the next event, because a login or a takeover is in progress, or the peer must not send more.
     Nothing,
 }
 
-/// The session is over: flush the output, then close the socket.
+/// The session has ended: flush the output, then close the socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Close {
-    /// For our log; the peer was told in its own words, in `out`.
+    /// The text for our log. The peer was told in its own protocol, in `out`.
     pub why: String,
-    /// The peer misbehaved (or vanished), as opposed to a goodbye.
+    /// Whether the peer misbehaved or vanished, instead of closing in good order.
     pub abnormal: bool,
 }
 
 impl Close {
-    /// A goodbye.
+    /// An orderly end.
     pub fn normal(why: impl Into<String>) -> Close {
         Close {
             why: why.into(),

@@ -1,7 +1,8 @@
-//! Which subscription identifiers belong to a message that comes back from the log, which does not keep them.
+//! Finds the subscription identifiers of a message read back from the log, which does not store them.
 //!
-//! A session may have very many subscriptions, and hundreds of messages come back at once. So not every filter is held against
-//! every topic: the filters are sorted by their text, and only those are looked up that begin as a filter of this topic can.
+//! A session may have very many subscriptions, and hundreds of messages are read at once. So not every filter is
+//! matched with every topic: the filters are sorted by text, and only those are looked up that begin like a filter of
+//! this topic can.
 
 use crate::durable_session::Subscriptions;
 use crate::message::Dialect;
@@ -10,7 +11,7 @@ use crate::topic::{Levels, Pattern, Spelling};
 use std::ops::Bound;
 use std::sync::Arc;
 
-/// The identifiers of those of a session's subscriptions that an entry of its queue matches.
+/// The identifiers of the session's subscriptions that match an entry of its queue.
 pub(crate) fn ids_of(subscriptions: &Subscriptions, entry: &Entry) -> Option<Arc<[u32]>> {
     let Body::Memory(message) = &entry.body else {
         return entry.subscription_ids.clone();
@@ -23,13 +24,13 @@ pub(crate) fn ids_of(subscriptions: &Subscriptions, entry: &Entry) -> Option<Arc
     (!ids.is_empty()).then(|| ids.into())
 }
 
-/// A search for the filters that match a topic: from level to level, along each beginning that some filter has.
+/// A search for the filters that match a topic. It goes level by level, along each beginning that some filter has.
 struct Search<'a, 't> {
     subscriptions: &'a Subscriptions,
     levels: &'a Levels<'t>,
-    /// What was found.
+    /// The identifiers found.
     ids: Vec<u32>,
-    /// How often the subscriptions were looked at.
+    /// The number of look-ups in the subscriptions.
     look_ups: usize,
 }
 
@@ -45,7 +46,7 @@ impl<'a, 't> Search<'a, 't> {
         search
     }
 
-    /// `beginning`: the first `at` levels of filters, each with its separator.
+    /// `beginning`: the first `at` levels of filters, each followed by its separator.
     fn go_on(&mut self, at: usize, beginning: &mut String) {
         let length = beginning.len();
         beginning.push('#');
@@ -59,7 +60,7 @@ impl<'a, 't> Search<'a, 't> {
         Spelling::SLASH.write(level, &mut literal);
         for next in [&*literal, "+"] {
             beginning.push_str(next);
-            // A filter has a limited number of levels, and so has this recursion.
+            // The number of levels in a filter is limited, and so is this recursion.
             if self.has_beginning(beginning) {
                 beginning.push_str(SEPARATOR);
                 self.go_on(at + 1, beginning);
@@ -76,21 +77,21 @@ impl<'a, 't> Search<'a, 't> {
             .is_some_and(|((filter, _), _)| filter.starts_with(beginning))
     }
 
-    /// Takes note of the subscription with that filter, if there is one and it matches.
+    /// Adds the subscription with that filter, if it exists and matches.
     fn note(&mut self, filter: &str) {
         self.look_ups += 1;
         let id = self.subscriptions.get(&(filter.into(), None));
         let Some(id) = id.and_then(|subscribed| subscribed.subscription_id) else {
             return;
         };
-        // Wildcards hide topics that begin with `$`.
+        // Wildcards do not match topics that begin with `$`.
         if Pattern::parse(filter, Dialect::Slash).is_ok_and(|pattern| pattern.matches(self.levels)) {
             self.ids.push(id);
         }
     }
 }
 
-/// Of filters.
+/// The separator of filters.
 const SEPARATOR: &str = "/";
 
 #[cfg(test)]
@@ -112,7 +113,7 @@ mod tests {
             .collect()
     }
 
-    /// All texts of up to three levels out of these.
+    /// All texts of up to three of these levels.
     fn all(words: &[&str]) -> Vec<String> {
         let mut all: Vec<String> = words.iter().map(|word| word.to_string()).collect();
         for from in [0, words.len()] {
@@ -134,7 +135,7 @@ mod tests {
             .filter(|filter| Pattern::parse(filter, Dialect::Slash).is_ok())
             .collect();
         let mut subscriptions = subscribe(filters);
-        // A group's identifier is not the session's own.
+        // The identifier of a group's subscription does not count for the session's own queue.
         let group = (Name::from("a"), Some(Name::from("g")));
         let options = *subscriptions.values().next().expect("there are some");
         subscriptions.insert(group, options);
@@ -156,8 +157,8 @@ mod tests {
         assert!(found > 1_000, "{found}");
     }
 
-    /// Every message that came back was held against every filter: 256 messages of a session with 10,000 subscriptions kept the
-    /// engine's lock for more than a second.
+    /// Every message read back was matched with every filter: 256 messages of a session with 10,000 subscriptions held
+    /// the engine's lock for more than a second.
     #[test]
     fn the_search_looks_at_few_of_many_subscriptions() {
         let subscriptions = subscribe((0..10_000).map(|n| format!("plant/{n}/+/temp")));

@@ -1,5 +1,5 @@
-//! An AMQP client. Channel 1 confirms, and publishes to the safe queue only; channel 2 does everything else, channel 3
-//! transactions.
+//! An AMQP client. Channel 1 uses confirms, and only publishes to the safe queue. Channel 2 does everything else, and
+//! channel 3 transactions.
 
 use super::book::{Book, SAFE};
 use super::wire::Wire;
@@ -7,14 +7,14 @@ use std::collections::VecDeque;
 
 pub(crate) struct AmqpClient {
     connection: u64,
-    /// Publishes on channel 1; `None` once that was closed.
+    /// The number of publishes on channel 1; `None` once that was closed.
     published: Option<u64>,
-    /// Confirmed, without a gap, up to here.
+    /// All publishes up to this number are confirmed.
     confirmed: u64,
     greeted: bool,
-    /// Deliveries not yet settled: channel and tag.
+    /// Unsettled deliveries: channel and tag.
     owed: VecDeque<(u8, u64)>,
-    /// Channel of the content that is coming, and what of its body is still missing.
+    /// The channel of the content being received, and the bytes of its body that are missing.
     incoming: Option<(Option<usize>, Vec<u8>)>,
 }
 
@@ -35,7 +35,7 @@ impl Wire for AmqpClient {
     fn hello(&mut self, detail: u8) -> Vec<u8> {
         let heartbeat = detail & 1;
         let mut out = b"AMQP\0\0\x09\x01".to_vec();
-        // Start-Ok, Tune-Ok, Open; nobody waits for the answers.
+        // Start-Ok, Tune-Ok and Open, sent without waiting for the answers.
         let login = Args::default()
             .long(0)
             .short("PLAIN")
@@ -89,7 +89,7 @@ impl Wire for AmqpClient {
             }
             9 | 10 => {
                 let queue = if detail & 8 == 0 { queue } else { SAFE };
-                // Consumers that settle nothing have names of their own; what is sent to them may be lost on the way.
+                // Consumers that do not settle use other names, because messages sent to them may be lost on the way.
                 let flags = if queue == SAFE { flags & 4 } else { flags & 6 };
                 let kind = if flags & 2 != 0 { 'n' } else { 't' };
                 let tag = format!("{kind}{}", detail & 7);
@@ -169,7 +169,7 @@ impl Wire for AmqpClient {
         }
     }
 
-    fn hear(&mut self, octets: &[u8], answer: &mut Vec<u8>, book: &mut Book) -> usize {
+    fn receive(&mut self, octets: &[u8], answer: &mut Vec<u8>, book: &mut Book) -> usize {
         if !self.greeted && octets.starts_with(b"AMQP") {
             return 8;
         }
@@ -252,12 +252,12 @@ impl AmqpClient {
     }
 }
 
-/// Takes a message from the safe queue.
+/// Fetches a message from the safe queue.
 pub(crate) fn get_safely() -> Vec<u8> {
     get_on(1)
 }
 
-/// Names and types.
+/// Names and types of exchanges.
 const EXCHANGES: [(&str, &str); 8] = [
     ("amq.topic", "topic"),
     ("e1", "topic"),
@@ -287,7 +287,7 @@ fn queue_arguments(detail: u8) -> Vec<u8> {
         add("x-max-length", b"I\0\0\0\x02");
     }
     if detail & 16 != 0 {
-        // In a circle: what dies in q0 goes to q1, in q3 to q0.
+        // In a circle: messages that die in q0 go to q1, and so on; from q3 to q0.
         add("x-dead-letter-exchange", b"S\0\0\0\0");
         add(
             "x-dead-letter-routing-key",
@@ -306,7 +306,7 @@ fn queue_arguments(detail: u8) -> Vec<u8> {
     out
 }
 
-/// `properties` by bit: 0x10 persistent, 0x20 expires soon. Always with headers, one of which names further keys.
+/// Bits of `properties`: 0x10 persistent, 0x20 expires soon. There are always headers, one of which names further keys.
 fn publish(channel: u8, exchange: &str, key: &str, mandatory: u8, properties: u8, body: &[u8]) -> Vec<u8> {
     let args = Args::default().word(0).short(exchange).short(key).octet(mandatory);
     let mut out = method(channel, 60, 40, args);
@@ -344,7 +344,7 @@ fn frame(kind: u8, channel: u8, payload: &[u8]) -> Vec<u8> {
     [&[kind, 0, channel], &size[..], payload, &[0xCE]].concat()
 }
 
-/// Arguments of a method, in order.
+/// The arguments of a method, in order.
 #[derive(Default)]
 struct Args(Vec<u8>);
 
@@ -370,7 +370,7 @@ impl Args {
         self.0.extend_from_slice(text.as_bytes());
         self
     }
-    /// A long string, or a table whose entries `octets` are.
+    /// A long string, or a table with the entries `octets`.
     fn long_text(mut self, octets: &[u8]) -> Args {
         self.0.extend_from_slice(&(octets.len() as u32).to_be_bytes());
         self.0.extend_from_slice(octets);

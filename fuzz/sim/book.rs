@@ -1,18 +1,18 @@
-//! What clients were promised, and what they have seen: a confirmed message is not lost.
+//! Records what clients were confirmed and what they have received: a confirmed message must not be lost.
 
 use std::collections::HashMap;
 
-/// The durable queue without limits, which nothing in a script deletes or purges.
+/// The durable queue without limits, which no script deletes or purges.
 pub(crate) const SAFE: &str = "safe";
 
-/// See the module.
+/// Messages confirmed and messages received.
 #[derive(Default)]
 pub(crate) struct Book {
     /// By number, which is the message's body.
     messages: Vec<State>,
-    /// Numbers by connection and publish number, until confirmed.
+    /// Numbers by connection and publish number, until they are confirmed.
     unconfirmed: HashMap<(u64, u64), usize>,
-    /// Someone sent octets of their own making: whatever is gone may have been deleted by them.
+    /// A client has sent arbitrary bytes, which may have deleted messages. So a missing message proves nothing.
     pub(crate) wild: bool,
 }
 
@@ -25,7 +25,7 @@ struct State {
 const PREFIX: &[u8] = b"safe message ";
 
 impl Book {
-    /// The body of the next message, published by `connection` under `number`.
+    /// The body of the next message, which `connection` publishes with this publish number.
     pub(crate) fn publish(&mut self, connection: u64, number: u64) -> Vec<u8> {
         let id = self.messages.len();
         self.messages.push(State::default());
@@ -35,14 +35,14 @@ impl Book {
         body
     }
 
-    /// A client was told that this is safe.
+    /// A client got a confirm for this message.
     pub(crate) fn confirm(&mut self, connection: u64, number: u64) {
         if let Some(id) = self.unconfirmed.remove(&(connection, number)) {
             self.messages[id].confirmed = true;
         }
     }
 
-    /// A client was given this.
+    /// A client received this message.
     pub(crate) fn see(&mut self, body: &[u8]) {
         let id = body
             .strip_prefix(PREFIX)
@@ -52,12 +52,12 @@ impl Book {
         }
     }
 
-    /// How many there are.
+    /// The number of messages.
     pub(crate) fn len(&self) -> usize {
         self.messages.len()
     }
 
-    /// Asserts that what was confirmed was seen: call it once everything that is left was taken.
+    /// Asserts that everything confirmed was received. To be called when all remaining messages were taken.
     pub(crate) fn check(&self) {
         if self.wild {
             return;

@@ -20,20 +20,20 @@ use gatepost_stomp::Stomp;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Connections at a time.
+/// The number of connections at a time.
 const SLOTS: usize = 4;
-/// Bytes of messages a turn has room for: all there are, or none.
+/// Bytes of messages that a turn has room for: everything, or nothing.
 const ROOM: usize = usize::MAX;
 const NO_ROOM: usize = 0;
 
-/// See the module.
+/// All connections, and the world that they are in.
 pub(crate) struct Broker {
     world: World,
     protocols: [Box<dyn Protocol>; 3],
     slots: [Option<Connection>; SLOTS],
     connections: u64,
     book: Book,
-    /// A fault of the disk is still to come: no clean stop.
+    /// A fault of the disk is still to come, so a stop in good order would fail.
     faulty: bool,
 }
 
@@ -41,7 +41,7 @@ pub(crate) struct Broker {
 struct Connection {
     wire: Box<dyn Wire>,
     pipe: Pipe,
-    /// Received, and not a whole answer yet.
+    /// Received bytes that are not a whole frame yet.
     received: Vec<u8>,
 }
 
@@ -87,7 +87,7 @@ impl Broker {
         broker
     }
 
-    /// Does what the next octets of the script say.
+    /// Does what the next bytes of the script say.
     pub(crate) fn step(&mut self, script: &mut Script<'_>) {
         let step = script.octet();
         let slot = usize::from(step) % SLOTS;
@@ -135,18 +135,19 @@ impl Broker {
         }
     }
 
-    /// Everybody leaves; what was confirmed and not seen is fetched, and then nothing may be left of anybody.
+    /// All clients disconnect; confirmed messages that nobody has received are fetched; then nothing of the clients may
+    /// be left.
     pub(crate) fn finish(mut self) -> u64 {
         self.until_quiet();
         for slot in 0..SLOTS {
             self.hang_up(slot);
         }
         self.world.set_pressure(None);
-        // What somebody had asked for may have to wait for the log, and the end comes behind it.
+        // A command may have to wait for the log, and the end comes after it.
         self.world.settle();
         if self.world.is_running() {
             self.world.assert_idle();
-            // Also to be rid of faults of the disk that are still to come.
+            // This also removes faults of the disk that are still to come.
             self.crash(Crash::Process);
         } else {
             self.crash(Crash::Power);
@@ -154,7 +155,7 @@ impl Broker {
         if self.book.len() > 0 {
             self.connect(0, 0, 0);
             self.until_quiet();
-            // Some came back more than once: redelivered, or in front of a crash.
+            // Some were received more than once: redelivered, or again after a crash.
             for _ in 0..=self.book.len() {
                 self.say(0, |_, _| get_safely());
                 self.until_quiet();
@@ -194,7 +195,7 @@ impl Broker {
         }
     }
 
-    /// One turn of a connection, and what its client answers.
+    /// One turn of a connection, and its client's answers.
     fn turn(&mut self, slot: usize, room: usize) {
         let Some(connection) = &mut self.slots[slot] else {
             return;
@@ -205,7 +206,9 @@ impl Broker {
         connection.received.append(&mut self.world.drain(pipe));
         let mut answer = Vec::new();
         loop {
-            let used = connection.wire.hear(&connection.received, &mut answer, &mut self.book);
+            let used = connection
+                .wire
+                .receive(&connection.received, &mut answer, &mut self.book);
             if used == 0 {
                 break;
             }
@@ -219,7 +222,7 @@ impl Broker {
         }
     }
 
-    /// The log and the reader do some of what they could.
+    /// The log and the reader do some of their work.
     fn log(&mut self, detail: u8) {
         if detail & 1 != 0 && !self.world.commit() {
             return;
@@ -242,7 +245,7 @@ impl Broker {
         }
     }
 
-    /// Everyone takes everything, and the log catches up, until nobody has anything to do.
+    /// All clients take everything and the log catches up, until nothing is left to do.
     fn until_quiet(&mut self) {
         let mut order: VecDeque<usize> = (0..SLOTS).collect();
         for _ in 0..64 {

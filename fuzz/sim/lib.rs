@@ -1,14 +1,15 @@
-//! The whole broker on one thread: real sessions of all three protocols, the engine, the store on a disk that crashes.
+//! The whole broker on one thread: real sessions of all three protocols, the engine, and the store on a disk that
+//! crashes.
 //!
 //! ```text
 //!   script ─► clients ──octets──► sessions ──► World (engine, store, disk, time)
 //!             clients ◄──octets── sessions ◄──
 //! ```
 //!
-//! [`fuzz_broker`] reads a script from its input: who says what, how much each may take, when the log is written, when time
-//! passes, when the machine stops. What must hold, whatever the script: the engine's books balance after every turn, what
-//! a session writes is its protocol, the same script has the same history, and a durable message that was confirmed is
-//! delivered or still there.
+//! [`fuzz_broker`] reads a script from its input: who sends what, how much each may take, when the log is written, when
+//! time passes, when the machine stops. For every script this must hold: the engine's counts are right after every
+//! turn, sessions only write what their protocol permits, the same script gives the same history, and a durable message
+//! that was confirmed is delivered or still stored.
 
 mod amqp;
 mod book;
@@ -19,13 +20,13 @@ mod wire;
 
 use broker::Broker;
 
-/// Runs the script that `data` is.
+/// Runs the script in `data`.
 ///
 /// # Panics
-/// If something does not hold.
+/// If one of these does not hold.
 pub fn fuzz_broker(data: &[u8]) {
     let trace = run(data);
-    // Whatever was drawn at random came from the seed.
+    // All random choices came from the seed.
     if data.first().is_some_and(|seed| seed % 8 == 7) {
         assert_eq!(trace, run(data), "the same script had another history");
     }
@@ -40,7 +41,7 @@ fn run(data: &[u8]) -> u64 {
     broker.finish()
 }
 
-/// The rest of the script; zeroes without end behind it.
+/// The rest of the script, followed by endless zeros.
 struct Script<'a>(&'a [u8]);
 
 impl<'a> Script<'a> {

@@ -1,4 +1,4 @@
-//! An MQTT client, of 3.1.1 or 5.
+//! An MQTT client, version 3.1.1 or 5.
 
 use super::book::Book;
 use super::wire::Wire;
@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 pub(crate) struct MqttClient {
     version: Version,
-    /// First octet and packet id of what is owed.
+    /// First byte and packet id of answers that are owed.
     owed: VecDeque<(u8, u16)>,
 }
 
@@ -31,7 +31,7 @@ impl Wire for MqttClient {
         let mut body = b"\0\x04MQTT".to_vec();
         body.extend([if v5 { 5 } else { 4 }, flags, 0, 2]);
         if v5 {
-            // Session expiry of ten seconds, or none; receive maximum 3.
+            // Session expiry of ten seconds or none; receive maximum 3.
             let expiry = if detail & 16 == 0 { 10 } else { 0 };
             body.extend([8, 0x11, 0, 0, 0, expiry, 0x21, 0, 3]);
         }
@@ -77,7 +77,7 @@ impl Wire for MqttClient {
                     body.extend(id.to_be_bytes());
                 }
                 if v5 {
-                    // Some expire after a second, some name where an answer goes.
+                    // Some expire after a second, and some have a response topic.
                     match detail >> 3 & 3 {
                         0 => body.extend(b"\x05\x02\0\0\0\x01"),
                         1 => body.extend(b"\x0d\x08\0\x03t/1\x26\0\x01h\0\x01v"),
@@ -89,7 +89,7 @@ impl Wire for MqttClient {
                 packet(0x30 | dup << 3 | qos << 1 | retain, &body)
             }
             11 => {
-                // Forgets a retained message.
+                // Clears a retained message.
                 text(&mut body, TOPICS[usize::from(detail) % TOPICS.len()]);
                 if v5 {
                     body.push(0);
@@ -116,7 +116,7 @@ impl Wire for MqttClient {
         packet(first, &body)
     }
 
-    fn hear(&mut self, octets: &[u8], _: &mut Vec<u8>, book: &mut Book) -> usize {
+    fn receive(&mut self, octets: &[u8], _: &mut Vec<u8>, book: &mut Book) -> usize {
         if octets.is_empty() {
             return 0;
         }

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 #[derive(Default)]
 pub(crate) struct StompClient {
-    /// Ack ids not yet settled.
+    /// Ack ids that are not settled.
     owed: VecDeque<String>,
 }
 
@@ -26,11 +26,11 @@ impl Wire for StompClient {
             6 => "/exchange/amq.fanout/k".into(),
             _ => "/temp-queue/t".into(),
         };
-        // What is sent to the safe queue must have come from the book.
+        // Messages to the safe queue must come from the book.
         let target = if detail & 7 == 3 { "/queue/q3" } else { &destination };
         let id = detail >> 3 & 3;
         let ack = match detail >> 5 & 3 {
-            // What is sent to a subscription that settles nothing may be lost on the way.
+            // Messages to a subscription that does not settle may be lost on the way.
             0 if detail & 7 != 3 => "auto",
             0 | 1 => "client",
             _ => "client-individual",
@@ -86,7 +86,7 @@ impl Wire for StompClient {
         .into_bytes()
     }
 
-    fn hear(&mut self, octets: &[u8], _: &mut Vec<u8>, book: &mut Book) -> usize {
+    fn receive(&mut self, octets: &[u8], _: &mut Vec<u8>, book: &mut Book) -> usize {
         match octets.first() {
             None => return 0,
             Some(b'\n') => return 1,

@@ -21,5 +21,5 @@ pub(crate) trait Wire {
 
     /// Reads the first whole frame, and appends to `answer` what the protocol requires. Returns the frame's length, or 0
     /// if it is not complete. Panics at bytes that no server may send.
-    fn hear(&mut self, octets: &[u8], answer: &mut Vec<u8>, book: &mut Book) -> usize;
+    fn receive(&mut self, octets: &[u8], answer: &mut Vec<u8>, book: &mut Book) -> usize;
 }

@@ -1,4 +1,4 @@
-//! Drives an engine turn by turn, without sockets, log or clock: what the examples that measure share.
+//! Drives an engine turn by turn, without sockets, log or clock. Shared by the examples that measure.
 
 use gatepost_core::access::Rights;
 use gatepost_core::command::{Attach, Command, OpenSession, Peer, RetainHandling, Subscribe, Subscription};
@@ -17,9 +17,9 @@ impl Wake for Silent {
 
 /// An engine, and the time that its turns have taken so far.
 pub(crate) struct Driver {
-    /// For what is not a turn.
+    /// For everything other than turns.
     pub(crate) engine: Engine,
-    /// What the link of the last turn took.
+    /// The events that the link of the last turn took.
     pub(crate) events: Vec<Event>,
     monotonic: u64,
 }
@@ -38,7 +38,7 @@ impl Driver {
         }
     }
 
-    /// A connection of a user.
+    /// Attaches a connection of a user.
     pub(crate) fn attach(&mut self, user: &str) -> Link {
         let attach = Attach {
             vhost: "/".into(),
@@ -51,7 +51,7 @@ impl Driver {
             .attach(Now::default(), &attach, user.into(), peer, Arc::new(Silent))
     }
 
-    /// A turn of the link: its commands, and what it takes. The log is always done at once.
+    /// One turn of the link: its commands, and what it takes. The log counts as finished at once.
     pub(crate) fn turn(&mut self, link: Link, commands: &mut Vec<Command>) {
         self.monotonic += 1000;
         let now = Now {

@@ -133,9 +133,9 @@ struct Pending {
     taken: bool,
 }
 
-/// New questions of one command, at most; further ones are refused. A message may name thousands of topics.
+/// The most new questions of one command; further ones are refused. A message may name thousands of topics.
 const QUESTIONS_MAX: usize = 100;
-/// Bytes of a question's texts, at most. Longer ones are refused.
+/// The most bytes of a question's texts. Longer questions are refused.
 const QUESTION_BYTES_MAX: usize = 4 << 10;
 
 impl Asking {
@@ -229,7 +229,7 @@ struct Answers {
     charge: Charge,
 }
 
-/// Bytes of one generation, at most.
+/// The most bytes of one generation.
 const GENERATION_BYTES_MAX: usize = 16 << 10;
 
 impl Answers {

@@ -1,4 +1,4 @@
-//! The names that a permission or a policy is for: a regular expression, or one of the forms of it that need none.
+//! The names that a permission or a policy covers: a regular expression, or one of the simple forms that need none.
 
 use regex_lite::{Regex, RegexBuilder};
 use std::fmt;
@@ -19,7 +19,7 @@ enum Names {
     Some(Regex),
 }
 
-/// The names that `^text`, `^text.*` and `^text$` stand for, if the text has no other special characters.
+/// The names that `^text`, `^text.*` and `^text$` match, if the text has no other special characters.
 fn literal(pattern: &str) -> Option<Names> {
     let rest = pattern.strip_prefix('^')?;
     let (rest, is_whole) = match rest.strip_suffix('$').filter(|rest| !rest.ends_with('\\')) {
@@ -48,7 +48,7 @@ fn literal(pattern: &str) -> Option<Names> {
     })
 }
 
-/// The text is not a pattern of names. Contains the reason.
+/// The text is no valid pattern of names. Contains the reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InvalidNamePattern(Box<str>);
 
@@ -61,8 +61,8 @@ impl fmt::Display for InvalidNamePattern {
 impl std::error::Error for InvalidNamePattern {}
 
 impl NamePattern {
-    /// Reads a regular expression, which need only match a part of a name, as in RabbitMQ. The empty text matches no name.
-    /// Look-around and back-references are not known: every pattern is matched in time linear in the name.
+    /// Parses a regular expression. As in RabbitMQ, it need only match a part of a name, and the empty text matches no
+    /// name. Look-around and back-references are not supported: every pattern is matched in time linear in the name.
     ///
     /// # Errors
     /// The text is not a regular expression, or is over [`PATTERN_BYTES_MAX`].
@@ -73,8 +73,8 @@ impl NamePattern {
         }
     }
 
-    /// Reads a regular expression; the empty text matches every name. `text_max`, `compiled_max`: bytes of the text, and
-    /// memory of the compiled form, at most.
+    /// Parses a regular expression; the empty text matches every name. `text_max`: the most bytes of the text;
+    /// `compiled_max`: the most memory of the compiled form.
     ///
     /// # Errors
     /// Why it is not valid.
@@ -92,8 +92,8 @@ impl NamePattern {
         }))
     }
 
-    /// About how many bytes the compiled form takes, in powers of two from 512 on; 0: there is none. The time of a match is at
-    /// most proportional to it, and to the length of the name.
+    /// The size of the compiled form, roughly, in powers of two from 512 on; 0: there is none. The time of a match is
+    /// at most proportional to it and to the length of the name.
     pub(crate) fn compiled_bytes(&self, max: usize) -> usize {
         let Names::Some(regex) = &self.0 else { return 0 };
         let mut bytes = COMPILED_BYTES_LEAST;
@@ -126,9 +126,9 @@ impl NamePattern {
 
 /// See [`NamePattern::compiled_bytes`].
 const COMPILED_BYTES_LEAST: usize = 512;
-/// Longest text of a [`NamePattern`].
+/// The longest text of a [`NamePattern`].
 pub const PATTERN_BYTES_MAX: usize = 4096;
-/// Memory of a compiled pattern, at most. A short text such as `(a{100}){100}` may need much.
+/// The most memory of a compiled pattern. A short text such as `(a{100}){100}` may need much.
 const COMPILED_BYTES_MAX: usize = 256 << 10;
 
 #[cfg(test)]

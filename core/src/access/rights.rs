@@ -64,7 +64,7 @@ pub struct Rights {
     write: NamePattern,
     read: NamePattern,
     topics: Vec<TopicRules>,
-    /// An external server knows them.
+    /// An external server knows the rights.
     asked: bool,
 }
 
@@ -156,7 +156,7 @@ impl Rights {
         }
     }
 
-    /// Whether what may be published is another thing for each client id.
+    /// Whether the right to publish depends on the client id.
     fn write_depends_on_client(&self) -> bool {
         let mut all = self
             .topics
@@ -206,8 +206,9 @@ impl Rights {
     }
 }
 
-/// All who may publish the same: the connections of one user, or one of them if its client id decides. With other rights they
-/// have another number. None is used again, so a route can remember whom it was last permitted to.
+/// A number for all connections with the same rights to publish: those of one user, or a single one if its client id
+/// matters. When rights change, the number changes. Numbers are never reused, so a route can remember who was last
+/// permitted to use it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Permitted(u64);
 
@@ -224,16 +225,17 @@ pub(crate) struct UserRights {
     quotas: HashMap<Name, Arc<Quota>>,
     /// Number of changes so far.
     pub(super) generation: u64,
-    /// There are users of tokens or of an HTTP server. So a user without rights may come back, and its sessions are kept.
+    /// Some users log in by tokens or an HTTP server. A user without rights may get them again, so its sessions are
+    /// kept.
     pub(crate) come_and_go: bool,
     /// See [`Permitted`].
     last_number: Cell<u64>,
 }
 
-/// What one user has.
+/// The entry of one user.
 struct Granted {
     rights: Arc<Rights>,
-    /// `None`: each of its connections is one by itself.
+    /// `None`: each of its connections has a number of its own.
     permitted: Option<Permitted>,
 }
 
@@ -252,7 +254,7 @@ impl UserRights {
         self.last_number.set(number);
         Permitted(number)
     }
-    /// Whom a route remembers that is permitted to one of the user's connections.
+    /// The number that a route remembers when one of the user's connections was permitted.
     pub(super) fn permitted(&self, user: &str) -> Permitted {
         let all = self.users.get(user).and_then(|granted| granted.permitted);
         all.unwrap_or_else(|| self.next_permitted())

@@ -25,7 +25,7 @@ use std::hash::{BuildHasher, Hasher};
 #[derive(Default)]
 pub(super) struct Rules {
     patterns: Vec<TopicPattern>,
-    /// How each of them goes on; `None`: it is compared as a whole.
+    /// How each pattern continues; `None`: it is compared as a whole.
     tails: Vec<Option<Tail>>,
     beginnings: Vec<Beginning>,
     /// Each beginning in each dialect. Never iterated.
@@ -55,34 +55,34 @@ struct Entry {
     dialect: u8,
 }
 
-/// How a pattern goes on.
+/// How a pattern continues behind its beginning.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rest {
-    /// Not at all.
+    /// It ends.
     Nothing,
     /// With any one level.
     One,
     /// With any number of levels.
     Many,
-    /// Otherwise: as the pattern of that number does.
+    /// Otherwise: like the pattern with that number.
     Pattern(u32),
 }
 
-/// How a pattern goes on behind its beginning.
+/// How a pattern continues, level by level.
 struct Tail {
     steps: Box<[Step]>,
     /// Any number of levels may follow.
     is_open: bool,
 }
 
-/// What one level has to be.
+/// What one level must be.
 enum Step {
     Any,
     /// These texts, one after the other.
     Text(Box<[Part]>),
 }
 
-/// A part of a level's text.
+/// A part of a level.
 enum Part {
     Text(Box<str>),
     Username,
@@ -91,7 +91,7 @@ enum Part {
 }
 
 impl Tail {
-    /// `None` where a `#` stands between other levels, which takes more than one look.
+    /// `None` if a `#` is between other levels, because that needs backtracking.
     fn new(levels: &[Level]) -> Option<Tail> {
         let (levels, is_open) = match levels {
             [levels @ .., Level::Many] => (levels, true),
@@ -106,7 +106,8 @@ impl Tail {
         Some(Tail { steps, is_open })
     }
 
-    /// Whether the levels behind the first `depth` are such. `ends`: those of the levels of `key`, which has no escapes.
+    /// Whether the levels behind the first `depth` match. `ends`: the ends of the levels of `key`, which has no
+    /// escapes.
     fn matches(&self, key: &[u8], ends: &[u32], depth: usize, who: Who<'_>) -> bool {
         let levels = depth + self.steps.len();
         if ends.len() < levels || (ends.len() > levels && !self.is_open) {
@@ -128,7 +129,7 @@ impl Tail {
 }
 
 impl Part {
-    /// What of a level is left behind this.
+    /// The rest of a level behind this part.
     fn strip<'l>(&self, level: &'l [u8], who: Who<'_>) -> Option<&'l [u8]> {
         let text = match self {
             Part::Text(text) => text,
@@ -140,7 +141,7 @@ impl Part {
     }
 }
 
-/// A level of a pattern, its placeholders apart from the text.
+/// A level of a pattern, split into text and placeholders.
 fn parts(level: &str) -> Box<[Part]> {
     let mut parts = Vec::new();
     let (mut from, mut at) = (0, 0);
@@ -168,7 +169,7 @@ fn parts(level: &str) -> Box<[Part]> {
     parts.into()
 }
 
-/// Levels of a beginning at most: there is a bit for each number.
+/// The most levels of a beginning, because there is one bit for each number.
 const DEPTH_MAX: usize = 63;
 
 impl Rules {
@@ -188,7 +189,7 @@ impl Rules {
         &self.patterns
     }
 
-    /// Enters a pattern, and returns how many levels it is found by.
+    /// Adds a pattern, and returns the number of levels by which it is found.
     fn add(&mut self, pattern: &TopicPattern, number: u32) -> usize {
         let all = pattern.pattern.levels();
         let literal = |level: &Level| match level {
@@ -319,8 +320,8 @@ impl Rules {
         false
     }
 
-    /// Whether a pattern that shares the first `depth` levels with the topic also matches the rest. `matches`: whether the
-    /// pattern of a number does.
+    /// Whether a pattern that shares the first `depth` levels with the topic also matches the rest. `matches`: whether
+    /// the pattern with a number does.
     #[inline]
     fn match_rest(&self, beginning: u32, depth: usize, levels: usize, matches: impl Fn(usize) -> bool) -> bool {
         let rests = &self.beginnings[beginning as usize].rests;

@@ -9,12 +9,12 @@ use crate::topic::{InvalidFilter, Level, Levels, Pattern};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicPattern {
     pub(super) pattern: Pattern,
-    /// It has a placeholder.
+    /// Whether it has a placeholder.
     template: bool,
 }
 
 impl TopicPattern {
-    /// Reads a pattern. In the slash dialect a leading wildcard does not match topics that start with `$`, as in a
+    /// Parses a pattern. In the slash dialect, a leading wildcard does not match topics that start with `$`, as in a
     /// subscription; in the dot dialect it does.
     ///
     /// # Errors
@@ -29,7 +29,7 @@ impl TopicPattern {
         })
     }
 
-    /// Whether it is another pattern for each client id.
+    /// Whether the pattern differs between client ids.
     pub(super) fn depends_on_client(&self) -> bool {
         let has_client = |level: &Level| matches!(level, Level::Literal(text) if text.contains(CLIENT_ID));
         self.template && self.pattern.levels().iter().any(has_client)

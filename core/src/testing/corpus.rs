@@ -1,11 +1,11 @@
-//! Replays the corpora of the fuzz targets: what they once found stays found, without cargo-fuzz.
+//! Replays the corpora of the fuzz targets, so that what they once found is tested without cargo-fuzz.
 
 use std::path::Path;
 
-/// Gives each file of `fuzz/corpus/<target>` to the body of that target.
+/// Passes each file of `fuzz/corpus/<target>` to `fuzz`.
 ///
 /// # Panics
-/// If there is no file, or the body panics: the file is named before.
+/// If there is no file, or `fuzz` panics. The file's name is printed before.
 pub fn replay(target: &str, mut fuzz: impl FnMut(&[u8])) {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../fuzz/corpus")
@@ -15,13 +15,13 @@ pub fn replay(target: &str, mut fuzz: impl FnMut(&[u8])) {
         .unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
     assert!(!files.is_empty(), "{} is empty", directory.display());
     for file in files {
-        // Captured unless something panics: then it says which file it was.
+        // Captured unless the test panics; then it names the file.
         println!("{}", file.display());
         fuzz(&std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())));
     }
 }
 
-/// As [`replay`], and for each file a thousand mutants of it too: one octet changed, or the rest cut off.
+/// As [`replay`], and also passes a thousand mutants of each file: with one byte changed, or cut off.
 ///
 /// # Panics
 /// As [`replay`].

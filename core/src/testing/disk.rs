@@ -1,14 +1,14 @@
-//! A disk in memory that does what disks do when the power goes: un-synced writes vanish, tear and overtake each other.
+//! A disk in memory that fails as real disks do when the power goes: writes that were not synced vanish, tear and are
+//! reordered.
 //!
-//! The model: a file has bytes that are on the medium and writes that are not yet; a sync moves the latter to the former.
-//! At a power cut each pending write happens, or does not, or happens in part: per 512-byte sector or per 4 KiB page,
-//! and a sector that was being written may be left as garbage, whatever it shared with neighbours. Creations, renames
-//! and removals become durable in order, some prefix of them surviving. After a crash every call fails until
-//! [`SimDisk::restart`].
+//! The model: a file has bytes on the medium, and pending writes; a sync moves these to the medium. At a power cut each
+//! pending write happens as a whole, in part or not at all: by 512-byte sector or by 4 KiB page, and a sector that was
+//! being written may become garbage. Creations, renames and removals become durable in order, so that some prefix of
+//! them survives. After a crash every call fails until [`SimDisk::restart`].
 //!
-//! Reads fail too: see [`SimDisk::fail_reads`]. So do opens, where the process may have only so many files open
-//! ([`SimDisk::set_open_files_max`]), and reads may bring fewer bytes than asked ([`SimDisk::set_short_reads`]). A failed
-//! read says nothing about the bytes: they are as good as before when a later read brings them.
+//! Reads may fail: see [`SimDisk::fail_reads`]. So may opens, if the process may have only a number of files open
+//! ([`SimDisk::set_open_files_max`]), and reads may return fewer bytes than requested ([`SimDisk::set_short_reads`]). A
+//! failed read says nothing about the bytes: a later read that succeeds returns them unchanged.
 
 use crate::store::disk::{Disk, DiskFile};
 use parking_lot::{Mutex, MutexGuard};
@@ -21,7 +21,7 @@ use std::time::Duration;
 const SECTOR: usize = 512;
 const PAGE: usize = 4096;
 
-/// A small generator of the crate's own: the same seed gives the same trace with every release of every library.
+/// A small random generator. Its own, so that a seed gives the same trace with every version of every library.
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
 
@@ -42,7 +42,7 @@ impl Rng {
     pub fn below(&mut self, limit: u64) -> u64 {
         self.word() % limit.max(1)
     }
-    /// True `numerator` times out of `denominator`.
+    /// True with the probability `numerator` / `denominator`.
     pub fn chance(&mut self, numerator: u64, denominator: u64) -> bool {
         self.below(denominator) < numerator
     }
@@ -51,48 +51,49 @@ impl Rng {
 /// How the machine stops.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Crash {
-    /// The process dies: what was written stays, until the power goes.
+    /// The process dies. What it has written stays, until the power goes.
     Process,
     /// The power goes.
     Power,
 }
 
-/// What a call is made to fail with.
+/// The error with which a call fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The medium reports an error.
     Io,
-    /// There is no room.
+    /// There is no space.
     NoSpace,
 }
 
-/// See the module. Clones are the same disk.
+/// A simulated disk. Clones share it.
 #[derive(Clone)]
 pub struct SimDisk(Arc<Mutex<State>>);
 
 struct State {
     files: BTreeMap<u64, Inode>,
     next_inode: u64,
-    /// Names as the running process sees them, and as the medium has them.
+    /// File names as the running process sees them, and as the medium has them.
     names: BTreeMap<String, u64>,
     durable_names: BTreeMap<String, u64>,
-    /// What happened to names since they were synced.
+    /// Changes of names since they were synced.
     pending_names: Vec<NameChange>,
     dirs: BTreeSet<String>,
     rng: Rng,
-    /// Calls that change something, so far.
+    /// The number of calls so far that change something.
     changes: u64,
     crash_at: Option<u64>,
     crashed: bool,
     fail_at: Option<(u64, Fault)>,
     locked: bool,
-    /// The machine has run on since a store said that it is in use; and what the next start is told of that.
+    /// Whether the machine has kept running since a store said that the directory is in use, and what the next start is
+    /// told.
     in_use: bool,
     has_run_on: bool,
     read_faults: Vec<ReadFault>,
     /// Failed reads and opens so far.
     reads_failed: u64,
-    /// Failures in a row that a patient reader bears before it gives up.
+    /// The failures in a row after which a start gives up.
     patience: u32,
     short_reads: bool,
     open_files: u64,
@@ -110,11 +111,11 @@ struct State {
 /// Reads that are to fail.
 #[derive(Clone, Debug)]
 struct ReadFault {
-    /// Only those of this file.
+    /// If set, only reads of this file.
     path: Option<String>,
-    /// Reads that still succeed before.
+    /// Reads that still succeed first.
     after: u64,
-    /// Reads that fail then.
+    /// Reads that fail after that.
     times: u64,
 }
 
@@ -123,7 +124,7 @@ struct Inode {
     now: Vec<u8>,
     durable: Vec<u8>,
     pending: Vec<Pending>,
-    /// Room taken in advance.
+    /// Bytes allocated in advance.
     allocated: usize,
 }
 
@@ -209,7 +210,7 @@ impl SimDisk {
             largest_read: 0,
         })))
     }
-    /// Calls so far that change something: writes, syncs, names.
+    /// The number of calls so far that change something: writes, syncs, names.
     pub fn changes(&self) -> u64 {
         self.0.lock().changes
     }
@@ -225,7 +226,7 @@ impl SimDisk {
     pub fn bytes_read(&self) -> u64 {
         self.0.lock().bytes_read
     }
-    /// Bytes of the largest single write and read so far: whoever asked for them had as much in memory.
+    /// Bytes of the largest single write and read so far. Their callers had as much in memory.
     pub fn largest(&self) -> (u64, u64) {
         let state = self.0.lock();
         (state.largest_write, state.largest_read)
@@ -239,23 +240,23 @@ impl SimDisk {
     pub fn is_crashed(&self) -> bool {
         self.0.lock().crashed
     }
-    /// The `nth` such call from now fails, and changes nothing; those behind it work.
+    /// The `nth` such call from now fails and changes nothing; later ones succeed.
     pub fn fail_after(&self, nth: u64, fault: Fault) {
         let mut state = self.0.lock();
         state.fail_at = Some((state.changes + nth, fault));
     }
-    /// Reads fail with an I/O error: of `path`, or of any file. The first `after` of them succeed, the next `times` fail:
-    /// 1 is once, a few are a while, `u64::MAX` is for good. Adds to the faults that there are.
+    /// Reads of `path`, or of any file, fail with an I/O error: the first `after` of them succeed, the next `times`
+    /// fail (`u64::MAX`: for ever). Adds to earlier faults.
     pub fn fail_reads(&self, path: Option<&str>, after: u64, times: u64) {
         let path = path.map(str::to_owned);
         self.0.lock().read_faults.push(ReadFault { path, after, times });
     }
-    /// Reads work again.
+    /// All reads succeed again.
     pub fn heal_reads(&self) {
         self.0.lock().read_faults.clear();
     }
-    /// Reads fail once, for a while and for good, of any file or of one; they may be short; there are few descriptors, and
-    /// little room: some of that, as `rng` has it.
+    /// Chooses some of these faults by `rng`: reads that fail once, for a while or for ever, of any file or of one;
+    /// short reads; few descriptors; little space.
     pub fn harm(&self, rng: &mut Rng) {
         for _ in 0..rng.below(4) {
             let paths = self.paths();
@@ -275,8 +276,8 @@ impl SimDisk {
             self.set_capacity(Some(self.bytes_used() + rng.below(200 << 10)));
         }
     }
-    /// The same, but only what passes by itself, and what a store goes on with: nothing is lost, and nobody has to wait
-    /// for somebody to see to the disk.
+    /// The same, but only faults that end by themselves, and with which a store continues: nothing is lost, and nobody
+    /// has to repair the disk.
     pub fn hinder(&self, rng: &mut Rng) {
         for _ in 0..rng.below(4) {
             let paths = self.paths();
@@ -286,7 +287,7 @@ impl SimDisk {
         self.set_short_reads(rng.chance(1, 4));
         self.set_open_files_max(rng.chance(1, 5).then(|| 12 + rng.below(8)));
     }
-    /// As good as new.
+    /// Removes all faults.
     pub fn relieve(&self) {
         self.heal_reads();
         self.set_short_reads(false);
@@ -297,36 +298,36 @@ impl SimDisk {
     pub fn reads_failed(&self) -> u64 {
         self.0.lock().reads_failed
     }
-    /// How many failures in a row a start bears before it gives up, in place of a time.
+    /// Sets after how many failures in a row a start gives up.
     pub fn set_patience(&self, failures: u32) {
         self.0.lock().patience = failures;
     }
-    /// Whether reads bring fewer bytes than asked, as `pread` may.
+    /// Sets whether reads return fewer bytes than requested, as `pread` may.
     pub fn set_short_reads(&self, on: bool) {
         self.0.lock().short_reads = on;
     }
-    /// How many files the process may have open; one more fails with EMFILE.
+    /// Sets how many files the process may have open. Opening another one fails with EMFILE.
     pub fn set_open_files_max(&self, files: Option<u64>) {
         self.0.lock().open_files_max = files;
     }
-    /// Files that are open, and the most that were at the same time.
+    /// The number of open files, and the highest number so far.
     pub fn open_files(&self) -> (u64, u64) {
         let state = self.0.lock();
         (state.open_files, state.open_files_peak)
     }
-    /// Limits the bytes all files together may have.
+    /// Limits the bytes of all files together.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.0.lock().free = bytes;
     }
-    /// Bytes all files together have, or have room for.
+    /// Bytes that all files together have or have allocated.
     pub fn bytes_used(&self) -> u64 {
         self.0.lock().used()
     }
-    /// How long a sync is said to take.
+    /// Sets how long a sync is reported to take.
     pub fn set_sync_time(&self, takes: Duration) {
         self.0.lock().sync_takes = takes;
     }
-    /// Stops the machine, if it runs, and starts it again: the returned disk has what survived.
+    /// Stops the machine, if it runs, and starts it again. Returns a disk with what survived.
     pub fn restart(&self, crash: Crash) -> SimDisk {
         let mut state = self.0.lock();
         state.crashed = true;
@@ -342,7 +343,7 @@ impl SimDisk {
             after.short_reads = state.short_reads;
             after.open_files_max = state.open_files_max;
             after.has_run_on = crash == Crash::Process && state.in_use;
-            // The kernel has what the process did not sync, and may lose it yet.
+            // The kernel has what the process did not sync, and may still lose it.
             let (names, pending_names) = match crash {
                 Crash::Process => (state.durable_names.clone(), state.pending_names.clone()),
                 Crash::Power => {
@@ -384,7 +385,7 @@ impl SimDisk {
         let state = self.0.lock();
         Some(state.files.get(state.names.get(path)?)?.now.clone())
     }
-    /// Changes the bytes of a file behind everybody's back, as a dying medium does.
+    /// Changes the bytes of a file without a call of the store, as a failing medium does.
     pub fn damage(&self, path: &str, change: impl FnOnce(&mut Vec<u8>)) {
         let mut state = self.0.lock();
         if let Some(inode) = state.names.get(path).copied()
@@ -395,7 +396,7 @@ impl SimDisk {
             file.pending.clear();
         }
     }
-    /// Files made durable behind everybody's back, as the kernel does when it feels like it.
+    /// Makes files durable without a call of the store, as the kernel may do at any time.
     pub fn write_back(&self) {
         let mut state = self.0.lock();
         for file in state.files.values_mut() {
@@ -411,7 +412,8 @@ impl SimDisk {
             Ok(state)
         }
     }
-    /// A call that changes something. `Err` if it is to fail; `Ok(true)` if the machine stops in the middle of it.
+    /// Counts a call that changes something. `Err` if it is to fail; `Ok(true)` if the machine stops in the middle of
+    /// it.
     fn change(&self) -> io::Result<(MutexGuard<'_, State>, bool)> {
         let mut state = self.running()?;
         let nth = state.changes;
@@ -441,7 +443,7 @@ impl SimDisk {
 impl Inode {
     fn after_power_cut(&self, rng: &mut Rng) -> Inode {
         let mut bytes = self.durable.clone();
-        // Every other cut is benign in one way: everything, or nothing, happened.
+        // Half of the power cuts are simple: all pending writes happened, or none.
         let mood = rng.below(4);
         for pending in &self.pending {
             match (mood, pending) {
@@ -485,7 +487,7 @@ fn put(bytes: &mut Vec<u8>, at: usize, data: &[u8]) {
     bytes[at..at + data.len()].copy_from_slice(data);
 }
 
-/// Writes some units of `data`; one of them, if they are sectors, may become garbage as a whole.
+/// Writes some units of `data`. If they are sectors, one may become garbage.
 fn tear(bytes: &mut Vec<u8>, at: usize, data: &[u8], unit: usize, rng: &mut Rng) {
     let end = at + data.len();
     let garbage = (unit == SECTOR && rng.chance(1, 3)).then(|| {
@@ -620,7 +622,7 @@ impl State {
         }
         Ok(())
     }
-    /// Whether a read of that file is to fail, as one of those that were counted off.
+    /// Whether a read of that file is to fail. Counts it.
     fn read_fails(&mut self, inode: u64) -> bool {
         let mut fails = false;
         for fault in &mut self.read_faults {

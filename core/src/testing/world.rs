@@ -5,9 +5,9 @@
 //!   clients ◄──take──                └► asked ──────fetch──► fetched ──bring──►
 //! ```
 //!
-//! Each arrow is a call, so a test decides what overtakes what; [`World::step`] lets the seed decide. The same seed and the
-//! same calls give the same [`World::trace`]. After every turn the engine's books are audited, and no link may have
-//! something to take without having been told so.
+//! Each arrow is a call, so a test decides what happens first; [`World::step`] lets the seed decide. The same seed and
+//! the same calls give the same [`World::trace`]. After every turn the engine is audited, and no link may have
+//! something to take without having been woken.
 
 use super::disk::{Crash, Rng, SimDisk};
 use super::pipe::Piped;
@@ -27,7 +27,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Room for whatever there is.
+/// Room for everything.
 pub const ROOM: Room = Room {
     messages: usize::MAX,
     bytes: usize::MAX,
@@ -35,25 +35,25 @@ pub const ROOM: Room = Room {
 /// No room at all.
 pub const NO_ROOM: Room = Room { messages: 0, bytes: 0 };
 
-/// Fetches in a row that may fail before the process ends.
+/// The failed fetches in a row after which the process ends.
 const READS_FAILED_MAX: u32 = 100;
 
-/// A connection of a [`World`], by the order of connecting.
+/// A connection of a [`World`], numbered in the order of connecting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Client(pub usize);
 
 /// What one [`World::step`] did.
 #[derive(Debug)]
 pub enum Step {
-    /// So many of the client's queued commands were applied.
+    /// This many of the client's queued commands were applied.
     Applied(Client, usize),
-    /// The client took these.
+    /// The client took these events.
     Took(Client, Vec<Event>),
-    /// Something happened that no client sees yet: the log, the reader, the clock.
+    /// Something that no client sees: the log, the reader, the clock.
     Inside,
 }
 
-/// See the module.
+/// An engine with its store, disk, clock and clients.
 pub struct World {
     settings: Settings,
     codecs: Codecs,
@@ -62,41 +62,41 @@ pub struct World {
     /// `None` while the machine is down.
     store: Option<(Store<SimDisk>, Reader<SimDisk>)>,
     engine: Engine,
-    /// Of its users.
+    /// The rights of its users.
     rights: UserRights,
     outside: Outside,
     now: Now,
     rng: Rng,
     clients: Vec<Connection>,
-    /// Handed over by the engine, not yet written.
+    /// Batches from the engine that are not written yet.
     submitted: Vec<Batch>,
-    /// Written, and not yet reported as that.
+    /// Batches that are written and not reported yet.
     written: Option<Ticket>,
-    /// Written, and to be reported as durable once the store is that far.
+    /// Batches that are written, and reported as durable once the store has synced up to an LSN.
     undurable: VecDeque<(Lsn, Ticket)>,
     asked: Vec<Request>,
     fetched: Vec<Answer>,
-    /// Fetches in a row that could not read something.
+    /// Failed fetches in a row.
     reads_failed: u32,
     trace: Trace,
     /// When the store's background work is due.
     tick_at: Option<Time>,
-    /// What the clock was set to, until the next start.
+    /// The difference by which the system's clock was set, until the next start.
     clock_set: Option<Wall>,
     audits: bool,
     pub(super) piped: Piped,
 }
 
-/// Whoever knows what some users may do.
+/// The external server that knows the rights of some users.
 #[derive(Default)]
 struct Outside {
     known: BTreeMap<Name, Rights>,
-    /// Questions that nobody has answered; `None`: each is answered at once.
+    /// Questions that are not answered yet; `None`: each is answered at once.
     held: Option<VecDeque<(Client, Asked)>>,
     asked: usize,
 }
 
-/// How long an answer counts.
+/// How long an answer is valid.
 pub const ANSWER_LIFE: Duration = Duration::from_secs(15);
 
 struct Connection {
@@ -104,9 +104,9 @@ struct Connection {
     /// `None` once it is detached.
     link: Option<Link>,
     woken: Arc<Flag>,
-    /// It has applied and not taken since, or its last take left something.
+    /// It has applied commands and not taken since, or its last take left something.
     more: bool,
-    /// Its last take had no room: it comes back by itself.
+    /// Its last take had no room, so it returns by itself.
     stalled: bool,
     queued: VecDeque<Command>,
     /// Commands that wait for another client. They are tried again when the client is woken.
@@ -122,7 +122,7 @@ impl Wake for Flag {
     }
 }
 
-/// A hash of everything clients heard: FNV-1a, the same on every machine.
+/// A hash of all events that clients took: FNV-1a, the same on every machine.
 #[derive(Clone, Copy)]
 struct Trace(u64);
 
@@ -137,10 +137,10 @@ impl Hasher for Trace {
     }
 }
 
-/// The user of [`World::connect`]; it may do everything.
+/// The user of [`World::connect`], who may do everything.
 pub const USER: &str = "guest";
 
-/// What users may do.
+/// The rights of users.
 type UserRights = BTreeMap<Name, Arc<Rights>>;
 
 fn engine(settings: Settings, codecs: Codecs, seed: u64, rights: &UserRights) -> Engine {
@@ -159,11 +159,11 @@ impl World {
     /// A world with an empty disk.
     ///
     /// # Panics
-    /// As all of its methods: if the store or the engine does what it must not.
+    /// As all of its methods: if an assertion about the store or the engine fails.
     pub fn with(seed: u64, settings: Settings, store_settings: StoreSettings) -> World {
         World::speaking(seed, settings, store_settings, Codecs::default())
     }
-    /// A world with an empty disk, that can read the properties of these protocols' messages.
+    /// A world with an empty disk that can decode the properties of these protocols' messages.
     ///
     /// # Panics
     /// As [`World::with`].
@@ -202,23 +202,23 @@ impl World {
         world
     }
 
-    /// Says what a user may do. As the node's directory does, it says so again after each restart.
+    /// Sets the rights of a user. Like the node's directory, it sets them again after each restart.
     pub fn set_rights(&mut self, user: &str, rights: Rights) {
         let rights = Arc::new(rights);
         self.rights.insert(user.into(), Arc::clone(&rights));
         self.turn(|engine| engine.set_rights(user.into(), rights));
     }
-    /// Says what a user may do, but not to the engine: it asks. It is answered at once, before anything else happens, unless
-    /// [`World::hold_answers`] was called.
+    /// Sets the rights of a user in the external server only, so that the engine has to ask. Questions are answered at
+    /// once, before anything else happens, unless [`World::hold_answers`] was called.
     pub fn set_asked_rights(&mut self, user: &str, rights: Rights) {
         self.set_rights(user, Rights::asked());
         self.outside.known.insert(user.into(), rights);
     }
-    /// Nobody answers any more, until [`World::answer`].
+    /// From now on, questions are only answered by [`World::answer`].
     pub fn hold_answers(&mut self) {
         self.outside.held = Some(VecDeque::new());
     }
-    /// Answers the oldest question that is held, and returns it.
+    /// Answers the oldest unanswered question, and returns it.
     pub fn answer(&mut self) -> Option<Asked> {
         let (client, asked) = self.outside.held.as_mut()?.pop_front()?;
         self.answer_to(client, asked.clone());
@@ -234,7 +234,7 @@ impl World {
         let permitted = rights.is_some_and(|rights| rights.permits(&asked, &user, &self.settings.vhost));
         self.turn(|engine| engine.answer_question(link, asked.question, permitted, until));
     }
-    /// Passes on what the client's first command asks. Returns whether there is an answer already.
+    /// Passes on the question of the client's first command. Returns whether it was answered at once.
     fn pass_on_question(&mut self, client: Client, link: Link) -> bool {
         let Some(asked) = self.engine.take_question(link) else {
             return false;
@@ -251,15 +251,15 @@ impl World {
             }
         }
     }
-    /// How many questions were asked.
+    /// The number of questions asked.
     pub fn questions(&self) -> usize {
         self.outside.asked
     }
-    /// Lists some of what there is.
+    /// Lists some objects: see [`Engine::inspect`].
     pub fn inspect(&self, cursor: &mut Cursor, budget: usize) -> Vec<Item> {
         self.engine.inspect(cursor, budget)
     }
-    /// Takes all rights of a user away.
+    /// Removes all rights of a user.
     pub fn remove_rights(&mut self, user: &str) {
         self.rights.remove(user);
         self.turn(|engine| engine.remove_rights(user));
@@ -290,12 +290,12 @@ impl World {
         });
         Client(self.clients.len() - 1)
     }
-    /// Applies commands now, in as many holds as the engine wants. A client that is gone is ignored.
+    /// Applies commands now, in as many holds as the engine needs. Commands of a client that is gone are ignored.
     pub fn send(&mut self, client: Client, mut commands: Vec<Command>) {
         while self.hold(client, &mut commands) {}
     }
-    /// Applies commands for one hold of the engine's lock, as a driver does. Returns whether some are left. What waits for
-    /// another client is kept here, and is tried again when this one takes after a call, or sends.
+    /// Applies commands in one hold of the engine's lock, as a driver does. Returns whether some are left. Commands
+    /// that wait for another client are kept here, and tried again when this client takes after a wake, or sends.
     pub fn hold(&mut self, client: Client, commands: &mut Vec<Command>) -> bool {
         let c = &mut self.clients[client.0];
         let Some(link) = c.link else {
@@ -324,18 +324,18 @@ impl World {
     pub fn waits(&self, client: Client) -> bool {
         !self.clients[client.0].waiting.is_empty()
     }
-    /// Tries again what waited for another client, if this one was called.
+    /// Tries commands again that waited for another client, if this one was woken.
     fn try_again(&mut self, client: Client) {
         let c = &self.clients[client.0];
         if !c.waiting.is_empty() && c.woken.0.swap(false, Ordering::Relaxed) {
             self.send(client, Vec::new());
         }
     }
-    /// Queues commands for [`World::step`] to apply, in order.
+    /// Queues commands that [`World::step`] applies, in order.
     pub fn queue(&mut self, client: Client, commands: impl IntoIterator<Item = Command>) {
         self.clients[client.0].queued.extend(commands);
     }
-    /// What the client can take with that room, in one take. Whether there is more: [`World::is_due`].
+    /// What the client can take with that room, in one take. [`World::is_due`] says whether there is more.
     pub fn take(&mut self, client: Client, room: Room) -> Vec<Event> {
         self.try_again(client);
         let Some(link) = self.clients[client.0].link else {
@@ -348,7 +348,7 @@ impl World {
         self.clients[client.0].more = true;
         let more = self.turn(|engine| engine.take(now, link, room, &mut events));
         self.clients[client.0].more = more;
-        // Its own thread would be woken while it runs, and a driver may well ignore that.
+        // A wake while the client's own thread runs it may well be ignored by a driver.
         assert!(
             !self.clients[client.0].woken.0.load(Ordering::Relaxed),
             "client {} was woken by its own take, rather than told that there is more",
@@ -358,17 +358,17 @@ impl World {
         self.check_wakes();
         events
     }
-    /// Whether the client has been woken, or has more to take, since it last took everything.
+    /// Whether the client was woken, or has more to take, since it last took everything.
     pub fn is_due(&self, client: Client) -> bool {
         let c = &self.clients[client.0];
         c.link.is_some() && (c.more || c.woken.0.load(Ordering::Relaxed))
     }
-    /// The connection ends without a goodbye.
+    /// The connection ends without DISCONNECT.
     pub fn drop_client(&mut self, client: Client) {
         self.send(client, vec![Command::Detach]);
     }
 
-    /// Writes what was submitted, and syncs if a batch needs it. False: the machine stopped meanwhile.
+    /// Writes the submitted batches, and syncs if one needs it. Returns false if the machine stopped meanwhile.
     pub fn commit(&mut self) -> bool {
         let Some((store, _)) = &mut self.store else {
             return false;
@@ -381,7 +381,7 @@ impl World {
             self.store = None;
             return false;
         };
-        // As the gateway does: a store that had nothing to do is asked again once something was logged.
+        // As in the gateway: a store that had nothing to do is asked again after something was logged.
         let due = if store.is_due() || self.tick_at.is_none() {
             Some(self.now.monotonic)
         } else {
@@ -393,11 +393,11 @@ impl World {
         self.undurable.extend(ticket.map(|ticket| (must, ticket)));
         true
     }
-    /// Reports to the engine what was written, and what of it is as durable as it needs.
+    /// Reports to the engine what was written, and what is durable.
     pub fn report(&mut self) {
         let now = self.now;
         let durable = self.store.as_ref().map_or(Lsn::default(), |(store, _)| store.durable());
-        // As the gateway does: what is all it needs to be is reported once.
+        // As in the gateway: a batch that is as durable as it needs when it is written is reported once.
         let is_covered = self.undurable.iter().all(|(must, _)| *must <= durable);
         if let Some(ticket) = self.written.take().filter(|_| !is_covered) {
             self.turn(|engine| engine.written(now, ticket));
@@ -410,7 +410,7 @@ impl World {
             self.turn(|engine| engine.durable(now, ticket));
         }
     }
-    /// Reads the bodies the engine asked for.
+    /// Reads the bodies that the engine requested.
     pub fn fetch(&mut self) {
         if let Some((_, reader)) = &mut self.store {
             let served = reader.serve(&std::mem::take(&mut self.asked));
@@ -420,19 +420,19 @@ impl World {
                 self.reads_failed + 1
             };
             self.fetched.extend(served.answers);
-            // The gateway's reader waits before it asks again. Here other things happen meanwhile.
+            // The gateway's reader pauses before it tries again. Here other things happen meanwhile.
             self.asked.extend(served.failed);
             if self.disk.is_crashed() {
-                // No read of a machine that has stopped ever succeeds.
+                // A read on a stopped machine never succeeds.
                 self.asked.clear();
                 self.store = None;
             } else if self.reads_failed > READS_FAILED_MAX {
-                // As the gateway's process does once reads have failed for long enough.
+                // As the gateway's process does after reads have failed for long enough.
                 self.store = None;
             }
         }
     }
-    /// Brings the bodies that were read.
+    /// Reports the bodies that were read to the engine.
     pub fn bring(&mut self) {
         if !self.fetched.is_empty() {
             let (now, fetched) = (self.now, std::mem::take(&mut self.fetched));
@@ -443,23 +443,24 @@ impl World {
     pub fn is_caught_up(&self) -> bool {
         self.submitted.is_empty() && self.written.is_none() && self.asked.is_empty() && self.fetched.is_empty()
     }
-    /// The log and the reader catch up: everything submitted is written and reported, everything asked for is brought.
+    /// Lets the log and the reader catch up: everything submitted is written and reported, and everything requested is
+    /// read.
     pub fn catch_up(&mut self) {
         while !self.is_caught_up() {
-            // A machine that stopped does not bring what was asked for, however often it is asked.
+            // A stopped machine never answers a read.
             if !self.commit() || !self.is_running() {
                 return;
             }
             self.report();
             self.fetch();
             self.bring();
-            // The reader asks again for what it could not read. On a machine that has stopped, that never ends.
+            // The reader repeats what it could not read. On a stopped machine, that would never end.
             if !self.is_running() {
                 return;
             }
         }
     }
-    /// Time passes; what is due in between happens in order.
+    /// Lets time pass. What becomes due happens in order.
     pub fn advance(&mut self, by: Duration) {
         let end = self.now.monotonic + by;
         loop {
@@ -495,13 +496,13 @@ impl World {
     }
     /// The store's background work.
     pub fn tick(&mut self) {
-        // A machine that is down has nothing due.
+        // On a stopped machine nothing is due.
         self.tick_at = None;
         if let Some((store, _)) = &mut self.store {
             match store.tick(self.now) {
                 Ok(next) => {
                     self.tick_at = next.map(|t| t.max(Time(self.now.monotonic.0 + 1)));
-                    // What was just written is reported when the test says so.
+                    // Batches written just now are reported when the test says so.
                     if self.written.is_none() {
                         self.report();
                     }
@@ -511,7 +512,7 @@ impl World {
         }
     }
 
-    /// The system's clock is set. The gateway follows a step forwards, and notices one back only when it starts again.
+    /// The system's clock is set. The gateway follows a step forward; it notices a step back only when it starts again.
     pub fn set_clock(&mut self, wall: Wall) {
         self.clock_set = Some(wall);
         if wall > self.now.wall {
@@ -520,13 +521,13 @@ impl World {
             self.turn(|engine| engine.follow_clock(now));
         }
     }
-    /// The machine stops and starts again: clients are gone, un-synced writes may be.
+    /// The machine stops and starts again. Clients are gone, and writes that were not synced may be.
     pub fn crash(&mut self, how: Crash) {
         self.store = None;
         self.disk = self.disk.restart(how);
         self.restart();
     }
-    /// A clean stop and start.
+    /// Stops in good order and starts again.
     pub fn stop_and_start(&mut self) {
         while self.clients.iter().any(|c| c.link.is_some()) {
             for client in 0..self.clients.len() {
@@ -563,7 +564,7 @@ impl World {
             self.now.wall = wall;
         }
         if self.try_start().is_err() {
-            // The process ends, and whoever runs it sees to the disk before the next start.
+            // The process ends, and the operator repairs the disk before the next start.
             self.disk.relieve();
             if let Err(error) = self.try_start() {
                 panic!("the store does not start: {error}");
@@ -574,7 +575,7 @@ impl World {
     fn try_start(&mut self) -> Result<(), StoreError> {
         let disk = Arc::new(self.disk.clone());
         let (store, recovered) = Store::open_watched(disk, self.store_settings.clone(), self.now.wall, &mut |_| {})?;
-        // As the gateway's clock does: it goes on from the latest time in the log.
+        // As the gateway's clock: it continues from the latest time in the log.
         self.now.wall = self.now.wall.max(recovered.wall);
         let now = self.now;
         let seed = self.rng.word();
@@ -588,8 +589,8 @@ impl World {
         Ok(())
     }
 
-    /// One thing happens, of those that can, as the seed has it: commands, a take with some room, the log, the reader,
-    /// a little time.
+    /// Does one thing that can happen, chosen by the seed: commands, a take with some room, the log, the reader, a
+    /// little time.
     pub fn step(&mut self) -> Step {
         let client = Client(self.rng.below(self.clients.len() as u64) as usize);
         match self.rng.below(16) {
@@ -640,7 +641,7 @@ impl World {
         }
     }
 
-    /// The seed's next number, for choices the test leaves to it.
+    /// The seed's next number, for choices of the test itself.
     pub fn random(&mut self) -> &mut Rng {
         &mut self.rng
     }
@@ -648,11 +649,11 @@ impl World {
     pub fn now(&self) -> Now {
         self.now
     }
-    /// Definitions that the last start found damaged.
+    /// The number of definitions that the last start found damaged.
     pub fn damaged_definitions(&self) -> u64 {
         self.engine.damaged_definitions()
     }
-    /// Puts other settings into effect, as a reload of the configuration does. The next start has them, too.
+    /// Applies other settings, as a reload of the configuration does. The next start uses them, too.
     pub fn reconfigure(&mut self, settings: Settings) {
         self.settings = Settings {
             vhost: self.settings.vhost.clone(),
@@ -661,7 +662,7 @@ impl World {
         };
         self.turn(|engine| engine.reconfigure(settings));
     }
-    /// Goes on with counting: see [`Engine::count`].
+    /// Continues counting: see [`Engine::count`].
     pub fn count(&self, counting: &mut crate::engine::Counting, slots_max: u32) -> Option<Counters> {
         self.engine.count(counting, slots_max)
     }
@@ -673,11 +674,11 @@ impl World {
     pub fn disk(&self) -> &SimDisk {
         &self.disk
     }
-    /// Bytes the disk has left.
+    /// Bytes that can still be written to the disk.
     pub fn free_space(&self) -> u64 {
         self.disk.free_space().unwrap_or(0)
     }
-    /// Bytes the store has set aside beside them.
+    /// Bytes that the store has allocated in addition.
     pub fn reserved(&self) -> u64 {
         self.store.as_ref().map_or(0, |(store, _)| store.reserved())
     }
@@ -689,20 +690,20 @@ impl World {
     pub fn submitted(&self) -> &[Batch] {
         &self.submitted
     }
-    /// Hash of everything clients heard so far.
+    /// The hash of all events that clients took so far.
     pub fn trace(&self) -> u64 {
         self.trace.finish()
     }
-    /// Audits after every turn cost time in proportion to what is queued: off for big ones.
+    /// Turns off the audits after every turn, which cost time in proportion to what is queued.
     pub fn set_audits(&mut self, on: bool) {
         self.audits = on;
     }
-    /// Asserts that nothing is left of the connections that are gone: no messages, consumers, confirms, answers.
+    /// Asserts that connections that are gone left nothing: no messages, consumers, confirms, answers.
     pub fn assert_idle(&self) {
         self.engine.assert_idle();
     }
 
-    /// One hold of the engine's lock, as the gateway does it.
+    /// One hold of the engine's lock, as in the gateway.
     pub fn turn<T>(&mut self, turn: impl FnOnce(&mut Engine) -> T) -> T {
         let mut wakes = Wakes::default();
         let result = turn(&mut self.engine);
