@@ -1,6 +1,6 @@
-//! What users may not do: each door of the engine, asked by a user with few rights.
+//! What users may not do: each access check of the engine, with a user who has few rights.
 //!
-//! The world's `guest` may do everything; it makes what the others are then kept from.
+//! The world's `guest` may do everything; it creates the objects that others have no access to.
 
 use crate::support::*;
 use gatepost_core::access::{NamePattern, Rights, TopicPattern};
@@ -34,14 +34,14 @@ std::thread_local! {
     static IS_ASKED: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
 }
 
-/// Each door comes to the same where the engine does not know the rights, and has to ask somebody outside.
+/// Each check gives the same result if the engine does not know the rights, and has to ask an external server.
 #[test]
-fn an_answer_from_outside_is_as_good_as_a_right() {
+fn an_external_answer_is_as_good_as_a_right() {
     let tests: &[fn()] = &[
-        each_verb_needs_its_own_right_and_no_other,
+        each_command_needs_its_own_right_and_no_other,
         keys_of_a_topic_exchange_are_limited_for_all_protocols,
-        a_cached_route_does_not_open_the_door_for_others,
-        a_reply_is_asked_for_where_it_goes,
+        a_cached_route_does_not_permit_other_users,
+        a_reply_is_checked_at_its_destination,
         a_reply_in_a_transaction_goes_where_its_address_leads,
         a_retained_message_is_set_and_cleared_only_with_the_right_to_write,
         an_mqtt_publish_is_refused_by_number_and_its_packet_id_is_free_again,
@@ -49,7 +49,7 @@ fn an_answer_from_outside_is_as_good_as_a_right() {
         a_subscription_needs_its_queue_and_the_exchange,
         client_ids_in_rules_are_those_of_sessions,
         a_transaction_with_one_refused_publish_is_refused_as_a_whole,
-        dead_letters_are_not_asked,
+        dead_letters_are_not_checked,
     ];
     for test in tests {
         IS_ASKED.set(true);
@@ -119,7 +119,7 @@ fn a_user_without_rights_may_do_nothing() {
             "write",
             "exchange 'x'",
         ),
-        // The right comes first: who may not write does not learn what is there.
+        // The right is checked first: a user who may not write does not learn what exists.
         (
             publish(PublishFlags::LENIENT, message("missing", "k", "1", false)),
             "Publish",
@@ -161,7 +161,7 @@ fn unbind(source: &str, queue: &str, key: &str) -> Command {
 }
 
 #[test]
-fn each_verb_needs_its_own_right_and_no_other() {
+fn each_command_needs_its_own_right_and_no_other() {
     let (mut w, u) = world(rights("^c-", "^(w-|amq.default)", "^r-"));
     let guest = w.connect("amqp");
     run(
@@ -196,7 +196,7 @@ fn each_verb_needs_its_own_right_and_no_other() {
         refused("Bind", "read", "exchange 'missing'")
     );
     assert_eq!(run(&mut w, u, [get("c-q")]), refused("Get", "read", "queue 'c-q'"));
-    // Any right will do to see that it is there.
+    // Any right is enough to learn that it exists.
     assert_eq!(
         run(&mut w, u, [declare("w-q", |d| d.passive = true)]),
         ["declared w-q 0/0"]
@@ -205,7 +205,7 @@ fn each_verb_needs_its_own_right_and_no_other() {
     assert_eq!(run(&mut w, u, [delete_exchange("c-x")]), ["done DeleteExchange"]);
 }
 
-/// Declaring a queue whose dead letters go to an exchange would be a way to write to it, or to read the queue.
+/// Declaring a queue that dead-letters to an exchange would be a way to write to it, or to read the queue.
 #[test]
 fn messages_are_forwarded_only_where_their_owner_may_write() {
     let (mut w, u) = world(rights("", "^w-", "^(r-|rw-)"));
@@ -242,7 +242,7 @@ fn messages_are_forwarded_only_where_their_owner_may_write() {
     );
 }
 
-/// Write and read limited to `a/#` in the exchange that topics go to.
+/// Write and read limited to `a/#` in the topic exchange.
 fn topic_rights() -> Rights {
     Rights::all().with_topics("amq.topic", topics(&["a/#"]), topics(&["a/#"]))
 }
@@ -266,7 +266,7 @@ fn keys_of_a_topic_exchange_are_limited_for_all_protocols() {
     let to = |key: &str| publish(PublishFlags::CONFIRM, message("amq.topic", key, "1", false));
     assert_eq!(run(&mut w, u, [to("a.b")]), ["confirmed 1"]);
     assert_eq!(run(&mut w, u, [to("b")]), refused_topic("Publish", &text("write", "b")));
-    // In a dialect in which a dot is no separator, too.
+    // Also in a dialect in which a dot is no separator.
     let slash = |topic: &str| mqtt_message(topic_message(topic, "1", |_| {}), 0);
     assert_eq!(
         run(&mut w, u, [slash("a.b/c")]),
@@ -280,9 +280,9 @@ fn refused_topic(op: &str, text: &str) -> Vec<String> {
     )]
 }
 
-/// A route in the cache is the same for all users, the verdict is not.
+/// A cached route is the same for all users; the decision about it is not.
 #[test]
-fn a_cached_route_does_not_open_the_door_for_others() {
+fn a_cached_route_does_not_permit_other_users() {
     let (mut w, u) = world(topic_rights());
     let guest = w.connect("amqp");
     run(&mut w, guest, [durable("q"), bind("amq.topic", "q", "#")]);
@@ -302,7 +302,7 @@ fn a_cached_route_does_not_open_the_door_for_others() {
 }
 
 #[test]
-fn a_revoked_right_stops_the_next_publish_and_nothing_else() {
+fn a_revoked_right_refuses_the_next_publish_and_nothing_else() {
     let (mut w, u) = world(Rights::all());
     run(&mut w, u, [durable("q"), bind("amq.topic", "q", "k"), consume("q", 7)]);
     let to = || publish(PublishFlags::CONFIRM, message("amq.topic", "k", "1", true));
@@ -312,7 +312,7 @@ fn a_revoked_right_stops_the_next_publish_and_nothing_else() {
         run(&mut w, u, [to()]),
         refused("Publish", "write", "exchange 'amq.topic'")
     );
-    // The consumer that was there still gets what others publish, and settles it.
+    // The existing consumer still gets what others publish, and settles it.
     let guest = w.connect("amqp");
     run(&mut w, guest, [to()]);
     assert_eq!(hear(&mut w, u), ["deliver c7 #2 1"]);
@@ -327,7 +327,7 @@ fn a_revoked_right_stops_the_next_publish_and_nothing_else() {
 
 /// `$queue/q` and `$exchange/x/k` are addresses of queues and exchanges, not topics.
 #[test]
-fn a_reply_is_asked_for_where_it_goes() {
+fn a_reply_is_checked_at_its_destination() {
     let topics_only = rights("", "^amq\\.topic$", "");
     let (mut w, u) = world(topics_only);
     let guest = w.connect("amqp");
@@ -350,7 +350,8 @@ fn a_reply_is_asked_for_where_it_goes() {
     assert_eq!(run(&mut w, guest, [get("q")]), ["empty"]);
 }
 
-/// In a transaction a reply was published as it stood: to a topic that nobody subscribes to, by the right to write topics.
+/// In a transaction, a reply was published to its address as a topic, which nobody subscribes to, and checked as a
+/// topic.
 #[test]
 fn a_reply_in_a_transaction_goes_where_its_address_leads() {
     let (mut w, u) = world(rights("", "^amq\\.(topic|default)$", ""));
@@ -417,7 +418,7 @@ fn an_mqtt_publish_is_refused_by_number_and_its_packet_id_is_free_again() {
     );
     assert_eq!(run(&mut w, u, [mqtt("a", "1", 2, 9)]), ["confirmed 2"]);
     assert_eq!(run(&mut w, u, [pubrel(9)]), ["pubcomp 9"]);
-    // At QoS 0 nobody can be told by number.
+    // At QoS 0 a publish cannot be refused by number.
     assert_eq!(
         run(&mut w, u, [mqtt("b", "1", 0, 0)]),
         refused_topic("Publish", "write access to topic 'b' in exchange 'amq.topic'")
@@ -434,7 +435,7 @@ fn a_filter_must_lie_inside_the_grant() {
     assert_eq!(heard, [format!("suback 1 [Ok(1), Ok(1), {no}, {no}, {no}, Ok(1)]")]);
     let shared = run(&mut w, u, [subscribe(vec![shared("g", "#", 1), shared("g", "a/b", 1)])]);
     assert_eq!(shared, [format!("suback 1 [{no}, Ok(1)]")]);
-    // Nothing comes by those that were refused.
+    // Refused filters deliver nothing.
     let guest = w.connect("mqtt");
     run(
         &mut w,
@@ -472,7 +473,7 @@ fn with_will(client_id: &str, topic: &str, delay: u64) -> Command {
 }
 
 #[test]
-fn a_will_is_asked_for_when_the_session_opens_and_when_it_fires() {
+fn a_will_is_checked_when_its_session_opens_and_when_it_is_published() {
     let (mut w, u) = world(topic_rights());
     let watcher = w.connect("mqtt");
     run(&mut w, watcher, [clean("watcher"), subscribe(vec![filter("#", 1)])]);
@@ -494,9 +495,9 @@ fn a_will_is_asked_for_when_the_session_opens_and_when_it_fires() {
     }
 }
 
-/// Who knows a client's id must not get its messages, nor end its session, without being its user.
+/// Knowing a client's id must not be enough to get its messages, or to end its session, as another user.
 #[test]
-fn a_session_is_its_users() {
+fn a_session_belongs_to_its_user() {
     let (mut w, u) = world(Rights::all());
     run(&mut w, u, [kept("c"), subscribe(vec![filter("a", 1)])]);
     w.set_rights("other", Rights::all());
@@ -511,7 +512,7 @@ fn a_session_is_its_users() {
     let again = w.connect_as("u", "mqtt");
     assert_eq!(run(&mut w, again, [kept("c")]), ["open present"]);
     run(&mut w, again, [Command::Detach]);
-    // Nobody is kept out for ever by a user that is gone, and nobody gets what was meant for it.
+    // A session of a deleted user does not keep others out for ever, and nobody gets its messages.
     w.remove_rights("u");
     assert_eq!(run(&mut w, other, [kept("c")]), ["open new"]);
 }
@@ -553,9 +554,9 @@ fn a_transaction_with_one_refused_publish_is_refused_as_a_whole() {
     assert_eq!(run(&mut w, u, [transaction(vec![to("a")])]), ["done Commit"]);
 }
 
-/// What the broker moves by itself is nobody's command.
+/// Messages that the broker itself moves are no user's command.
 #[test]
-fn dead_letters_are_not_asked() {
+fn dead_letters_are_not_checked() {
     let (mut w, u) = world(rights("", "", "^q$"));
     let guest = w.connect("amqp");
     let with = declare("q", |d| {
@@ -571,9 +572,9 @@ fn dead_letters_are_not_asked() {
     assert_eq!(run(&mut w, guest, [get("dead")]), ["got #1 1 left 0"]);
 }
 
-/// Routes through a headers exchange are not cached: each publish is asked in full.
+/// Routes through a headers exchange are not cached: each publish is checked completely.
 #[test]
-fn a_route_that_is_not_cached_is_asked_each_time() {
+fn a_route_that_is_not_cached_is_checked_each_time() {
     let (mut w, u) = world(rights("", "^h$", ""));
     let guest = w.connect("amqp");
     run(&mut w, guest, [exchange("h", "headers"), exchange("h2", "headers")]);
@@ -584,7 +585,7 @@ fn a_route_that_is_not_cached_is_asked_each_time() {
     assert_eq!(run(&mut w, u, [to("h")]), refused("Publish", "write", "exchange 'h'"));
 }
 
-/// Each limit is told in RabbitMQ's words, and what is there already stays.
+/// Each limit is reported in RabbitMQ's words, and existing objects stay.
 #[test]
 fn vhosts_and_users_have_limits() {
     let mut w = World::new(1);
@@ -624,7 +625,7 @@ fn vhosts_and_users_have_limits() {
     let text = "number of channels opened for user 'guest' has reached the maximum allowed user limit of (2)";
     let refused = format!("failed OpenChannel NotAllowed {text}");
     assert_eq!(run(&mut w, guest, [open(4)]), [refused.as_str()]);
-    // Those of another connection count too, and one that is closed does not.
+    // Channels of another connection count, too; closed ones do not.
     let other = w.connect("amqp");
     assert_eq!(run(&mut w, other, [open(2)]), [refused]);
     let close = Command::CloseChannel {
@@ -653,10 +654,10 @@ fn the_connections_of_a_deleted_user_end() {
     assert!(hear(&mut w, guest).is_empty());
 }
 
-/// What is granted can be taken away again. A filter is asked for once, so what a wider one would bring with it is either
-/// refused with it or comes with it, as the rules say.
+/// A granted topic can be denied again. A filter is checked only once, so a filter that is wider than the denied topic
+/// is either refused or granted with it, as the rules say.
 #[test]
-fn topics_are_taken_away_again() {
+fn topics_can_be_denied() {
     let everything = |refuses_wider| {
         let all = topics(&["#"]);
         let rights = Rights::all().with_topics("amq.topic", all.clone(), all);

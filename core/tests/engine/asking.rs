@@ -1,5 +1,6 @@
-//! Users whose rights somebody outside knows: who waits for an answer, in which order, and for how long it counts.
-//! That each door comes to the same as with rights that the engine has: `access::an_answer_from_outside_is_as_good_as_a_right`.
+//! Users whose rights an external server knows: which commands wait for an answer, in which order, and how long it is
+//! valid. `access::an_external_answer_is_as_good_as_a_right` tests that each check gives the same result as with
+//! internal rights.
 
 use crate::support::*;
 use gatepost_core::access::{Permission, Rights, Subject, TopicPattern};
@@ -14,7 +15,7 @@ fn topics(texts: &[&str]) -> Vec<TopicPattern> {
     texts.iter().map(parse).collect()
 }
 
-/// A world in which `u` may do everything but with topics that begin with `no`, and a connection of `u`.
+/// A world in which `u` may do everything except with topics that begin with `no`, and a connection of `u`.
 fn world(protocol: &'static str) -> (World, Client) {
     let mut w = World::new(1);
     let rights = Rights::all().with_topics("amq.topic", topics(&["a/#", "b/#"]), topics(&["a/#", "b/#"]));
@@ -23,7 +24,7 @@ fn world(protocol: &'static str) -> (World, Client) {
     (w, u)
 }
 
-/// Answers until nothing is asked any more.
+/// Answers until there are no more questions.
 fn answer_all(w: &mut World, u: Client) -> Vec<String> {
     let mut heard = Vec::new();
     while w.answer().is_some() {
@@ -33,13 +34,13 @@ fn answer_all(w: &mut World, u: Client) -> Vec<String> {
 }
 
 #[test]
-fn what_waits_for_an_answer_holds_up_its_own_link_in_order_and_nobody_else() {
+fn a_command_that_waits_for_an_answer_delays_only_its_own_link() {
     let (mut w, u) = world("amqp");
     let guest = w.connect("amqp");
     run(&mut w, guest, [durable("q"), durable("p")]);
     run(&mut w, u, [put("q", "0")]);
     w.hold_answers();
-    // The default exchange is known, `amq.fanout` is not: what comes behind it waits, known or not.
+    // The right on the default exchange is known, the one on `amq.fanout` is not. Later commands wait, known or not.
     let unknown = publish(PublishFlags::default(), message("amq.fanout", "k", "1", false));
     assert_eq!(
         run(
@@ -55,7 +56,7 @@ fn what_waits_for_an_answer_holds_up_its_own_link_in_order_and_nobody_else() {
         run(&mut w, guest, [get("p"), get("q"), get("q"), get("q")]),
         ["got #1 x left 0", "got #2 0 left 1", "got #3 1 left 0", "empty"]
     );
-    // Trying again asks nothing again.
+    // Trying the command again asks no question twice.
     w.send(u, Vec::new());
     let asked = w.answer().expect("a question");
     assert_eq!(
@@ -71,7 +72,7 @@ fn what_waits_for_an_answer_holds_up_its_own_link_in_order_and_nobody_else() {
 }
 
 #[test]
-fn an_answer_counts_for_its_time_and_then_is_asked_for_again() {
+fn an_answer_is_valid_for_its_time_and_then_asked_for_again() {
     let (mut w, u) = world("mqtt");
     run(&mut w, u, [clean("c")]);
     for _ in 0..3 {
@@ -131,7 +132,7 @@ fn a_transaction_is_asked_for_publish_by_publish_and_done_as_a_whole() {
     assert_eq!(run(&mut w, guest, [get("q")]), ["empty"]);
 }
 
-/// A message may name thousands of further keys. Each would be a request to somebody outside.
+/// A message may name thousands of further keys. Each would be a request to the external server.
 #[test]
 fn a_message_with_too_many_questions_is_refused() {
     let mut w = World::new(1);
@@ -161,9 +162,9 @@ fn with_will(client_id: &str, topic: &str, delay: u64) -> Command {
     })
 }
 
-/// Nobody is left to wait when a will fires, and its user may be known no more.
+/// Nobody can wait when a will is published, and its user may no longer be known.
 #[test]
-fn a_will_counts_as_it_was_answered_when_its_session_was_opened() {
+fn a_will_uses_the_answer_given_when_its_session_was_opened() {
     let (mut w, u) = world("mqtt");
     let heard = run(&mut w, u, [with_will("other", "no/w", 0)]);
     assert!(heard[0].contains("failed OpenSession AccessRefused"), "{heard:?}");
@@ -186,7 +187,7 @@ fn a_will_counts_as_it_was_answered_when_its_session_was_opened() {
 }
 
 #[test]
-fn a_connection_that_ends_meanwhile_still_does_what_it_had_asked_for() {
+fn commands_that_wait_are_still_applied_when_their_connection_ends() {
     let (mut w, u) = world("amqp");
     let guest = w.connect("amqp");
     run(&mut w, guest, [durable("q")]);

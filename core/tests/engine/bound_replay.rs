@@ -1,4 +1,4 @@
-//! A binding to the topic exchange with `x-retained` replays what is retained into its queue.
+//! A binding to the topic exchange with `x-retained` replays retained messages into its queue.
 
 use crate::support::*;
 use gatepost_core::command::{Bind, BindTarget, Command};
@@ -20,7 +20,7 @@ fn bind_retained(queue: &str, key: &str, asked: Value) -> Command {
     }))
 }
 
-/// All that waits in the queue: body, and whether it is marked as retained.
+/// All waiting messages of the queue: body, and whether it is marked as retained.
 fn drain(w: &mut World, c: Client, queue: &str) -> Vec<(String, bool)> {
     let mut found = Vec::new();
     loop {
@@ -41,7 +41,7 @@ fn drain(w: &mut World, c: Client, queue: &str) -> Vec<(String, bool)> {
 }
 
 #[test]
-fn each_bind_that_asks_replays_what_matches_marked_and_before_its_answer() {
+fn each_bind_with_x_retained_replays_matching_messages_before_its_answer() {
     let mut w = World::new(1);
     let device = w.connect("mqtt");
     run(
@@ -62,7 +62,7 @@ fn each_bind_that_asks_replays_what_matches_marked_and_before_its_answer() {
     );
     let both = [("one".to_owned(), true), ("two".to_owned(), true)];
     assert_eq!(drain(&mut w, c, "q"), both);
-    // Live ones follow; a repeated bind replays again, others do not.
+    // Live messages follow. A repeated bind replays again, others do not.
     run(&mut w, device, [mqtt("plant/1", "live", 1, 0)]);
     assert_eq!(drain(&mut w, c, "q"), [("live".to_owned(), false)]);
     run(&mut w, c, [bind_retained("q", "plant.*", Value::text("true"))]);
@@ -79,7 +79,7 @@ fn each_bind_that_asks_replays_what_matches_marked_and_before_its_answer() {
 }
 
 #[test]
-fn a_replay_goes_on_over_many_holds_and_keeps_to_the_queues_limits() {
+fn a_replay_takes_many_holds_and_respects_the_queues_limits() {
     let settings = Settings {
         hold_units_max: 16,
         ..Settings::default()

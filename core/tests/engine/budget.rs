@@ -1,4 +1,4 @@
-//! Memory for objects: what does not fit is refused, one kind leaves room for the others, and all of it is given back.
+//! Memory for objects: what does not fit is refused, one kind leaves room for the others, and everything is freed.
 
 use crate::support::*;
 use gatepost_core::command::{Command, Outcome, PublishFlags};
@@ -27,7 +27,7 @@ fn refused(w: &World, kind: ObjectKind) -> usize {
     w.counters().objects_refused[kind as usize]
 }
 
-/// Of the answers, those that are refusals for want of memory.
+/// The answers that are refusals because memory is short.
 fn refusals(heard: &[String]) -> usize {
     heard.iter().filter(|line| line.contains("QuotaExceeded")).count()
 }
@@ -47,13 +47,13 @@ fn a_flood_of_retained_messages_is_refused_and_leaves_room_for_others() {
     let kept = w.counters().retained as usize;
     assert_eq!(kept - 1 + refusals(&heard), 3_000, "all that was confirmed is kept");
     assert!(used(&w, ObjectKind::Retained) <= SHARE / 2);
-    // A value that is replaced needs no more memory, because bodies leave for the log; a cleared one makes room.
+    // Replacing a value needs no more memory, because bodies are evicted to the log. Clearing one frees memory.
     assert_eq!(refusals(&run(&mut w, c, [retain("t/0", "20 bytes of another")])), 0);
     let too_long = padded("a longer value", 4_000);
     assert_eq!(refusals(&run(&mut w, c, [retain("t/0", &too_long)])), 0);
     run(&mut w, c, [retain("t/1", "")]);
     assert_eq!(refusals(&run(&mut w, c, [retain("t/x", "20 bytes of a value")])), 0);
-    // Others have their memory.
+    // Other kinds have their memory.
     let other = w.connect("mqtt");
     assert_eq!(
         run(&mut w, other, [kept_session()]),
@@ -66,7 +66,7 @@ fn a_flood_of_retained_messages_is_refused_and_leaves_room_for_others() {
         heard,
         ["suback 1 [Ok(1)]", "publish q1 #1 t/x 20 bytes of a value retain"]
     );
-    // A restart finds what was confirmed, and needs no more than before.
+    // A restart finds what was confirmed, and needs no more memory than before.
     let before = used(&w, ObjectKind::Retained);
     w.stop_and_start();
     assert_eq!(w.counters().retained as usize, kept);
@@ -78,7 +78,7 @@ fn kept_session() -> Command {
 }
 
 #[test]
-fn who_cannot_be_told_still_reaches_subscribers_and_a_topic_that_is_there_is_replaced() {
+fn a_retained_publish_without_an_error_code_still_reaches_subscribers() {
     let mut w = world();
     let (c, reader) = (w.connect("mqtt"), w.connect("mqtt"));
     run(&mut w, c, [clean("flood")]);
@@ -91,7 +91,7 @@ fn who_cannot_be_told_still_reaches_subscribers_and_a_topic_that_is_there_is_rep
     }
     let before = w.counters().retained;
     hear(&mut w, reader);
-    // As MQTT 3 publishes: there is no word for a refusal, so the publish is confirmed.
+    // MQTT 3 cannot report a refusal, so the publish is confirmed.
     for (n, topic) in [(2, "last"), (3, "new")] {
         let patient = Command::Publish {
             channel: 0,
@@ -129,12 +129,12 @@ fn subscriptions_over_the_limit_are_refused_one_by_one() {
         .sum();
     assert_eq!((granted + denied, denied), (2_000, refused(&w, ObjectKind::Routes)));
     assert!(granted > 100 && denied > 100, "{granted} granted, {denied} denied");
-    // One that is there may be changed.
+    // An existing one may be changed.
     assert_eq!(
         run(&mut w, c, [subscribe(vec![filter("a/0/0", 0)])]),
         ["suback 1 [Ok(0)]"]
     );
-    // A start needs no more than before, and all that was granted is there.
+    // A start needs no more than before, and everything granted is there.
     let before = w.counters().objects_bytes;
     w.stop_and_start();
     for kind in [ObjectKind::Routes, ObjectKind::Queues, ObjectKind::Sessions] {
@@ -144,10 +144,10 @@ fn subscriptions_over_the_limit_are_refused_one_by_one() {
             "{kind:?}"
         );
     }
-    // What is taken back is memory again.
+    // Unsubscribing frees memory.
     let c = w.connect("mqtt");
     run(&mut w, c, [kept("many")]);
-    // Several: a filter with levels of its own takes more than one that shares them with others.
+    // Several, because a filter with levels of its own needs more than one that shares them.
     for n in 0..5 {
         run(&mut w, c, [unsubscribe(&format!("a/0/{n}"), None)]);
     }
@@ -167,7 +167,7 @@ fn a_subscribe_is_answered_when_only_its_first_filters_are_granted() {
     assert!(answers.iter().all(|heard| heard.len() == 1), "{answers:?}");
     let is_mixed = |heard: &Vec<String>| heard[0].contains("Ok(1)") && heard[0].contains("QuotaExceeded");
     assert!(answers.iter().any(is_mixed));
-    // So is an UNSUBSCRIBE whose last filters were not there.
+    // So did an UNSUBSCRIBE whose last filters did not exist.
     let unsubscribe = Command::Unsubscribe(Box::new(gatepost_core::command::Unsubscribe {
         packet_id: 2,
         filters: (0..2_000).map(|n| (format!("a/0/{n}").into(), None)).collect(),
@@ -206,7 +206,7 @@ fn queues_bindings_exchanges_and_sessions_are_refused_too() {
         assert!(used(&w, kind) <= SHARE / 2, "{kind:?}");
         assert_eq!(refused(&w, kind) % 3, 0, "{kind:?}");
     }
-    // What is there can be declared, bound and used again; the last eighth is for those who come to use it.
+    // Existing objects can be declared, bound and used again. The last eighth is for clients that come to use them.
     assert_eq!(run(&mut w, c, [transient("q0")]), ["declared q0 0/0"]);
     let user = w.connect("amqp");
     assert_eq!(run(&mut w, user, [consume("q0", 1)]), ["consuming c1"]);
@@ -264,7 +264,7 @@ fn all_memory_is_given_back() {
     w.drop_client(amqp);
     w.catch_up();
     let mut left = w.counters().objects_bytes;
-    // Routes that were used are remembered; there is a limit to that.
+    // Used routes are remembered, up to a limit.
     left[ObjectKind::Routes as usize] = 0;
     let mut empty = empty;
     empty[ObjectKind::Routes as usize] = 0;
@@ -280,9 +280,9 @@ fn delete_exchange(name: &str) -> Command {
     }))
 }
 
-/// What a client was sent and has not finished with lies in memory: its places are counted, and given back.
+/// Deliveries that a client has not completed are kept in memory, counted, and freed.
 #[test]
-fn deliveries_in_flight_to_a_session_are_counted() {
+fn memory_of_deliveries_in_flight_to_a_session_is_counted() {
     let mut w = world();
     let c = w.connect("mqtt");
     run(
@@ -305,8 +305,8 @@ fn deliveries_in_flight_to_a_session_are_counted() {
     assert_eq!(used(&w, ObjectKind::Sessions), idle);
 }
 
-/// While a disk was slow, each question of a client was answered in memory, behind the first answer that had to wait, and
-/// nothing counted or bounded that.
+/// While a disk was slow, each request of a client was answered in memory behind the first answer that waited, which
+/// nothing counted or limited.
 #[test]
 fn answers_that_wait_for_the_log_are_counted_and_bounded() {
     let mut w = world();
@@ -322,26 +322,26 @@ fn answers_that_wait_for_the_log_are_counted_and_bounded() {
         (60_000..250_000).contains(&waiting),
         "{waiting} bytes for a thousand answers"
     );
-    // What takes things away is not held up, and everything is answered in its order.
+    // Commands that only remove something do not wait, and everything is answered in order.
     let heard = hear(&mut w, c);
     assert_eq!(heard.len(), 5_001);
     assert_eq!((&*heard[0], &*heard[5_000]), ("declared q 0/0", "echo 4999"));
     assert!(heard[1..].is_sorted_by_key(|line| line[5..].parse::<u32>().expect("a number")));
     assert_eq!(used(&w, ObjectKind::Connections), idle);
-    // A client that goes while its answers wait leaves nothing.
+    // A client that leaves while its answers wait leaves nothing.
     w.send(c, [durable("r")].into_iter().chain((0..5_000).map(echo)).collect());
     w.drop_client(c);
-    // What it still had to say comes first, when the log has caught up.
+    // Its remaining commands are applied first, when the log has caught up.
     hear(&mut w, c);
     let d = w.connect("amqp");
     run(&mut w, d, [Command::OpenChannel { channel: CH }]);
     assert_eq!(used(&w, ObjectKind::Connections), idle);
 }
 
-/// How often a message came back is remembered in memory: a client that takes and gives back all of a long queue made that
-/// grow without measure.
+/// How often a message came back is kept in memory. A client that took and returned all of a long queue made that grow
+/// without limit.
 #[test]
-fn counts_of_returns_are_counted_bounded_and_given_back() {
+fn memory_of_counts_of_returns_is_counted_limited_and_freed() {
     let mut w = world();
     let c = w.connect("amqp");
     let quorum = declare("q", |d| {
@@ -363,13 +363,13 @@ fn counts_of_returns_are_counted_bounded_and_given_back() {
     give_back(&mut w, 100);
     let hundred = used(&w, ObjectKind::Queues) - before;
     assert!((2_400..10_000).contains(&hundred), "{hundred}");
-    // The same again: no more memory.
+    // The same again needs no more memory.
     give_back(&mut w, 100);
     assert_eq!(used(&w, ObjectKind::Queues) - before, hundred);
     give_back(&mut w, 15_000);
     assert!(used(&w, ObjectKind::Queues) <= SHARE / 2);
     assert!(refused(&w, ObjectKind::Queues) > 0, "some are not counted");
-    // Nothing is lost by that.
+    // No message is lost by that.
     let heard = run(&mut w, c, [consume("q", 1)]);
     assert_eq!(heard.len(), 1 + 15_000);
     run(&mut w, c, [settle(0, true, Outcome::Accept)]);
@@ -384,7 +384,7 @@ fn counts_of_returns_are_counted_bounded_and_given_back() {
     let counted = used(&w, ObjectKind::Queues);
     assert!(counted > before);
     w.stop_and_start();
-    // Its arguments may be packed more tightly than they were.
+    // Its arguments may be stored more compactly than before.
     let restarted = used(&w, ObjectKind::Queues);
     assert!(restarted.abs_diff(counted) < 200, "{restarted} after {counted}");
     let last = w.connect("amqp");

@@ -22,10 +22,10 @@ fn put(body: &str, deadline: Wall) -> gatepost_core::command::Command {
     )
 }
 
-/// A message whose time ran out while the clock stood far ahead came back after `kill -9`, because the log knew neither
-/// that it had expired nor how late it had been.
+/// A message that expired while the clock was far ahead came back after `kill -9`, because the log knew neither that it
+/// had expired nor how late it had been.
 #[test]
-fn what_expired_never_comes_back_wherever_the_clock_is_set() {
+fn expired_messages_never_come_back_whatever_the_clock_says() {
     let mut expired_in_all = 0;
     for seed in 0..80 {
         println!("seed {seed}");
@@ -42,7 +42,7 @@ fn what_expired_never_comes_back_wherever_the_clock_is_set() {
             w.stop_and_start();
         }
         let c = w.connect("test");
-        // The log does not keep up: it stops at any point of what it was told.
+        // The log does not keep up: the machine stops at any point.
         for _ in 0..6 + rng.below(24) {
             match rng.below(6) {
                 0 => w.set_clock(w.now().wall + ms(rng.below(40 * YEAR_MS))),
@@ -68,17 +68,17 @@ fn what_expired_never_comes_back_wherever_the_clock_is_set() {
             back + expired <= COUNT,
             "seed {seed}: {expired} had expired, and then {got:?}"
         );
-        // What was confirmed and has not expired is there.
+        // Confirmed messages that have not expired are there.
         let gone = expired + w.counters().expired as usize;
         assert!(back + gone >= COUNT, "seed {seed}: {gone} expired, and then {got:?}");
     }
     assert!(expired_in_all > 20, "{expired_in_all} messages expired");
 }
 
-/// Timers run by the monotonic clock, and were set by what was left when they were: after a jump ahead, what had expired went
-/// hours later, when somebody asked for it.
+/// Timers run by the monotonic clock. After a jump of the wall clock, expired messages were dropped hours later, or
+/// when somebody asked for them.
 #[test]
-fn what_a_jump_of_the_clock_makes_due_goes_at_once() {
+fn a_jump_of_the_clock_expires_messages_at_once() {
     const HOUR: u64 = 3_600_000;
     let mut w = World::new(5);
     let (c, m) = (w.connect("amqp"), w.connect("mqtt"));
@@ -96,7 +96,7 @@ fn what_a_jump_of_the_clock_makes_due_goes_at_once() {
         let c = w.counters();
         (c.messages_ready, c.sessions, c.expired)
     };
-    // A step back is not followed, and nothing is due for it.
+    // A step back is not followed, and nothing becomes due by it.
     w.set_clock(Wall(start.0 - YEAR_MS));
     let settle = |w: &mut World| {
         for _ in 0..5 {
@@ -119,7 +119,7 @@ fn what_a_jump_of_the_clock_makes_due_goes_at_once() {
     assert_eq!(w.counters().retained, 1, "the version that the broker shows is left");
 }
 
-/// Ten thousand of them are looked at in more than one hold.
+/// Ten thousand of them take more than one hold.
 #[test]
 fn a_jump_of_the_clock_is_followed_in_bounded_holds() {
     let settings = gatepost_core::testing::world::Settings {

@@ -1,4 +1,4 @@
-//! Consuming: whose turn it is, what it may hold, and where a message goes that comes back.
+//! Consuming: which consumer is next, what it may have unsettled, and where a returned message goes.
 
 use crate::support::*;
 use gatepost_core::command::{Command, Outcome};
@@ -20,7 +20,7 @@ fn consumers_of_a_queue_take_turns() {
 }
 
 #[test]
-fn a_consumer_of_higher_priority_is_served_first_and_while_it_is_full_the_others() {
+fn a_consumer_of_higher_priority_is_served_first_and_others_while_it_has_no_credit() {
     let mut w = World::new(1);
     let c = w.connect("test");
     run(
@@ -82,7 +82,7 @@ fn prefetch_for_the_channel_is_one_window_for_all_its_consumers() {
 
 #[test]
 fn credit_of_the_channel_comes_back_from_a_cancelled_consumer() {
-    // The channel's count was only lowered through the consumer: what a cancelled one had held was never given back.
+    // The channel's count was only lowered through the consumer, so the credit of a cancelled one was never returned.
     let mut w = World::new(1);
     let c = w.connect("test");
     run(&mut w, c, [transient("q"), prefetch(2, true), consume("q", 1)]);
@@ -113,7 +113,7 @@ fn no_prefetch_limits_a_consumer_that_does_not_settle() {
 }
 
 #[test]
-fn what_is_requeued_returns_to_its_old_place_marked() {
+fn requeued_messages_return_to_their_place_marked_as_redelivered() {
     let mut w = World::new(1);
     let c = w.connect("test");
     run(
@@ -162,7 +162,7 @@ fn a_settle_of_several_ends_at_its_number_which_must_be_unsettled() {
 }
 
 #[test]
-fn get_takes_one_message_and_tells_how_many_are_left() {
+fn get_takes_one_message_and_reports_how_many_are_left() {
     let mut w = World::new(1);
     let c = w.connect("test");
     run(&mut w, c, [transient("q"), put("q", "1"), put("q", "2")]);
@@ -173,7 +173,7 @@ fn get_takes_one_message_and_tells_how_many_are_left() {
 }
 
 #[test]
-fn a_consumer_is_told_so_before_its_first_delivery_whatever_waits_before_it() {
+fn the_answer_to_consume_precedes_the_first_delivery() {
     let mut w = World::new(1);
     let c = w.connect("test");
     run(&mut w, c, [transient("q"), put("q", "m")]);
@@ -189,7 +189,7 @@ fn a_consumer_is_told_so_before_its_first_delivery_whatever_waits_before_it() {
 }
 
 #[test]
-fn nothing_is_delivered_after_a_cancel_is_answered_and_what_was_reserved_goes_back() {
+fn nothing_is_delivered_after_the_answer_to_a_cancel_and_reservations_return() {
     let mut w = World::new(1);
     let (a, b) = (w.connect("test"), w.connect("test"));
     run(&mut w, a, [transient("q"), consume("q", 1)]);
@@ -206,7 +206,7 @@ fn nothing_is_delivered_after_a_cancel_is_answered_and_what_was_reserved_goes_ba
 
 #[test]
 fn a_link_without_room_gives_its_reservations_to_others() {
-    // They were put back, but nobody looked at the queue until the next command of anybody.
+    // They were returned, but the queue was not dispatched until the next command of any client.
     let mut w = World::new(1);
     let (p, a, b) = (w.connect("test"), w.connect("test"), w.connect("test"));
     run(&mut w, a, [transient("q"), consume("q", 1)]);
@@ -274,7 +274,7 @@ fn an_exclusive_consumer_is_alone_on_its_queue() {
 }
 
 #[test]
-fn with_a_single_active_consumer_the_next_takes_over_when_it_goes() {
+fn the_next_consumer_takes_over_when_the_single_active_one_leaves() {
     let mut w = World::new(1);
     let c = w.connect("test");
     let single = declare("q", |d| {
@@ -291,7 +291,7 @@ fn with_a_single_active_consumer_the_next_takes_over_when_it_goes() {
 }
 
 #[test]
-fn closing_a_channel_returns_what_it_holds_and_recover_does_so_without_closing() {
+fn closing_a_channel_or_recovering_returns_unsettled_deliveries() {
     let mut w = World::new(1);
     let (a, b) = (w.connect("test"), w.connect("test"));
     run(
@@ -321,7 +321,7 @@ fn a_rejected_message_is_gone() {
 }
 
 #[test]
-fn the_head_expires_with_consumers_without_and_for_get() {
+fn the_head_expires_with_and_without_consumers_and_for_get() {
     let mut w = World::new(1);
     let c = w.connect("test");
     run(&mut w, c, [with_arguments("q", &[("x-message-ttl", 100)])]);
@@ -347,7 +347,7 @@ fn the_head_expires_with_consumers_without_and_for_get() {
 }
 
 #[test]
-fn thousands_that_expire_together_go_in_several_turns() {
+fn thousands_that_expire_together_are_dropped_in_several_turns() {
     let mut w = World::new(1);
     let c = w.connect("test");
     run(
@@ -382,7 +382,7 @@ fn thousands_that_expire_together_go_in_several_turns() {
 }
 
 #[test]
-fn deliveries_held_for_ever_cost_no_more_than_themselves() {
+fn unsettled_deliveries_cost_no_more_than_their_own_memory() {
     let mut w = World::new(1);
     let c = w.connect("test");
     w.set_audits(false);
@@ -397,8 +397,8 @@ fn deliveries_held_for_ever_cost_no_more_than_themselves() {
 
 #[test]
 fn a_fetched_message_is_numbered_when_it_is_handed_out() {
-    // It was numbered when asked for: with its answer waiting for the log, a delivery with a higher number overtook it,
-    // and the consumer that settled all up to that one settled a message it had never seen.
+    // It was numbered when it was requested. While its answer waited for the log, a delivery with a higher number
+    // overtook it, and a consumer that settled all up to that one settled a message it had not received.
     let mut w = World::new(1);
     let c = w.connect("test");
     run(
@@ -429,7 +429,7 @@ fn a_fetched_message_is_numbered_when_it_is_handed_out() {
 }
 
 #[test]
-fn what_waits_on_disk_expires_without_consumers() {
+fn messages_on_disk_expire_without_consumers() {
     let mut w = World::new(1);
     let c = w.connect("test");
     run(&mut w, c, [durable("d"), put("d", "stays")]);
@@ -462,7 +462,7 @@ fn what_waits_on_disk_expires_without_consumers() {
 }
 
 #[test]
-fn a_channel_that_was_opened_ends_with_its_first_failure() {
+fn an_opened_channel_ends_at_its_first_failure() {
     let mut w = World::new(1);
     let c = w.connect("test");
     run(&mut w, c, [Command::OpenChannel { channel: CH }, transient("q")]);

@@ -1,4 +1,4 @@
-//! What is counted for those who look at queues, channels and exchanges.
+//! Counts for listings of queues, channels and exchanges.
 
 use crate::support::*;
 use gatepost_core::command::{Bind, BindTarget, Command, DeclareQueue, PublishFlags};
@@ -7,7 +7,7 @@ use gatepost_core::engine::inspect::{Cursor, Item, Kind};
 use gatepost_core::properties::{Table, Value};
 use gatepost_core::testing::world::World;
 
-/// Declarations of queues that were there counted for nothing, and a start counted all queues of the log as new.
+/// Declarations of existing queues were not counted, and a start counted all queues in the log as new.
 #[test]
 fn every_declaration_counts_and_only_a_new_queue_is_created() {
     let mut w = World::new(1);
@@ -18,7 +18,7 @@ fn every_declaration_counts_and_only_a_new_queue_is_created() {
     };
     let passive = Command::DeclareQueue(Box::new(passive));
     run(&mut w, c, [durable("a"), durable("a"), durable("b"), passive]);
-    // One that is refused is none.
+    // A refused one does not count.
     run(&mut w, c, [transient("a")]);
     let mqtt = w.connect("MQTT 5.0");
     run(&mut w, mqtt, [kept("m"), subscribe(vec![filter("x", 1)])]);
@@ -32,7 +32,7 @@ fn every_declaration_counts_and_only_a_new_queue_is_created() {
 }
 
 #[test]
-fn a_message_that_comes_again_counts_as_redelivered_however_it_is_settled() {
+fn a_redelivery_counts_however_it_is_settled() {
     let mut w = World::new(1);
     let (c, second) = (w.connect("test"), w.connect("test"));
     run(&mut w, c, [durable("q"), put("q", "1"), put("q", "2"), consume("q", 1)]);
@@ -48,7 +48,7 @@ fn a_message_that_comes_again_counts_as_redelivered_however_it_is_settled() {
 }
 
 #[test]
-fn what_a_session_is_sent_again_counts_as_redelivered() {
+fn resends_to_a_session_count_as_redelivered() {
     let mut w = World::new(1);
     let first = w.connect("MQTT 5.0");
     run(&mut w, first, [kept("m"), subscribe(vec![filter("t", 1)])]);
@@ -96,19 +96,19 @@ fn a_publish_counts_for_the_exchange_that_it_names_with_the_queues_it_reached() 
         ],
     );
     let to = |exchange: &str, key: &str| publish(PublishFlags::CONFIRM, message(exchange, key, "m", true));
-    // The first is routed by a walk, the second by the remembered route; to a headers exchange each by a walk.
+    // The first is routed by a walk, the second by the remembered route; each one to a headers exchange by a walk.
     run(&mut w, c, [to("x", "k"), to("x", "k"), to("h", "k"), to("h", "k")]);
     assert_eq!(exchange_counts(&mut w, "x"), (2, 4));
     assert_eq!(exchange_counts(&mut w, "h"), (2, 2));
     assert_eq!(exchange_counts(&mut w, "y"), (0, 0), "nobody publishes to it");
-    // To the default one; to nobody; in a transaction; to an exchange that is not there.
+    // To the default exchange; to no queue; in a transaction; to an exchange that does not exist.
     run(&mut w, c, [put("a", "1"), put("nobody", "2"), to("y", "k")]);
     run(&mut w, c, [transaction(vec![to("x", "k"), put("b", "3")])]);
     run(&mut w, c, [to("nowhere", "k"), close_channel()]);
     assert_eq!(exchange_counts(&mut w, ""), (3, 2));
     assert_eq!(exchange_counts(&mut w, "y"), (1, 0));
     assert_eq!(exchange_counts(&mut w, "x"), (3, 6));
-    // A new exchange of the same name, perhaps in the same place, begins anew.
+    // A new exchange with the same name, perhaps in the same slot, starts at 0.
     run(
         &mut w,
         c,
@@ -123,7 +123,7 @@ fn a_publish_counts_for_the_exchange_that_it_names_with_the_queues_it_reached() 
 }
 
 #[test]
-fn what_a_session_publishes_and_what_dies_counts_for_its_exchange() {
+fn publishes_of_a_session_and_dead_letters_count_for_their_exchange() {
     let mut w = World::new(1);
     let mqtt_client = w.connect("MQTT 5.0");
     run(&mut w, mqtt_client, [kept("m"), subscribe(vec![filter("t/#", 1)])]);
@@ -166,7 +166,8 @@ fn a_channel_counts_what_it_publishes_and_gets_by_the_way_it_is_settled() {
             plain(PublishFlags::default(), "nobody"),
         ])],
     );
-    // Another connection takes them: one settled, one given back and taken again, one fetched, and one settled when taken.
+    // Another connection takes them: one settled, one returned and taken again, one fetched, and one settled when
+    // taken.
     run(&mut w, b, [prefetch(2, false), consume("q", 1)]);
     run(&mut w, b, [cancel(1), ack(1), requeue(2)]);
     run(&mut w, b, [get("q"), get_no_ack("q"), get("q")]);
@@ -208,7 +209,7 @@ fn a_channel_counts_what_it_publishes_and_gets_by_the_way_it_is_settled() {
     assert_eq!(counts(), (consumed, 1));
 }
 
-/// They had no deliveries: those of a session are counted at its queue.
+/// Its deliveries were not counted, because those of a session are counted at its queue.
 #[test]
 fn a_session_s_channel_counts_what_is_delivered_to_it() {
     let mut w = World::new(1);
@@ -237,7 +238,7 @@ fn a_session_s_channel_counts_what_is_delivered_to_it() {
     );
 }
 
-/// They were 0 always. The audit holds them against what connections have, in every test of the engine.
+/// They were always 0. The audit compares them with what connections have, in every test of the engine.
 #[test]
 fn bytes_of_unsettled_messages_are_those_that_consumers_have() {
     let mut w = World::new(1);

@@ -1,10 +1,10 @@
-//! One flipped bit in one small record takes nothing with it but that record.
+//! One flipped bit in one small record affects only that record.
 
 use crate::support::*;
 use gatepost_core::testing::disk::Crash;
 use gatepost_core::testing::world::World;
 
-/// Flips a bit in the last record of the newest segment that has this text, which is the only record that does.
+/// Flips a bit in the last record of the newest segment with this text, which is the only record that has it.
 fn flip(w: &World, text: &str) {
     let disk = w.disk();
     let mut segments: Vec<String> = disk.paths().into_iter().filter(|path| path.ends_with(".seg")).collect();
@@ -48,14 +48,14 @@ fn has_all(w: &mut World, queue: &str) {
     }
 }
 
-/// The story: one flipped bit in a queue's definition dropped the queue and its 20,000 messages.
+/// One flipped bit in a queue's definition dropped the queue and its 20,000 messages.
 #[test]
-fn a_queue_whose_definition_is_damaged_lives_on_under_the_name_that_its_binding_has() {
+fn a_queue_with_a_damaged_definition_gets_the_name_in_its_binding() {
     let mut w = filled();
     flip(&w, "x-max-length");
     w.crash(Crash::Process);
     has_all(&mut w, "orders");
-    // And it stays, with its binding, without another repair.
+    // It stays, with its binding, without another repair.
     let c = w.connect("test");
     let sent = publish(
         gatepost_core::command::PublishFlags::CONFIRM,
@@ -65,14 +65,14 @@ fn a_queue_whose_definition_is_damaged_lives_on_under_the_name_that_its_binding_
     w.stop_and_start();
     let c = w.connect("test");
     assert_eq!(w.counters().queues, 1);
-    // The others came back when their consumer went.
+    // The others returned when their consumer left.
     let heard = run(&mut w, c, [consume("orders", 1)]);
     assert_eq!(heard.len(), 22, "{heard:?}");
     assert!(heard[21].contains(" more"), "{heard:?}");
 }
 
 #[test]
-fn a_queue_that_nothing_names_lives_on_under_its_number() {
+fn a_queue_that_no_record_names_is_kept_under_its_number() {
     let mut w = World::new(1);
     let c = w.connect("test");
     run(&mut w, c, [durable("orders")]);
@@ -85,13 +85,13 @@ fn a_queue_that_nothing_names_lives_on_under_its_number() {
 }
 
 #[test]
-fn a_definition_that_a_checkpoint_has_comes_back_as_it_was() {
+fn a_definition_in_the_checkpoint_is_restored() {
     let mut w = filled();
     w.stop_and_start();
     flip(&w, "x-max-length");
     w.crash(Crash::Process);
     has_all(&mut w, "orders");
-    // It is the old definition: another one is refused.
+    // It is the old definition: a different one is refused.
     let c = w.connect("test");
     let heard = run(&mut w, c, [with_arguments("orders", &[("x-max-length", 1000)])]);
     assert!(heard[0].starts_with("declared orders"), "{heard:?}");
@@ -114,9 +114,9 @@ fn an_exchange_whose_definition_is_damaged_keeps_its_bindings() {
     assert_eq!(run(&mut w, c, [get("orders")]), ["got #1 one left 0"]);
 }
 
-/// What a power cut tears off was told to nobody, and is no damage.
+/// What a power cut tears off was never confirmed, and is no damage.
 #[test]
-fn what_was_deleted_or_never_synced_is_not_taken_for_damaged() {
+fn deleted_or_unsynced_objects_do_not_count_as_damaged() {
     for seed in 0..40 {
         let mut w = World::new(seed);
         let c = w.connect("test");
@@ -155,14 +155,14 @@ fn away() -> World {
     w
 }
 
-/// A client that has been told that it is confirmed.
+/// Publishes, and checks the confirm.
 fn publish_to_plant(w: &mut World, body: &str) {
     let c = w.connect("test");
     assert_eq!(run(w, c, [mqtt("plant/1", body, 1, 0)]), ["confirmed 1"]);
     w.drop_client(c);
 }
 
-/// The client comes back to its session, gets what waits and, with another restart between, what comes then.
+/// The client reconnects to its session, and gets the waiting messages and, after another restart, later ones.
 fn has_its_session(w: &mut World, waiting: &[&str]) {
     let back = |w: &mut World| {
         let c = w.connect("test");
@@ -183,12 +183,12 @@ fn has_its_session(w: &mut World, waiting: &[&str]) {
     assert!(heard[1].contains("plant/1 more"), "{heard:?}");
 }
 
-/// How the keys of the session and of its subscription begin, and what only the record of its queue has.
+/// The beginnings of the keys of the session and of its subscription, and text that only the record of its queue has.
 const SESSION: &str = "\0\0\x01\x40boiler";
 const SUBSCRIPTION: &str = "\0\0\x01\x41boiler";
 const QUEUE: &str = "mqtt-subscription-boiler";
 
-/// Flips a bit in every record that has this text, in all files.
+/// Flips a bit in every record with this text, in all files.
 fn flip_all(w: &World, text: &str) {
     let disk = w.disk();
     let mut flipped = 0;
@@ -204,11 +204,11 @@ fn flip_all(w: &World, text: &str) {
     assert!(flipped > 0, "no record has '{text}'");
 }
 
-/// The story: one flipped bit in the definition of a session's queue. The session was there, and its message was in a queue
-/// of its own that nobody knew, because only the queue knew whose it is.
+/// One flipped bit in the definition of a session's queue: the session was there, but its message was in a queue
+/// without an owner, because only the queue's record said whose it was.
 #[test]
 fn the_queue_of_a_session_is_known_by_its_session_and_subscriptions() {
-    // Known by the subscription alone, and by the session's record too once the client has been away.
+    // Known by the subscription alone, and also by the session's record after the client was away.
     for leaves_first in [false, true] {
         let mut w = World::new(1);
         let c = w.connect("test");
@@ -247,12 +247,12 @@ fn the_queue_of_a_group_is_known_by_its_members() {
 }
 
 #[test]
-fn a_session_whose_record_is_damaged_comes_back_from_its_queue_or_its_subscriptions() {
+fn a_session_with_a_damaged_record_is_restored_from_its_queue_or_subscriptions() {
     for harmed in [&[SESSION][..], &[SESSION, QUEUE]] {
         for covered in [false, true] {
             let mut w = away();
             if covered {
-                // A checkpoint knows the keys, and not the values.
+                // A checkpoint has the keys, but not the values.
                 w.stop_and_start();
             }
             harmed.iter().for_each(|text| flip_all(&w, text));
@@ -265,9 +265,9 @@ fn a_session_whose_record_is_damaged_comes_back_from_its_queue_or_its_subscripti
     }
 }
 
-/// The session was logged when it was opened and when its client left; one of the two copies does.
+/// The session was logged when it was opened and when its client left; one of the two copies is enough.
 #[test]
-fn a_session_comes_back_from_another_copy_of_its_record() {
+fn a_session_is_restored_from_another_copy_of_its_record() {
     let mut w = away();
     let text = SESSION.as_bytes();
     let segments = w.disk().paths().into_iter().filter(|path| path.ends_with(".seg"));
@@ -289,7 +289,7 @@ fn a_session_comes_back_from_another_copy_of_its_record() {
 }
 
 #[test]
-fn a_damaged_subscription_takes_nothing_with_it_but_itself() {
+fn a_damaged_subscription_affects_nothing_else() {
     for covered in [false, true] {
         let mut w = away();
         let c = w.connect("test");

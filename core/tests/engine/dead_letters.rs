@@ -1,4 +1,4 @@
-//! Dead letters: the history they carry, the keys they go to, and the cycles that must end.
+//! Dead letters: their history, their routing keys, and cycles that must end.
 
 use crate::support::*;
 use gatepost_core::command::{Command, PublishFlags};
@@ -8,7 +8,7 @@ use gatepost_core::properties::{Codecs, Name, Origin, Properties, PropertyCodec,
 use gatepost_core::testing::world::{Client, ROOM, World};
 use std::sync::Arc;
 
-/// A protocol whose properties are the neutral ones and its hidden keys, in postcard's encoding.
+/// A protocol whose properties are the neutral ones with hidden keys, in postcard's encoding.
 struct Plain;
 
 const PLAIN: Origin = Origin(77);
@@ -111,10 +111,10 @@ fn one(name: &str, value: Value) -> Table {
     Table(vec![(name.into(), value)])
 }
 
-/// Retry frameworks publish what they got, with its headers, to a queue that sends it back after a while, and count the
-/// rounds in `x-death`: the count began anew with each round.
+/// Retry frameworks publish a received message with its headers to a queue that returns it after a while, and count the
+/// rounds in `x-death`. The count started again in each round.
 #[test]
-fn a_history_that_a_client_publishes_again_counts_on_newest_first() {
+fn a_history_that_a_client_publishes_again_is_continued_newest_first() {
     let mut w = world();
     let c = w.connect("test");
     run(
@@ -152,7 +152,7 @@ fn a_history_that_a_client_publishes_again_counts_on_newest_first() {
 }
 
 #[test]
-fn a_malformed_or_forged_history_is_carried_as_far_as_it_makes_sense() {
+fn the_valid_part_of_a_malformed_or_forged_history_is_kept() {
     let long = |n: usize| (0..n).map(|i| death(&format!("q{i}"), "expired", Value::Int(1, 64)));
     let array = |deaths: Vec<Value>| Value::Array(deaths.into());
     let int = |n| Value::Int(n, 64);
@@ -200,7 +200,7 @@ fn a_malformed_or_forged_history_is_carried_as_far_as_it_makes_sense() {
         let (_, headers) = fetch(&mut w, c, "park").expect("the dead letter");
         assert_eq!(history(&headers), expected, "{forged:?}");
     }
-    // The oldest of too many are left out.
+    // If there are too many, the oldest are dropped.
     let mut w = world();
     let c = w.connect("test");
     let headers = one("x-death", array(long(5_000).collect()));
@@ -223,9 +223,9 @@ fn a_malformed_or_forged_history_is_carried_as_far_as_it_makes_sense() {
     );
 }
 
-/// A rejection anywhere in the history ended the look for cycles, and a client can write that history.
+/// A rejection anywhere in the history ended the search for cycles, and a client can write that history.
 #[test]
-fn a_cycle_in_which_nobody_rejects_ends_whatever_the_history_says() {
+fn a_cycle_without_rejections_ends_whatever_the_history_says() {
     for forged in [
         Table::default(),
         one(
@@ -261,9 +261,9 @@ fn a_cycle_in_which_nobody_rejects_ends_whatever_the_history_says() {
     }
 }
 
-/// A client that has the message in its hands breaks the cycle, whether it rejects it or publishes it again.
+/// A client that has received the message interrupts the cycle, whether it rejects the message or publishes it again.
 #[test]
-fn a_cycle_through_a_client_goes_on() {
+fn a_cycle_through_a_client_continues() {
     let mut w = world();
     let c = w.connect("test");
     run(
@@ -295,7 +295,7 @@ fn a_dead_letter_goes_to_all_keys_of_its_message_unless_its_queue_names_one() {
     for queue in ["k", "cc", "bcc", "own"] {
         run(&mut w, c, [transient(queue), bind("dlx", queue, queue)]);
     }
-    // What dies a second time still has its hidden keys.
+    // A message that dies a second time still has its hidden keys.
     run(
         &mut w,
         c,
@@ -313,7 +313,7 @@ fn a_dead_letter_goes_to_all_keys_of_its_message_unless_its_queue_names_one() {
     headers.push("x", Value::text("1"));
 
     run(&mut w, c, [published("d", &headers, &["bcc"])]);
-    // The default exchange has queues of those names as well.
+    // The default exchange has queues with those names as well.
     for queue in ["cc", "bcc"] {
         run(&mut w, c, [purge(queue)]);
     }

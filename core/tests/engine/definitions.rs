@@ -1,4 +1,4 @@
-//! Queues, exchanges and bindings: what declaring them again means, who may use them, and how they go.
+//! Queues, exchanges and bindings: what repeated declarations mean, who may use them, and how they are deleted.
 
 use crate::support::*;
 use gatepost_core::command::{BindTarget, Command, DeleteExchange, DeleteQueue};
@@ -18,9 +18,9 @@ fn a_durable_declaration_is_answered_when_the_log_has_it() {
 }
 
 #[test]
-fn one_who_declares_what_another_just_made_waits_for_the_log_as_well() {
-    // Only the open batch was looked at: with the first declaration on its way to the log, the second was answered at
-    // once, and a power cut took back what it had promised.
+fn a_repeated_declaration_waits_for_the_log_like_the_first_one() {
+    // Only the open batch was checked: if the first declaration was being logged, the second was answered at once, and
+    // a power cut undid what it had promised.
     let mut w = World::new(1);
     let (a, b) = (w.connect("test"), w.connect("test"));
     w.send(a, vec![durable("d"), exchange("x", "direct"), bind("x", "d", "k")]);
@@ -74,7 +74,7 @@ fn passive_declarations_check_and_equivalent_ones_succeed() {
 }
 
 #[test]
-fn an_exclusive_queue_is_its_connections_and_goes_with_it() {
+fn an_exclusive_queue_belongs_to_its_connection_and_ends_with_it() {
     let mut w = World::new(1);
     let (a, b) = (w.connect("test"), w.connect("test"));
     run(&mut w, a, [declare("e", |d| d.exclusive = true), consume("e", 1)]);
@@ -106,7 +106,7 @@ fn an_exclusive_queue_is_its_connections_and_goes_with_it() {
 }
 
 #[test]
-fn an_auto_delete_queue_goes_with_its_last_consumer() {
+fn an_auto_delete_queue_is_deleted_with_its_last_consumer() {
     let mut w = World::new(1);
     let (a, b) = (w.connect("test"), w.connect("test"));
     run(
@@ -124,7 +124,7 @@ fn an_auto_delete_queue_goes_with_its_last_consumer() {
 }
 
 #[test]
-fn deleting_a_queue_drops_what_is_ready_and_tells_its_consumers() {
+fn deleting_a_queue_drops_its_messages_and_cancels_its_consumers() {
     let mut w = World::new(1);
     let (a, b) = (w.connect("test"), w.connect("test"));
     run(&mut w, a, [durable("q"), put("q", "1"), put("q", "2"), get("q")]);
@@ -140,10 +140,10 @@ fn deleting_a_queue_drops_what_is_ready_and_tells_its_consumers() {
     assert_eq!(w.counters().queues, 0);
 }
 
-/// amqplib's test "cancelled consumer" closes its channel on `basic.cancel`, and fails if the answer to its own `queue.delete`
-/// has not come by then. RabbitMQ answers first, so it does.
+/// amqplib's test "cancelled consumer" closes its channel on `basic.cancel`, and fails if the answer to its own
+/// `queue.delete` has not arrived by then. RabbitMQ answers first, so Gatepost does, too.
 #[test]
-fn a_channel_that_deletes_the_queue_it_consumes_is_answered_before_its_consumer_hears_of_it() {
+fn a_channel_that_deletes_its_queue_is_answered_before_its_consumer_is_cancelled() {
     let mut w = World::new(1);
     let a = w.connect("test");
     for queue in [durable("q"), declare("q", |_| {})] {
@@ -153,7 +153,7 @@ fn a_channel_that_deletes_the_queue_it_consumes_is_answered_before_its_consumer_
 }
 
 #[test]
-fn deleting_waits_for_conditions_empty_before_unused() {
+fn deleting_checks_if_empty_before_if_unused() {
     let mut w = World::new(1);
     let c = w.connect("test");
     let conditional = |if_unused, if_empty| {
@@ -184,7 +184,7 @@ fn deleting_waits_for_conditions_empty_before_unused() {
 }
 
 #[test]
-fn a_purge_leaves_what_consumers_hold() {
+fn a_purge_keeps_unsettled_messages() {
     let mut w = World::new(1);
     let c = w.connect("test");
     run(
@@ -205,7 +205,7 @@ fn a_purge_leaves_what_consumers_hold() {
 }
 
 #[test]
-fn an_unused_queue_expires_and_use_puts_that_off() {
+fn an_unused_queue_expires_and_use_postpones_it() {
     let mut w = World::new(1);
     let c = w.connect("test");
     run(&mut w, c, [with_arguments("q", &[("x-expires", 1_000)])]);
@@ -225,7 +225,7 @@ fn an_unused_queue_expires_and_use_puts_that_off() {
 
 #[test]
 fn consumers_that_come_and_go_do_not_pile_up_timers() {
-    // Each one that left a queue with an expiry set a timer of its own.
+    // Each consumer that left a queue with an expiry added a timer.
     let mut w = World::new(1);
     let c = w.connect("test");
     run(&mut w, c, [with_arguments("q", &[("x-expires", 1_000_000)])]);
@@ -314,7 +314,7 @@ fn bindings_and_exchanges_survive_a_restart_and_deleted_ones_do_not_come_back() 
 }
 
 #[test]
-fn a_bad_argument_makes_no_queue() {
+fn a_bad_argument_creates_no_queue() {
     let mut w = World::new(1);
     let c = w.connect("test");
     let heard = run(

@@ -1,5 +1,5 @@
-//! What a confirm stands for, by the mode of the node and of the queue: never before what the mode promises, and no sync
-//! that no mode asks for.
+//! What a confirm means, by the durability of the node and of the queue: it never comes before that is reached, and
+//! there is no sync that no durability needs.
 
 use crate::support::*;
 use gatepost_core::command::{Command, PublishFlags};
@@ -32,7 +32,7 @@ fn word(mode: Durability) -> &'static str {
     }
 }
 
-/// A durable queue that says its own mode, or none.
+/// A durable queue with its own durability, or without.
 fn queue(name: &str, mode: Option<Durability>) -> Command {
     declare(name, |d| {
         if let Some(mode) = mode {
@@ -41,9 +41,9 @@ fn queue(name: &str, mode: Option<Durability>) -> Command {
     })
 }
 
-/// Has everything that was said so far on the medium, so that only what follows is judged.
+/// Syncs everything so far, so that only what follows is measured.
 fn settle_down(w: &mut World, c: Client) {
-    // The first record after a start makes a segment, which is synced for its own sake.
+    // The first record after a start creates a segment, which causes a sync of its own.
     w.send(c, vec![queue("warm", None), delete("warm")]);
     w.catch_up();
     w.advance(ms(2 * INTERVAL_MS));
@@ -51,7 +51,7 @@ fn settle_down(w: &mut World, c: Client) {
     hear(w, c);
 }
 
-/// Publishes, and tells when the confirm came and how often the log was synced for it.
+/// Publishes, and returns when the confirm came and how often the log was synced for it.
 fn confirmed_when(w: &mut World, c: Client, publish: Command) -> (&'static str, u64) {
     let before = w.disk().syncs();
     w.send(c, vec![publish]);
@@ -73,7 +73,7 @@ fn confirmed_when(w: &mut World, c: Client, publish: Command) -> (&'static str, 
 }
 
 #[test]
-fn a_confirm_waits_for_what_its_queue_or_else_the_node_promises() {
+fn a_confirm_waits_for_the_durability_of_its_queue_or_of_the_node() {
     for node in MODES {
         for own in [
             None,
@@ -92,7 +92,7 @@ fn a_confirm_waits_for_what_its_queue_or_else_the_node_promises() {
             };
             let when = confirmed_when(&mut w, c, put("q", "1"));
             assert_eq!(when, expected, "node {node:?}, queue {own:?}");
-            // What the mode promises is there after what it survives.
+            // What the durability promises exists after the failures that it covers.
             w.crash(match own.unwrap_or(node) {
                 Durability::Os => Crash::Process,
                 Durability::Interval | Durability::Always => Crash::Power,
@@ -204,7 +204,7 @@ fn a_message_settled_by_all_is_confirmed_before_any_sync() {
         run(&mut w, c, [queue("q", Some(own))]);
         run(&mut w, consumer, [consume("q", 1)]);
         settle_down(&mut w, c);
-        // The first brings the hand-out mark.
+        // The first one brings the hand-out mark.
         run(&mut w, c, [put("q", "0")]);
         w.advance(ms(INTERVAL_MS));
         hear(&mut w, c);
@@ -219,7 +219,7 @@ fn a_message_settled_by_all_is_confirmed_before_any_sync() {
 }
 
 #[test]
-fn a_transaction_is_answered_when_its_neediest_queue_has_what_it_needs() {
+fn a_transaction_is_answered_when_its_strictest_queue_is_satisfied() {
     let mut w = world(Durability::Os, false);
     let c = w.connect("test");
     run(
@@ -264,7 +264,7 @@ fn sessions_definitions_and_retained_messages_take_the_nodes_mode() {
 }
 
 #[test]
-fn what_a_queue_promises_outlives_a_restart_and_is_compared() {
+fn a_queues_durability_survives_a_restart_and_is_compared() {
     let mut w = world(Durability::Always, false);
     let c = w.connect("test");
     run(&mut w, c, [queue("q", Some(Durability::Os))]);
@@ -280,8 +280,9 @@ fn what_a_queue_promises_outlives_a_restart_and_is_compared() {
 }
 
 #[test]
-fn a_consumer_is_not_held_to_the_interval_of_its_publishers() {
-    // A hand-out mark that stood behind messages of an interval waited for their sync: a thousand messages an interval.
+fn a_consumer_does_not_wait_for_the_interval_of_its_publishers() {
+    // A hand-out mark staged behind messages with durability `interval` waited for their sync: a thousand messages per
+    // interval.
     let mut w = world(Durability::Interval, false);
     let (c, consumer) = (w.connect("test"), w.connect("test"));
     run(&mut w, c, [queue("q", None)]);
@@ -295,7 +296,7 @@ fn a_consumer_is_not_held_to_the_interval_of_its_publishers() {
 }
 
 #[test]
-fn what_is_written_does_not_hold_publishers_until_the_interval() {
+fn written_batches_do_not_delay_publishers_until_the_interval() {
     let settings = Settings {
         durability: Durability::Interval,
         log_backlog_bytes_max: 16 << 10,
@@ -314,9 +315,9 @@ fn what_is_written_does_not_hold_publishers_until_the_interval() {
     assert_eq!(now(&mut w, c), ["confirmed 40"]);
 }
 
-/// `basic.get` waited with the answers that wait for the interval's sync, though its mark is only to be written.
+/// `basic.get` waited with the answers that wait for the interval's sync, although its mark only has to be written.
 #[test]
-fn what_is_fetched_waits_for_its_mark_to_be_written_and_for_no_sync() {
+fn a_fetched_message_waits_for_its_mark_to_be_written_and_for_no_sync() {
     for mode in [Durability::Interval, Durability::Always] {
         let mut w = world(Durability::Always, false);
         let (c, other) = (w.connect("test"), w.connect("test"));
@@ -342,20 +343,20 @@ fn what_is_fetched_waits_for_its_mark_to_be_written_and_for_no_sync() {
         ];
         assert_eq!(now(&mut w, c), expected, "{mode:?}");
         assert_eq!(w.disk().syncs(), syncs, "a mark forces no sync");
-        // After a crash they may have been seen, and the settle is not known yet.
+        // After a crash they may have been received, and the settle is not known yet.
         w.crash(Crash::Process);
         let c = w.connect("test");
         assert_eq!(run(&mut w, c, [get("q")]), [format!("got #1 0 again left {left}")]);
     }
 }
 
-/// A reload changes what confirms stand for, and limits, while connections go on.
+/// A reload changes the durability and limits while connections continue.
 #[test]
-fn promises_and_limits_change_while_the_engine_runs() {
+fn durability_and_limits_change_while_the_engine_runs() {
     let mut w = World::new(1);
     let c = w.connect("amqp");
     run(&mut w, c, [durable("q")]);
-    // Promised before the change: it waits for the sync.
+    // Published before the change, so it waits for the sync.
     w.send(c, vec![put("q", "1")]);
     let next = Settings {
         durability: Durability::Os,

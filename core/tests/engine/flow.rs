@@ -1,4 +1,4 @@
-//! Who talks to whom, as the engine counts it between two looks.
+//! Who talks to whom, as the engine counts it between two readings.
 
 use crate::support::*;
 use gatepost_core::command::{Command, PublishFlags};
@@ -17,7 +17,8 @@ fn world() -> World {
     World::with(1, settings, StoreSettings::default())
 }
 
-/// One look, in holds of so many places: `from -> to` and how many messages. Clients are called by their protocol.
+/// One reading, in holds of this many places: `from -> to` and the number of messages. Clients are named by their
+/// protocol.
 fn look(w: &mut World, budget: usize) -> BTreeMap<String, u64> {
     let mut sources: BTreeMap<Source, String> = BTreeMap::new();
     let mut edges = BTreeMap::new();
@@ -87,14 +88,14 @@ fn clients(w: &mut World) -> (Client, Client, Client) {
 }
 
 #[test]
-fn a_message_is_followed_from_client_over_topic_and_queues_to_clients() {
+fn messages_are_counted_from_client_to_topic_queues_and_clients() {
     for budget in [1, 2, 7, 10_000] {
         let mut w = world();
         let (sensor, store, panel) = clients(&mut w);
         for body in ["1", "2", "3"] {
             run(&mut w, sensor, [mqtt("plant/1", body, 0, 0)]);
         }
-        // The same topic, said by AMQP.
+        // The same topic, spelled by AMQP.
         run(
             &mut w,
             store,
@@ -121,7 +122,7 @@ fn a_message_is_followed_from_client_over_topic_and_queues_to_clients() {
 }
 
 #[test]
-fn other_exchanges_are_shown_whole_whatever_the_keys() {
+fn other_exchanges_are_shown_as_a_whole() {
     let mut w = world();
     let (app, worker) = (w.connect("app"), w.connect("worker"));
     run(&mut w, app, [exchange("logs", "direct"), exchange("h", "headers")]);
@@ -133,7 +134,7 @@ fn other_exchanges_are_shown_whole_whatever_the_keys() {
         );
     }
     let send = |exchange: &str, key: &str| publish(PublishFlags::default(), message(exchange, key, "x", false));
-    // A first message along a route is not different from a later one.
+    // The first message on a route counts like later ones.
     for _ in 0..2 {
         run(
             &mut w,
@@ -165,7 +166,7 @@ fn other_exchanges_are_shown_whole_whatever_the_keys() {
     assert_eq!(look(&mut w, 100), expected);
 }
 
-/// A route is found anew when a binding of its exchange changes. What was counted along the old one is not lost.
+/// A route is computed again when a binding of its exchange changes. What was counted on the old one is not lost.
 #[test]
 fn counts_outlive_a_change_of_bindings() {
     let mut w = world();
@@ -183,9 +184,10 @@ fn counts_outlive_a_change_of_bindings() {
     assert!(!found.contains_key("sensor -> others"), "{found:?}");
 }
 
-/// `mosquitto_pub` from a cron job connects, says one thing and is gone: a map of who is connected just now would never show it.
+/// `mosquitto_pub` in a cron job connects, publishes once and is gone: a map of the clients that are connected now
+/// would never show it.
 #[test]
-fn who_came_and_went_between_two_looks_is_told_of() {
+fn clients_that_left_between_two_readings_are_reported() {
     let mut w = world();
     let (_, store, panel) = clients(&mut w);
     let cron = w.connect("cron");
@@ -231,7 +233,7 @@ fn a_client_of_very_many_topics_is_counted_and_nothing_is_lost() {
 }
 
 #[test]
-fn how_long_messages_have_waited_is_told_of_some() {
+fn waiting_times_are_sampled() {
     let mut w = world();
     let app = w.connect("app");
     run(&mut w, app, [durable("q")]);
@@ -264,7 +266,7 @@ fn how_long_messages_have_waited_is_told_of_some() {
 }
 
 #[test]
-fn what_is_off_counts_nothing_and_what_is_turned_off_forgets() {
+fn counting_can_be_off_and_turning_it_off_drops_counts() {
     let mut w = world();
     let (sensor, ..) = clients(&mut w);
     run(&mut w, sensor, [mqtt("plant/1", "x", 0, 0)]);
@@ -277,7 +279,7 @@ fn what_is_off_counts_nothing_and_what_is_turned_off_forgets() {
     assert_eq!(look(&mut w, 10)["plant/1 -> readings"], 1, "and not what came before");
 }
 
-/// More queues than are listed of a route: the rest is counted.
+/// A route has more queues than are listed; the others are counted.
 #[test]
 fn a_wide_fan_out_is_listed_in_part() {
     let mut w = world();

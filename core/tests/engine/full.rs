@@ -1,4 +1,5 @@
-//! A disk that fills up: publishers wait, then are refused in time; consumers always flow; what they settle makes room.
+//! A disk that fills up: publishers wait, and later are refused in time; consumers always continue, and their settles
+//! free space.
 
 use crate::support::*;
 use gatepost_core::command::{Command, Outcome, PublishFlags, Will};
@@ -18,7 +19,7 @@ fn full(w: &mut World, is_full: bool) {
 }
 
 #[test]
-fn a_publish_that_needs_the_log_is_refused_and_nothing_is_kept_of_it() {
+fn a_publish_that_needs_the_log_is_refused_as_a_whole() {
     let mut w = World::new(1);
     let c = w.connect("test");
     let queues = [
@@ -40,11 +41,11 @@ fn a_publish_that_needs_the_log_is_refused_and_nothing_is_kept_of_it() {
         "confirmed 3",
     ];
     assert_eq!(heard, expected);
-    // What needs no log is taken.
+    // Publishes that need no log are accepted.
     let heard = run(&mut w, c, [put("t", "4"), put_transient("d", "5"), put("nowhere", "6")]);
     assert_eq!(heard, ["confirmed 6"]);
     assert_eq!(run(&mut w, c, [get("t"), get("t")]), ["got #1 4 left 0", "empty"]);
-    // Without a confirm nobody can be told: it is lost, and counted.
+    // Without a confirm, the publisher cannot be told: the message is lost and counted.
     let silent = publish(PublishFlags::default(), message("", "d", "7", true));
     assert!(run(&mut w, c, [silent]).is_empty());
     assert_eq!(w.counters().traffic.refused, 3);
@@ -55,7 +56,7 @@ fn a_publish_that_needs_the_log_is_refused_and_nothing_is_kept_of_it() {
     assert_eq!(heard, expected);
 }
 
-/// Transient messages went to the log to free memory, and used up the disk that is kept for settles.
+/// Transient messages were written to the log to free memory, and used up the disk space that is reserved for settles.
 #[test]
 fn transient_messages_stay_out_of_a_full_log_and_are_refused_when_memory_is_short() {
     let settings = Settings {
@@ -89,7 +90,7 @@ fn transient_messages_stay_out_of_a_full_log_and_are_refused_when_memory_is_shor
 }
 
 #[test]
-fn consumers_definitions_and_settles_go_on() {
+fn consumers_definitions_and_settles_still_work() {
     let mut w = World::new(2);
     let (c, consumer) = (w.connect("test"), w.connect("test"));
     run(&mut w, c, [durable("d"), put("d", "1"), put("d", "2")]);
@@ -122,7 +123,7 @@ fn a_transaction_is_refused_as_a_whole() {
 }
 
 #[test]
-fn an_mqtt_publish_is_refused_and_its_packet_id_is_new_the_next_time() {
+fn an_mqtt_publish_is_refused_and_its_packet_id_can_be_used_again() {
     let mut w = World::new(4);
     let (device, sensor) = (w.connect("mqtt"), w.connect("mqtt"));
     run(&mut w, device, [kept("device"), subscribe(vec![filter("a/#", 2)])]);
@@ -147,7 +148,7 @@ fn an_mqtt_publish_is_refused_and_its_packet_id_is_new_the_next_time() {
 }
 
 #[test]
-fn retained_messages_are_kept_as_they_were_and_can_be_cleared() {
+fn retained_messages_stay_unchanged_and_can_be_cleared() {
     let mut w = World::new(5);
     let c = w.connect("mqtt");
     run(&mut w, c, [clean("c"), retain("a", "old"), retain("b", "old")]);
@@ -168,7 +169,7 @@ fn retained_messages_are_kept_as_they_were_and_can_be_cleared() {
     assert_eq!(heard, ["suback 1 [Ok(1)]", "publish q1 #1 a old retain"]);
 }
 
-/// What the gateway does when it looks at the disk: waits under four segments, refuses at the reserve.
+/// What the gateway does when it checks the disk: publishers wait below four segments, and are refused at the reserve.
 fn look(w: &mut World) -> Option<Pressure> {
     let room = w.free_space() + w.reserved();
     let pressure = if room < 3 * SEGMENT {
@@ -195,7 +196,7 @@ fn small(seed: u64) -> World {
     w
 }
 
-/// Publishes numbers from `next` on, whatever the pressure, until one is refused. Returns how many were confirmed.
+/// Publishes numbers from `next` on, whatever the pressure, until one is refused. Returns the number of confirms.
 fn fill(w: &mut World, c: Client, next: usize) -> usize {
     for n in next.. {
         let heard = run(w, c, [put("d", &padded(&n.to_string(), KIB))]);
@@ -235,7 +236,7 @@ fn drain(w: &mut World, expected: usize) {
 }
 
 #[test]
-fn a_full_disk_refuses_drains_and_recovers_by_itself() {
+fn a_full_disk_refuses_publishes_drains_and_recovers() {
     for how in [None, Some(Crash::Process), Some(Crash::Power)] {
         let mut w = small(6);
         w.disk().set_capacity(Some(20 * SEGMENT));
@@ -244,7 +245,7 @@ fn a_full_disk_refuses_drains_and_recovers_by_itself() {
         let confirmed = fill(&mut w, c, 0);
         assert!(confirmed > 500, "{confirmed} of a mebibyte and a quarter");
         if let Some(how) = how {
-            // Also a start on a full disk finds everything, and drains.
+            // A start on a full disk also finds everything, and drains.
             w.crash(how);
             look(&mut w);
             c = w.connect("test");
@@ -258,15 +259,15 @@ fn a_full_disk_refuses_drains_and_recovers_by_itself() {
         );
         w.crash(Crash::Power);
         let c = w.connect("test");
-        // A hand-out mark reaches ahead, so it may be said to come again.
+        // A hand-out mark is ahead, so more messages may be marked as redelivered.
         assert_eq!(run(&mut w, c, [get("d")])[0].replace(" again", ""), "got #1 0 left 0");
     }
 }
 
-/// Every dead letter is a message of its own in the log. A consumer that rejected everything made the log fail for
-/// want of room, which ended the process, and again after each start.
+/// Every dead letter is a message of its own in the log. A consumer that rejected everything made the log fail for lack
+/// of space, which ended the process, and again after each start.
 #[test]
-fn what_dies_on_a_full_disk_waits_for_room_and_the_gateway_lives() {
+fn dead_letters_wait_while_the_disk_is_full() {
     let mut w = small(1);
     w.disk().set_capacity(Some(20 * SEGMENT));
     let c = w.connect("test");
@@ -277,7 +278,7 @@ fn what_dies_on_a_full_disk_waits_for_room_and_the_gateway_lives() {
     run(&mut w, c, [dying, durable("dead")]);
     let confirmed = fill(&mut w, c, 0);
     let consumer = w.connect("test");
-    // All of the first half are rejected, of a prefetch of 50; what follows comes all the same, and is accepted.
+    // The first half is rejected, with a prefetch of 50. The following ones are delivered all the same, and accepted.
     let mut heard = run(&mut w, consumer, [consume_with("d", 1, |c| c.prefetch = Some(50))]);
     let mut number = 0;
     let mut rejected_when_full = 0;
@@ -322,7 +323,7 @@ fn what_dies_on_a_full_disk_waits_for_room_and_the_gateway_lives() {
 }
 
 #[test]
-fn what_was_rejected_on_a_full_disk_comes_back_if_its_channel_goes() {
+fn messages_rejected_on_a_full_disk_return_when_their_channel_closes() {
     let mut w = World::new(8);
     let (c, other) = (w.connect("test"), w.connect("test"));
     let dying = declare("d", |d| {
@@ -362,7 +363,7 @@ fn what_was_rejected_on_a_full_disk_comes_back_if_its_channel_goes() {
 }
 
 #[test]
-fn what_expires_on_a_full_disk_waits_in_its_queue_and_is_delivered_to_nobody() {
+fn messages_that_expire_on_a_full_disk_wait_and_are_not_delivered() {
     let mut w = World::new(9);
     let c = w.connect("test");
     let dying = declare("d", |d| {
@@ -387,15 +388,15 @@ fn what_expires_on_a_full_disk_waits_in_its_queue_and_is_delivered_to_nobody() {
     assert_eq!(run(&mut w, c, [get("dead"), get("d")])[1..], ["empty", "empty"]);
     assert_eq!(run(&mut w, c, [consume("d", 1)]), ["consuming c1"]);
     full(&mut w, false);
-    // They die once the log has a time at which they have expired.
+    // They die once the log has a time after their deadline.
     w.catch_up();
     let heard = run(&mut w, c, [get("dead"), get("dead")]);
     assert_eq!(heard.last().map(String::as_str), Some("got #2 2 left 0"), "{heard:?}");
 }
 
-/// Durable publishes are refused on a full disk, and wills went past that into what is kept for settles.
+/// Durable publishes are refused on a full disk, but wills were written into the reserve for settles.
 #[test]
-fn a_will_on_a_full_disk_goes_to_who_is_there_and_not_to_the_log() {
+fn a_will_on_a_full_disk_reaches_present_subscribers_and_is_not_logged() {
     let mut w = World::new(10);
     let (near, sensor) = (w.connect("mqtt"), w.connect("mqtt"));
     run(&mut w, near, [kept("near"), subscribe(vec![filter("w/#", 1)])]);
@@ -434,7 +435,7 @@ fn a_will_on_a_full_disk_goes_to_who_is_there_and_not_to_the_log() {
 }
 
 #[test]
-fn a_disk_that_somebody_else_fills_is_drained_from_the_reserve() {
+fn a_disk_filled_by_another_program_is_drained_from_the_reserve() {
     for seed in 0..4 {
         let mut w = small(7 + seed);
         let c = w.connect("test");

@@ -1,4 +1,5 @@
-//! Consumers that take and never settle: their unsettled deliveries cost little memory, are bounded, and slow nobody else down.
+//! Consumers that take and never settle: their unsettled deliveries cost little memory, are limited, and delay nobody
+//! else.
 
 use crate::support::*;
 use gatepost_core::command::{Command, Outcome};
@@ -7,7 +8,7 @@ use gatepost_core::testing::world::{Client, Settings, World};
 
 const KIB: usize = 1 << 10;
 
-/// `unsettled`: bytes of unsettled deliveries that are allowed.
+/// `unsettled`: the bytes of unsettled deliveries that are permitted.
 fn world(unsettled: usize) -> World {
     let settings = Settings {
         cache_bytes_max: 256 * KIB,
@@ -20,7 +21,7 @@ fn world(unsettled: usize) -> World {
     w
 }
 
-/// The engine's books are right. Not after every turn: there is too much in them.
+/// Audits the engine. Not done after every turn, because there is too much to walk.
 fn audit(w: &mut World) {
     w.set_audits(true);
     w.set_pressure(None);
@@ -68,10 +69,10 @@ fn hear_and_settle(w: &mut World, c: Client) -> Vec<usize> {
     }
 }
 
-/// A delivery left for its consumer before the log had it, as most do: its body then stayed in memory until it was settled,
-/// and a consumer that never does had all publishers wait.
+/// A delivery was usually handed out before the log had it. Its body then stayed in memory until it was settled, so a
+/// consumer that never settles made all publishers wait.
 #[test]
-fn bodies_that_are_never_settled_leave_memory_and_hold_nobody_up() {
+fn bodies_of_unsettled_deliveries_are_evicted_and_delay_nobody() {
     for is_durable in [true, false] {
         let mut w = world(64 << 20);
         let (c, p) = (w.connect("amqp"), w.connect("amqp"));
@@ -89,11 +90,11 @@ fn bodies_that_are_never_settled_leave_memory_and_hold_nobody_up() {
             assert!(bytes < 1 << 20, "{bytes} bytes of bodies, durable: {is_durable}");
         }
         assert_counted(&found, COUNT);
-        // Some 32 bytes each, and what has not left yet.
+        // About 32 bytes each, and bodies that were not evicted yet.
         let bytes = w.counters().unsettled_bytes as usize;
         assert!(bytes < COUNT * 32 + 512 * KIB, "{bytes} bytes");
         audit(&mut w);
-        // What comes back is whole, and where it was.
+        // Returned messages are complete, and in their former places.
         w.drop_client(c);
         let c = w.connect("amqp");
         w.send(c, vec![consume_with("q", 1, |c| c.prefetch = Some(100))]);
@@ -112,7 +113,7 @@ fn bodies_that_are_never_settled_leave_memory_and_hold_nobody_up() {
 }
 
 #[test]
-fn who_never_settles_is_offered_no_more_and_who_settles_is_not_concerned() {
+fn a_consumer_that_never_settles_is_throttled_and_others_are_not() {
     let mut w = world(512 * KIB);
     let (stuck, good, p) = (w.connect("amqp"), w.connect("amqp"), w.connect("amqp"));
     run(&mut w, p, [durable("s"), durable("g")]);
@@ -124,12 +125,12 @@ fn who_never_settles_is_offered_no_more_and_who_settles_is_not_concerned() {
     w.send(stuck, vec![consume("s", 1)]);
     let heard = hear(&mut w, stuck);
     let held = numbers(&heard).len();
-    // 16,384 places, and what was on its way.
+    // 16,384 entries, and what was reserved.
     assert!((10_000..20_000).contains(&held), "{held} held");
     let counters = w.counters();
     assert!(counters.unsettled_bytes < 1 << 20, "{} bytes", counters.unsettled_bytes);
     assert_eq!(counters.consumers_held_back, 1);
-    // Further channels and consumers of the same connection get one each, and no way round by `Get`.
+    // Further channels and consumers of the same connection get one delivery each, and `Get` does not help either.
     for channel in 2..10 {
         let mut more = consume_with("s", u32::from(channel), |c| c.channel = channel);
         if channel == 9 {
@@ -139,11 +140,11 @@ fn who_never_settles_is_offered_no_more_and_who_settles_is_not_concerned() {
         let more = numbers(&hear(&mut w, stuck)).len();
         assert_eq!(more, usize::from(channel != 9), "channel {channel}");
     }
-    // Another connection settles, and gets all of its queue, without prefetch.
+    // Another connection settles, and gets all of its queue without a prefetch.
     w.send(good, vec![consume("g", 1)]);
     assert_counted(&hear_and_settle(&mut w, good), COUNT);
     audit(&mut w);
-    // So does the stuck one once it settles; what its other channels held comes first.
+    // So does the throttled one once it settles. Deliveries of its other channels come first.
     let closes = (2..9).map(|channel| Command::CloseChannel { channel, reply: false });
     w.send(stuck, closes.chain([cancel(100), ack_upto(held as u64)]).collect());
     let rest = hear_and_settle(&mut w, stuck);
@@ -158,7 +159,7 @@ fn who_never_settles_is_offered_no_more_and_who_settles_is_not_concerned() {
 }
 
 #[test]
-fn who_is_held_back_goes_on_when_others_settle_or_leave() {
+fn a_throttled_consumer_continues_when_others_settle_or_leave() {
     let mut w = world(512 * KIB);
     let (greedy, late, p) = (w.connect("amqp"), w.connect("amqp"), w.connect("amqp"));
     run(&mut w, p, [durable("s"), durable("g")]);
@@ -185,7 +186,7 @@ fn who_is_held_back_goes_on_when_others_settle_or_leave() {
 }
 
 #[test]
-fn a_get_is_refused_to_who_settles_none_and_served_to_others() {
+fn a_get_is_refused_to_a_throttled_client_and_served_to_others() {
     let mut w = world(512 * KIB);
     let (stuck, other, p) = (w.connect("amqp"), w.connect("amqp"), w.connect("amqp"));
     run(&mut w, p, [durable("q")]);
@@ -205,7 +206,7 @@ fn a_get_is_refused_to_who_settles_none_and_served_to_others() {
     assert!(refused.starts_with("failed Get QuotaExceeded"), "{refused}");
     let heard = run(&mut w, other, [get("q")]);
     assert_eq!(heard, [format!("got #1 {got} left {}", 20_000 - got - 1)]);
-    // Its channel is over, and gives back what it held, in order.
+    // Its channel is closed, and returns its deliveries in order.
     run(&mut w, stuck, [close_channel()]);
     let heard = run(&mut w, other, [get("q"), get("q")]);
     let expected = [
@@ -217,7 +218,7 @@ fn a_get_is_refused_to_who_settles_none_and_served_to_others() {
 }
 
 #[test]
-fn of_competing_consumers_the_one_that_settles_gets_what_the_other_cannot() {
+fn a_consumer_that_settles_gets_what_its_throttled_competitor_cannot() {
     let mut w = world(512 * KIB);
     let (stuck, good, p) = (w.connect("amqp"), w.connect("amqp"), w.connect("amqp"));
     run(&mut w, p, [durable("q")]);
@@ -238,7 +239,7 @@ fn of_competing_consumers_the_one_that_settles_gets_what_the_other_cannot() {
     assert!(held.len() < 20_000, "{} held", held.len());
     assert_eq!(held.len() + settled.len(), 60_000);
     assert!(held.is_sorted() && settled.is_sorted());
-    // What the stuck one gives back goes to the other, oldest first.
+    // Deliveries that the throttled one returns go to the other, oldest first.
     run(&mut w, stuck, [settle(0, true, Outcome::Requeue), cancel(1)]);
     let again = hear_and_settle(&mut w, good);
     assert_eq!(again.last(), held.last());

@@ -45,7 +45,7 @@ fn a_program_publishes_consumes_and_settles_without_a_socket() {
         ),
         ["declared jobs 0/0", "confirmed 2"]
     );
-    // What was confirmed is on the medium.
+    // Confirmed data is on the medium.
     drop(broker);
     let disk = disk.restart(Crash::Power);
     let mut broker = open(&disk);
@@ -61,10 +61,10 @@ fn a_program_publishes_consumes_and_settles_without_a_socket() {
     assert_eq!(say(&mut broker, &mut app, [get("jobs")]), ["empty"]);
 }
 
-/// The delivery of a message that was just published waits for the log twice: for the message, and for the mark that it is
-/// handed out. One visit has to bring all of it.
+/// The delivery of a message that was just published waits for the log twice: for the message, and for its hand-out
+/// mark. One visit must return everything.
 #[test]
-fn one_visit_brings_what_waits_for_the_log_more_than_once() {
+fn one_visit_returns_a_delivery_that_waits_for_the_log_twice() {
     let mut broker = open(&SimDisk::new(1));
     let mut app = attach(&mut broker, "app");
     let mut heard = say(
@@ -80,7 +80,7 @@ fn one_visit_brings_what_waits_for_the_log_more_than_once() {
 }
 
 #[test]
-fn a_program_enters_by_the_door_of_everyone() {
+fn a_program_is_checked_like_every_client() {
     let mut broker = open(&SimDisk::new(1));
     let mut app = attach(&mut broker, "none");
     let heard = say(&mut broker, &mut app, [durable("jobs")]);
@@ -91,7 +91,7 @@ fn a_program_enters_by_the_door_of_everyone() {
 }
 
 #[test]
-fn what_a_program_holds_comes_back_when_it_leaves() {
+fn unsettled_deliveries_of_a_program_return_when_it_detaches() {
     let mut broker = open(&SimDisk::new(1));
     let mut first = attach(&mut broker, "app");
     say(
@@ -105,10 +105,10 @@ fn what_a_program_holds_comes_back_when_it_leaves() {
     assert_eq!(say(&mut broker, &mut second, [get("jobs")]), ["got #1 1 again left 0"]);
 }
 
-/// What the node tells of itself is retained and readable by who may read it. It is not logged, it reaches no wildcard that did
-/// not ask for it, and it needs nobody's rights.
+/// The node's own topics are retained, and readable with the right to read. They are not logged, match no wildcard that
+/// does not name `$SYS`, and need no user's rights to be published.
 #[test]
-fn the_nodes_own_topics_are_retained_in_memory_for_those_who_may_read_them() {
+fn the_nodes_own_topics_are_retained_in_memory_for_users_with_the_right_to_read() {
     let disk = SimDisk::new(1);
     let mut broker = open(&disk);
     let mut app = attach(&mut broker, "app");
@@ -152,7 +152,7 @@ fn the_nodes_own_topics_are_retained_in_memory_for_those_who_may_read_them() {
     let after = counted(&mut broker).expect("the log works");
     assert_eq!(after, before, "what the node says is nothing that clients do");
     assert_eq!(say(&mut broker, &mut app, []), ["publish q0 #0 $SYS/broker/uptime 8"]);
-    // By its rights, not by its name: a user without any may not even subscribe.
+    // Rights count, not names: a user without any may not even subscribe.
     let mut none = attach(&mut broker, "none");
     let heard = say(
         &mut broker,
@@ -161,7 +161,7 @@ fn the_nodes_own_topics_are_retained_in_memory_for_those_who_may_read_them() {
     );
     assert_eq!(heard, ["open new", "suback 1 [Err(AccessRefused)]"]);
     broker.close(NOW).expect("closed");
-    // Only the version is there again: the log has nothing of it.
+    // Only the version is there again, because the others are not logged.
     let mut broker = open(&disk);
     let mut app = attach(&mut broker, "app");
     let heard = say(

@@ -1,4 +1,4 @@
-//! Listings of what there is, in bounded holds, while it changes.
+//! Listings of objects in bounded holds, while these change.
 
 use crate::support::*;
 use gatepost_core::access::Rights;
@@ -76,7 +76,7 @@ fn world() -> World {
 }
 
 #[test]
-fn everything_is_listed_once_whatever_a_hold_may_do() {
+fn everything_is_listed_once_whatever_the_size_of_a_hold() {
     let w = world();
     for budget in [1, 2, 3, 5, 1_000] {
         let all = |kind| list(&w, kind, budget);
@@ -102,7 +102,7 @@ fn everything_is_listed_once_whatever_a_hold_may_do() {
 }
 
 #[test]
-fn a_listing_survives_what_comes_and_goes_meanwhile() {
+fn a_listing_survives_concurrent_changes() {
     let mut w = world();
     let guest = w.connect("AMQP 0-9-1");
     for kind in [Kind::Queues, Kind::Subscriptions, Kind::Bindings, Kind::Connections] {
@@ -138,7 +138,7 @@ fn a_listing_survives_what_comes_and_goes_meanwhile() {
 
 /// What a management interface shows of a connection, its channel and its consumer.
 #[test]
-fn listings_tell_what_was_settled_and_what_is_under_way() {
+fn listings_show_settled_and_unsettled_deliveries() {
     let mut w = World::new(1);
     let c = w.connect("AMQP 0-9-1");
     let consumer = consume_with("q", 7, |c| {
@@ -222,7 +222,7 @@ fn only_the_first_consumer_of_a_single_active_queue_is_shown_as_active() {
     assert_eq!(consumers, [(1, true), (2, false)]);
 }
 
-/// A line that names the item, and no other: the same in every listing.
+/// A line that identifies the item, the same in every listing.
 fn name_of(item: Item) -> String {
     match item {
         Item::Connection { user, .. } => user.to_string(),
@@ -238,7 +238,7 @@ fn name_of(item: Item) -> String {
     }
 }
 
-/// Of each kind `n` items are made that stay. Returns their names as they are listed.
+/// Creates `n` lasting objects of each kind. Returns their names as they are listed.
 fn population(w: &mut World, n: u32) -> BTreeMap<&'static str, Vec<String>> {
     let mut names: BTreeMap<&'static str, Vec<String>> = BTreeMap::new();
     let mut note = |kind: Kind, name: String| names.entry(label(kind)).or_default().push(name);
@@ -305,7 +305,7 @@ const KINDS: [(Kind, &str); 9] = [
     (Kind::Retained, "retained"),
 ];
 
-/// Something of any kind comes or goes, by a client that does nothing else.
+/// Creates or deletes an object of any kind, by a client that does nothing else.
 fn disturb(w: &mut World, n: u64) {
     let what = w.random().below(8);
     let name = format!("n{}", w.random().below(6));
@@ -338,10 +338,10 @@ fn disturb(w: &mut World, n: u64) {
     }
 }
 
-/// Whatever comes and goes while a listing goes on, and however little a hold may do: what is there all the time is listed
-/// once, and the listing ends.
+/// Whatever is created and deleted during a listing, and however small a hold is: objects that exist throughout are
+/// listed once, and the listing ends.
 #[test]
-fn what_is_there_all_the_time_is_listed_once_whatever_else_changes() {
+fn objects_that_exist_throughout_are_listed_once_whatever_else_changes() {
     for seed in 1..=24 {
         let mut w = World::new(seed);
         for n in 0..5 {
@@ -359,7 +359,7 @@ fn what_is_there_all_the_time_is_listed_once_whatever_else_changes() {
                 for item in found {
                     *seen.entry(name_of(item)).or_default() += 1;
                 }
-                // Less often as it goes on, or a listing that follows what is new would never end.
+                // Less often as it continues, or a listing that follows new objects would never end.
                 if w.random().below(10 + turns) < 8 {
                     disturb(&mut w, 100 + turns);
                 }
@@ -373,9 +373,9 @@ fn what_is_there_all_the_time_is_listed_once_whatever_else_changes() {
     }
 }
 
-/// A scrape must not hold the lock for as long as it takes to look at everything.
+/// A scrape must not hold the lock while it looks at everything.
 #[test]
-fn counting_in_small_holds_comes_to_the_same() {
+fn counting_in_small_holds_gives_the_same_result() {
     let w = world();
     let whole = w.counters();
     for slots in [1, 3, 1_000] {
@@ -391,7 +391,7 @@ fn counting_in_small_holds_comes_to_the_same() {
 }
 
 #[test]
-fn what_connections_do_is_counted_by_their_protocol() {
+fn activity_of_connections_is_counted_by_protocol() {
     let mut w = World::new(1);
     let amqp = w.connect("AMQP 0-9-1");
     let mqtt = w.connect("MQTT 5.0");
@@ -441,9 +441,9 @@ fn what_connections_do_is_counted_by_their_protocol() {
     assert_eq!(counters.traffic.published, 3);
 }
 
-/// What is counted for queues is told apart by how a message went, and begins anew with the process.
+/// A queue's counts distinguish how a message was delivered, and start at 0 with the process.
 #[test]
-fn a_queue_counts_what_goes_in_and_out() {
+fn a_queue_counts_messages_in_and_out() {
     let mut w = World::new(1);
     let c = w.connect("AMQP 0-9-1");
     run(&mut w, c, [durable("q"), get("q")]);
@@ -464,7 +464,7 @@ fn a_queue_counts_what_goes_in_and_out() {
     assert_eq!(queue_type, "classic");
     assert_eq!((found.published, found.get_empty), (4, 1));
     assert_eq!((found.got, found.got_no_ack), (1, 1));
-    // Numbers 3 and 4, and 4 again: to the same consumer, which is gone before it settles, or to the next.
+    // Numbers 3 and 4, and 4 again: to the same consumer, which leaves before it settles, or to the next one.
     assert_eq!(found.delivered + found.delivered_no_ack, 3, "{found:?}");
     assert_eq!((found.acknowledged, found.redelivered), (2, 1), "{found:?}");
     w.stop_and_start();

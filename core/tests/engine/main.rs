@@ -1,4 +1,4 @@
-//! What the engine does, as clients see it: scripts against the engine, the real store on a simulated disk, and a
+//! What the engine does, as clients see it: scripts against the engine, with the real store on a simulated disk, and a
 //! virtual clock.
 
 mod access;

@@ -1,4 +1,4 @@
-//! Bodies leave memory for the log and come back, in order; publishers wait only when that does not help.
+//! Bodies are evicted to the log and read back in order. Publishers wait only when that is not enough.
 
 use crate::support::*;
 use gatepost_core::command::Command;
@@ -21,7 +21,7 @@ fn small(seed: u64) -> World {
     w
 }
 
-/// Publishes `n` messages of a KiB each, some at a time, as a publisher does that waits for its confirms.
+/// Publishes `n` messages of a KiB each, some at a time, like a publisher that waits for its confirms.
 fn fill(w: &mut World, c: Client, queue: &str, n: usize) {
     for first in (0..n).step_by(50) {
         let some: Vec<Command> = (first..n.min(first + 50))
@@ -47,7 +47,7 @@ fn numbers(heard: &[String]) -> Vec<usize> {
 }
 
 #[test]
-fn a_long_durable_queue_lives_on_disk_and_comes_back_in_order() {
+fn a_long_durable_queue_is_kept_on_disk_and_read_back_in_order() {
     let mut w = small(1);
     let c = w.connect("test");
     run(&mut w, c, [durable("d")]);
@@ -83,8 +83,8 @@ fn a_long_transient_queue_spills_and_is_gone_after_a_crash() {
 }
 
 #[test]
-fn a_message_of_a_durable_and_a_transient_queue_leaves_both() {
-    // What another queue had logged could not be spilled, and stopped everything behind it from leaving.
+fn a_message_of_a_durable_and_a_transient_queue_is_evicted_from_both() {
+    // A message that another queue had logged could not be spilled, and prevented the eviction of everything behind it.
     let mut w = small(3);
     let c = w.connect("test");
     run(
@@ -114,8 +114,9 @@ fn a_message_of_a_durable_and_a_transient_queue_leaves_both() {
 }
 
 #[test]
-fn many_short_queues_nobody_consumes_leave_memory() {
-    // Only queues of more than 512 messages did: thousands of sessions with a few messages each blocked all publishers.
+fn many_short_queues_without_consumers_are_evicted() {
+    // Only queues of more than 512 messages were evicted: thousands of sessions with a few messages each blocked all
+    // publishers.
     let mut w = small(4);
     let c = w.connect("test");
     for n in 0..100 {
@@ -132,7 +133,7 @@ fn many_short_queues_nobody_consumes_leave_memory() {
 }
 
 #[test]
-fn a_few_big_messages_leave_memory() {
+fn a_few_big_messages_are_evicted() {
     let mut w = small(5);
     let c = w.connect("test");
     run(
@@ -199,7 +200,7 @@ fn a_get_whose_message_is_on_disk_keeps_its_place_among_the_answers() {
 
 #[test]
 fn a_get_of_a_connection_that_is_gone_takes_nothing() {
-    // The message came back from disk, and was taken off the queue for nobody.
+    // The message was read from disk, and removed from the queue for nobody.
     let mut w = small(8);
     let c = w.connect("test");
     run(&mut w, c, [durable("d"), put("d", "1")]);
@@ -215,7 +216,7 @@ fn a_get_of_a_connection_that_is_gone_takes_nothing() {
 
 #[test]
 fn a_get_of_a_queue_that_is_deleted_meanwhile_fails() {
-    // It was only looked at when a body came, and none did any more.
+    // It was only checked when a body was read, and none was any more.
     let mut w = small(9);
     let c = w.connect("test");
     run(&mut w, c, [durable("d"), put("d", "1")]);
@@ -227,7 +228,7 @@ fn a_get_of_a_queue_that_is_deleted_meanwhile_fails() {
 }
 
 #[test]
-fn a_log_that_is_behind_holds_publishers_for_a_moment() {
+fn a_slow_log_makes_publishers_wait_for_a_moment() {
     let mut w = small(10);
     let c = w.connect("test");
     run(&mut w, c, [durable("d")]);
@@ -237,7 +238,7 @@ fn a_log_that_is_behind_holds_publishers_for_a_moment() {
 }
 
 #[test]
-fn held_deliveries_let_their_bodies_go_and_come_back_from_disk() {
+fn bodies_of_unsettled_deliveries_are_evicted_and_read_back() {
     let mut w = small(11);
     let c = w.connect("test");
     run(&mut w, c, [durable("d")]);
@@ -272,7 +273,7 @@ fn held_deliveries_let_their_bodies_go_and_come_back_from_disk() {
 }
 
 #[test]
-fn queues_that_come_and_go_leave_no_notes() {
+fn deleted_queues_leave_no_notes_for_eviction() {
     let mut w = small(12);
     let c = w.connect("test");
     for n in 0..500 {
@@ -284,7 +285,7 @@ fn queues_that_come_and_go_leave_no_notes() {
 }
 
 #[test]
-fn a_message_of_high_priority_keeps_none_of_the_others_in_memory() {
+fn a_message_of_high_priority_does_not_prevent_eviction_of_others() {
     let mut w = small(13);
     let c = w.connect("test");
     run(&mut w, c, [with_arguments("q", &[("x-max-priority", 1)])]);
@@ -305,9 +306,10 @@ fn a_message_of_high_priority_keeps_none_of_the_others_in_memory() {
 }
 
 #[test]
-fn a_flood_behind_a_stopped_consumer_goes_on_when_the_log_reports_late() {
-    // Beside a busy disk, all of it was written in one group. Its one report let a few thousand bodies go, which was not enough
-    // to relieve the pressure. Publishers waited, so nothing came that would have gone on with it: nobody was served any more.
+fn publishers_continue_when_the_log_reports_everything_at_once() {
+    // On a busy disk, everything was written in one group. Its single report evicted a few thousand bodies, which did
+    // not relieve the pressure. Publishers waited, so no further event continued the eviction, and nobody was served
+    // any more.
     let settings = Settings {
         cache_bytes_max: 1 << 20,
         memory_bytes_max: 8 << 20,
@@ -332,8 +334,8 @@ fn a_flood_behind_a_stopped_consumer_goes_on_when_the_log_reports_late() {
 }
 
 #[test]
-fn publishers_go_on_when_a_consumer_takes_what_memory_was_full_of() {
-    // A consumer without acknowledgements sends no command, and only commands looked at memory.
+fn publishers_continue_when_a_consumer_frees_memory() {
+    // A consumer that does not settle sends no commands, and memory was only checked after commands.
     let mut w = small(22);
     let (c, p) = (w.connect("amqp"), w.connect("amqp"));
     let queue = declare("t", |d| {
@@ -342,7 +344,7 @@ fn publishers_go_on_when_a_consumer_takes_what_memory_was_full_of() {
     });
     run(&mut w, c, [queue, consume_no_ack("t", 1)]);
     w.take(c, NO_ROOM);
-    // So high a priority never leaves memory.
+    // Messages of such a high priority are never evicted.
     let envelope = Envelope {
         priority: Some(50),
         ..Envelope::default()

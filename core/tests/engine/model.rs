@@ -1,7 +1,7 @@
-//! Random operations on one queue beside a reference queue that is a plain list: publishes with and without expiry, gets,
-//! settles, requeues, rejects, purges, limits of length and bytes that are declared or set by a policy which comes and goes,
-//! time, restarts and crashes, on a disk whose reads fail now and then, with room for few bodies. After each of them both agree on what is there, and at the end on what was
-//! dead-lettered.
+//! Random operations on one queue, compared with a reference queue that is a plain list: publishes with and without
+//! expiry, gets, settles, requeues, rejects, purges, limits of length and bytes that are declared or set by a policy
+//! that changes, time, restarts and crashes, on a disk whose reads fail now and then, with room for few bodies. After
+//! each operation both must agree on the content, and at the end on what was dead-lettered.
 //!
 //! `GATEPOST_SIM_RUNS=10000` runs more seeds, `GATEPOST_SIM_SEED=17` one of them.
 
@@ -15,7 +15,7 @@ use gatepost_core::testing::world::{Client, Settings, World};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-/// A message, as the reference has it.
+/// A message in the reference queue.
 #[derive(Clone, Debug)]
 struct Entry {
     /// Its place in the queue, which is also its name.
@@ -23,9 +23,9 @@ struct Entry {
     bytes: usize,
     /// In milliseconds of the wall clock.
     received: u64,
-    /// Its own time is over then.
+    /// When it expires by its own expiry.
     deadline: Option<u64>,
-    /// It was handed out before; after a restart that is said of others, too.
+    /// It was handed out before. After a restart, others may be reported as redelivered, too.
     redelivered: Option<bool>,
 }
 
@@ -49,7 +49,7 @@ impl Limits {
         }
     }
 
-    /// What holds beside a policy: of two limits the lower.
+    /// Combines them with a policy: of two limits the lower.
     fn under(self, policy: Limits) -> Limits {
         let lower = |a: Option<usize>, b: Option<usize>| [a, b].into_iter().flatten().min();
         Limits {
@@ -60,7 +60,7 @@ impl Limits {
         }
     }
 
-    /// With that in front of each key.
+    /// The same with that prefix on each key.
     fn pairs(self, prefix: &str) -> Vec<(String, Value)> {
         let count = |n: Option<usize>| n.map(|n| Value::Int(n as i64, 64));
         let all = [
@@ -76,12 +76,12 @@ impl Limits {
     }
 }
 
-/// The reference.
+/// The reference queue.
 #[derive(Default)]
 struct Model {
     declared: Limits,
     is_policy_set: bool,
-    /// What holds.
+    /// The arguments and policy that apply.
     limits: Limits,
     /// In order.
     ready: Vec<Entry>,
@@ -98,7 +98,7 @@ impl Model {
         self.limits.length.is_some_and(|most| self.ready.len() > most)
             || self.limits.bytes.is_some_and(|most| self.bytes() > most)
     }
-    /// What has expired at the head is gone; behind it, not yet.
+    /// Drops expired messages at the head. Those behind others stay.
     fn expire(&mut self, now: u64) {
         let ttl = self.limits.ttl_ms;
         let deadline = |e: &Entry| {
@@ -125,7 +125,7 @@ impl Model {
         while self.drop_head() {}
         true
     }
-    /// Drops the oldest if there are too many. By what comes back there may be too many until the next publish.
+    /// Drops the oldest if there are too many. Returned messages may exceed the limit until the next publish.
     fn drop_head(&mut self) -> bool {
         let drops = !self.limits.refuses && self.is_over();
         if drops {
@@ -138,7 +138,7 @@ impl Model {
         let at = self.ready.partition_point(|other| other.id < entry.id);
         self.ready.insert(at, entry);
     }
-    /// Everybody's deliveries come back, and nobody knows what was handed out.
+    /// All deliveries return, and it is unknown which were handed out.
     fn restart(&mut self) {
         for (_, entry) in std::mem::take(&mut self.held) {
             self.put_back(entry);
@@ -154,7 +154,7 @@ struct Run {
     client: Client,
     model: Model,
     next: u64,
-    /// In the lives before this one.
+    /// Counted in earlier lives.
     reads_failed: u64,
 }
 
@@ -262,8 +262,8 @@ impl Run {
         while self.model.drop_head() {}
     }
 
-    /// Both have as many messages. One on disk has to be fetched to be seen to have expired, and its successor after it,
-    /// so the engine may need a moment.
+    /// Both have the same number of messages. A message on disk must be read to find that it has expired, and then the
+    /// next one, so the engine may need some time.
     fn compare(&mut self) {
         for moment in 0.. {
             self.model.expire(self.wall());
@@ -287,7 +287,7 @@ impl Run {
 
     fn publish(&mut self) {
         let bytes = [10, 200, 2_000, 6_000][self.below(4) as usize];
-        // Between two steps of the clock, so that nothing is just about to expire.
+        // Between two ticks of the clock, so that nothing is just about to expire.
         let own = (self.below(4) == 0).then(|| self.below(60) * 10 + 5);
         let now = self.wall();
         let id = self.next;
@@ -362,9 +362,9 @@ impl Run {
     }
 
     fn restart(&mut self) {
-        // What was settled is written, and synced with what is published behind it.
+        // Settles are written, and synced with the publishes that follow them.
         self.world.advance(ms(250));
-        // Nothing that has expired is hidden behind what comes back.
+        // No expired message is hidden behind returned ones.
         self.compare();
         let sync = [durable("sync"), put("sync", "m"), purge("sync")];
         self.say(sync);
@@ -380,7 +380,7 @@ impl Run {
         self.compare();
     }
 
-    /// What was dropped, expired, rejected or refused is in the other queue, each once.
+    /// Everything dropped, expired, rejected or refused is in the other queue, once each.
     fn close(mut self) {
         self.compare();
         let heard = self.say([consume_no_ack("dead", 1)]);

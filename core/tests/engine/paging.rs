@@ -1,4 +1,4 @@
-//! The middle of a long queue is in the log only: whatever is done to the queue, it is done to that part, too.
+//! The middle of a long queue is only in the log. Every operation on the queue must include that part.
 
 use crate::support::*;
 use gatepost_core::command::Command;
@@ -37,7 +37,7 @@ fn fill(w: &mut World, c: Client, queue: &str, from: usize, to: usize) {
     }
 }
 
-/// The messages delivered or got, each with whether it may have been before.
+/// The messages delivered or fetched, each with whether it is marked as redelivered.
 fn handed_out(heard: &[String]) -> Vec<(usize, bool)> {
     let of = |line: &String| {
         let words: Vec<&str> = line.split(' ').collect();
@@ -85,7 +85,7 @@ fn the_middle_of_a_long_queue_is_not_in_memory_before_and_after_a_restart() {
 }
 
 #[test]
-fn what_is_purged_on_disk_stays_away_and_what_is_held_does_not() {
+fn messages_purged_on_disk_do_not_return_and_unsettled_ones_do() {
     for crash in [Crash::Process, Crash::Power] {
         let mut w = small(2);
         let c = w.connect("test");
@@ -105,7 +105,7 @@ fn what_is_purged_on_disk_stays_away_and_what_is_held_does_not() {
 }
 
 #[test]
-fn a_queue_deleted_while_it_is_on_disk_gives_the_disk_back() {
+fn deleting_a_queue_on_disk_frees_the_disk() {
     let mut w = small(3);
     let c = w.connect("test");
     run(&mut w, c, [durable("d"), durable("e")]);
@@ -128,7 +128,7 @@ fn a_queue_deleted_while_it_is_on_disk_gives_the_disk_back() {
 }
 
 #[test]
-fn what_a_purge_or_a_delete_drops_is_dropped_some_at_a_time() {
+fn messages_of_purged_and_deleted_queues_are_dropped_in_steps() {
     let mut w = World::new(8);
     w.set_audits(false);
     let c = w.connect("test");
@@ -149,7 +149,7 @@ fn what_a_purge_or_a_delete_drops_is_dropped_some_at_a_time() {
 }
 
 #[test]
-fn a_limit_drops_the_oldest_though_they_are_on_disk() {
+fn a_limit_drops_the_oldest_messages_even_if_they_are_on_disk() {
     let mut w = small(4);
     let c = w.connect("test");
     run(&mut w, c, [with_arguments("d", &[("x-max-length", 1_500)])]);
@@ -165,7 +165,7 @@ fn a_limit_drops_the_oldest_though_they_are_on_disk() {
 }
 
 #[test]
-fn what_expires_on_disk_is_dead_lettered_in_order() {
+fn messages_that_expire_on_disk_are_dead_lettered_in_order() {
     let mut w = small(5);
     let c = w.connect("test");
     let dying = declare("d", |d| {
@@ -205,7 +205,7 @@ fn what_expires_on_disk_is_dead_lettered_in_order() {
 }
 
 #[test]
-fn each_priority_is_paged_by_itself_and_goes_out_in_its_turn() {
+fn each_priority_is_paged_on_its_own_and_delivered_in_order() {
     let mut w = small(6);
     let c = w.connect("test");
     run(&mut w, c, [with_arguments("q", &[("x-max-priority", 3)])]);
@@ -215,7 +215,7 @@ fn each_priority_is_paged_by_itself_and_goes_out_in_its_turn() {
                 let envelope = Envelope {
                     durable: true,
                     priority: Some((n % 3) as u8),
-                    // As a message that came by MQTT has it; a declared queue has no use for it.
+                    // As in a message published by MQTT; a declared queue does not use it.
                     qos: 1,
                     ..Envelope::default()
                 };
@@ -274,9 +274,9 @@ fn a_session_with_deliveries_in_flight_gets_them_first_and_each_once() {
     assert!(seen.is_sorted());
 }
 
-/// Random work on one long queue, beside a list that tells what must be in it.
+/// Random operations on one long queue, compared with a list of what must be in it.
 #[test]
-fn a_long_queue_is_a_queue_whatever_is_done_to_it() {
+fn a_long_queue_agrees_with_a_list_under_random_operations() {
     for seed in 0..12 {
         let mut rng = Rng::new(seed);
         let mut w = small(seed);

@@ -1,4 +1,4 @@
-//! Policies: what they set takes hold of queues and exchanges that are there, goes with them, and survives a crash.
+//! Policies: they apply to existing queues and exchanges, stop applying when they are cleared, and survive a crash.
 
 use crate::support::*;
 use gatepost_core::access::Rights;
@@ -17,7 +17,7 @@ fn int(n: i64) -> Value {
     Value::Int(n, 64)
 }
 
-/// What waits in the queue, taken out.
+/// Removes and returns the messages that wait in the queue.
 fn drained(w: &mut World, queue: &str) -> Vec<String> {
     let c = w.connect("test");
     let mut bodies = Vec::new();
@@ -38,7 +38,7 @@ fn depth(w: &mut World, queue: &str) -> String {
     words.split('/').next().unwrap_or_default().to_owned()
 }
 
-/// Lets the engine go on with what it does by and by.
+/// Lets the engine continue its deferred work.
 fn settle_down(w: &mut World) {
     for _ in 0..50 {
         w.advance(ms(2));
@@ -54,7 +54,7 @@ fn put_many(w: &mut World, c: Client, queue: &str, count: usize) {
 }
 
 #[test]
-fn a_length_limit_takes_hold_of_queues_that_are_there_and_of_those_to_come() {
+fn a_length_limit_applies_to_existing_and_new_queues() {
     let mut w = World::new(1);
     let c = w.connect("test");
     run(&mut w, c, [durable("ops.a"), durable("other")]);
@@ -71,7 +71,7 @@ fn a_length_limit_takes_hold_of_queues_that_are_there_and_of_those_to_come() {
         ("2".into(), "5".into())
     );
     assert_eq!(drained(&mut w, "ops.a"), ["3", "4"]);
-    // It goes, and the limit with it.
+    // The policy is cleared, and so is the limit.
     assert_eq!(run(&mut w, c, [clear_policy("limit")]), [SET]);
     put_many(&mut w, c, "ops.b", 4);
     assert_eq!(depth(&mut w, "ops.b"), "6");
@@ -80,7 +80,7 @@ fn a_length_limit_takes_hold_of_queues_that_are_there_and_of_those_to_come() {
 }
 
 #[test]
-fn a_time_to_live_takes_hold_of_messages_that_wait() {
+fn a_time_to_live_applies_to_waiting_messages() {
     let mut w = World::new(2);
     let c = w.connect("test");
     run(&mut w, c, [durable("q")]);
@@ -115,7 +115,7 @@ fn a_time_to_live_takes_hold_of_messages_that_wait() {
 }
 
 #[test]
-fn what_is_over_a_limit_goes_where_the_policy_sends_the_dead() {
+fn messages_above_a_limit_go_to_the_policys_dead_letter_exchange() {
     let mut w = World::new(3);
     let c = w.connect("test");
     run(&mut w, c, [durable("q"), durable("dead")]);
@@ -137,7 +137,7 @@ fn what_is_over_a_limit_goes_where_the_policy_sends_the_dead() {
 }
 
 #[test]
-fn an_unused_queue_goes_when_a_policy_says_so_and_stays_when_it_no_longer_does() {
+fn an_unused_queue_expires_by_policy_and_stays_without_it() {
     let mut w = World::new(4);
     let c = w.connect("test");
     let declared = with_arguments("declared", &[("x-expires", 10_000)]);
@@ -145,7 +145,7 @@ fn an_unused_queue_goes_when_a_policy_says_so_and_stays_when_it_no_longer_does()
     let expires = |after| policy("expires", "", "queues", &[("expires", int(after))]);
     run(&mut w, c, [expires(60_000)]);
     w.advance(ms(5_000));
-    // Shorter, from now on.
+    // Shorter from now on.
     run(&mut w, c, [expires(2_000)]);
     w.advance(ms(1_900));
     assert_eq!(w.counters().queues, 2);
@@ -157,25 +157,25 @@ fn an_unused_queue_goes_when_a_policy_says_so_and_stays_when_it_no_longer_does()
 }
 
 #[test]
-fn an_overflow_by_policy_refuses_what_is_published() {
+fn an_overflow_policy_refuses_publishes() {
     let mut w = World::new(5);
     let c = w.connect("test");
     let definition = [("max-length", int(1)), ("overflow", Value::text("reject-publish"))];
     run(&mut w, c, [durable("q"), put("q", "1"), put("q", "2")]);
     run(&mut w, c, [policy("p", "", "queues", &definition)]);
     settle_down(&mut w);
-    // What was confirmed stays.
+    // Confirmed messages stay.
     assert_eq!(depth(&mut w, "q"), "2");
     let heard = run(&mut w, c, [put("q", "3")]);
     assert_eq!(heard, ["refused 3 QuotaExceeded", "confirmed 3"]);
-    // The same limit, and the oldest makes room.
+    // The same limit, and the oldest message is dropped.
     run(&mut w, c, [policy("p", "", "queues", &definition[..1])]);
     settle_down(&mut w);
     assert_eq!(drained(&mut w, "q"), ["2"]);
 }
 
 #[test]
-fn the_lower_limit_holds_and_of_several_policies_the_highest_priority() {
+fn the_lowest_limit_and_the_policy_of_highest_priority_apply() {
     let mut w = World::new(6);
     let c = w.connect("test");
     run(&mut w, c, [with_arguments("q", &[("x-max-length", 8)])]);
@@ -209,7 +209,7 @@ fn the_lower_limit_holds_and_of_several_policies_the_highest_priority() {
 }
 
 #[test]
-fn an_alternate_exchange_by_policy_takes_hold_of_routes_that_are_remembered() {
+fn an_alternate_exchange_by_policy_applies_to_remembered_routes() {
     let mut w = World::new(7);
     let c = w.connect("test");
     let declared = Command::DeclareExchange(Box::new(DeclareExchange {
@@ -239,7 +239,7 @@ fn an_alternate_exchange_by_policy_takes_hold_of_routes_that_are_remembered() {
     let definition = [("alternate-exchange", Value::text("ae"))];
     run(&mut w, c, [policy("p", "", "exchanges", &definition)]);
     assert!(run(&mut w, c, [mandatory()]).is_empty());
-    // What was declared wins.
+    // The declared argument wins.
     assert!(
         run(
             &mut w,
@@ -275,7 +275,7 @@ fn a_session_s_queue_is_limited_and_does_not_expire_before_its_session() {
     let s = w.connect("mqtt");
     let heard = run(&mut w, s, [kept("s")]);
     assert_eq!(heard, ["open present", "publish q1 #1 t 2", "publish q1 #2 t 3"]);
-    // One that refuses tells its publishers.
+    // A queue that refuses tells its publishers.
     w.drop_client(s);
     let refusing = [&definition[..], &[("overflow", Value::text("reject-publish"))]].concat();
     run(&mut w, c, [policy("p", "^mqtt-subscription-", "queues", &refusing)]);
@@ -285,7 +285,7 @@ fn a_session_s_queue_is_limited_and_does_not_expire_before_its_session() {
 }
 
 #[test]
-fn a_delivery_limit_by_policy_is_for_quorum_queues() {
+fn a_delivery_limit_by_policy_applies_to_quorum_queues() {
     let mut w = World::new(9);
     let c = w.connect("test");
     let quorum = declare("quorum", |d| d.arguments.push("x-queue-type", Value::text("quorum")));
@@ -305,7 +305,7 @@ fn a_delivery_limit_by_policy_is_for_quorum_queues() {
 }
 
 #[test]
-fn a_policy_that_makes_no_sense_changes_nothing_and_neither_does_a_user_who_may_not() {
+fn an_invalid_policy_and_one_of_a_user_without_rights_change_nothing() {
     let mut w = World::new(10);
     let c = w.connect("test");
     let good = change(
@@ -334,7 +334,7 @@ fn a_policy_that_makes_no_sense_changes_nothing_and_neither_does_a_user_who_may_
     );
 }
 
-/// One policy for very many queues, each over its limit, is put into effect in many holds, and others come in between.
+/// One policy for very many queues, each above its limit, is applied in many holds, and other commands come in between.
 #[test]
 fn a_change_for_many_queues_takes_many_holds() {
     let mut w = World::with(
@@ -371,15 +371,15 @@ fn a_change_for_many_queues_takes_many_holds() {
         "{}",
         counters.longest_hold_units
     );
-    // The log may not have heard that they are gone: they go again.
+    // The deletions may not be logged yet: they are repeated.
     w.crash(Crash::Power);
     settle_down(&mut w);
     assert_eq!(w.counters().messages_ready, 400);
 }
 
-/// A name was held against 512 patterns that take long, in one hold: about a second.
+/// A name was matched with 512 slow patterns in one hold, which took about a second.
 #[test]
-fn patterns_that_take_long_to_match_are_bounded_together() {
+fn slow_patterns_are_limited_together() {
     let mut w = World::new(13);
     let c = w.connect("test");
     run(&mut w, c, [durable("q")]);
@@ -400,7 +400,7 @@ fn patterns_that_take_long_to_match_are_bounded_together() {
         ),
         "{refused:?}"
     );
-    // What is there may be set again, made cheaper and removed, and patterns that cost nothing are set beside it.
+    // An existing policy may be set again, made cheaper and removed, and patterns that cost nothing may be added.
     assert_eq!(run(&mut w, c, [slow(0)]), [SET]);
     assert_eq!(
         run(
@@ -419,9 +419,9 @@ fn patterns_that_take_long_to_match_are_bounded_together() {
     assert_eq!(run(&mut w, c, [slow(set)]), [SET]);
 }
 
-/// The link that set it goes before it has taken hold everywhere.
+/// The link that set it ends before it is applied everywhere.
 #[test]
-fn a_change_goes_on_without_who_asked_for_it() {
+fn a_change_is_completed_without_the_link_that_asked_for_it() {
     let mut w = World::with(
         12,
         Settings {
@@ -458,9 +458,9 @@ fn small(seed: u64) -> World {
     w
 }
 
-/// Nobody wants the dead: the part of a long queue that is in the log only goes without being read.
+/// Without a dead-letter exchange, the part of a long queue that is only in the log is dropped without being read.
 #[test]
-fn the_middle_of_a_long_queue_goes_unread() {
+fn the_middle_of_a_long_queue_is_dropped_without_being_read() {
     let mut w = small(13);
     let c = w.connect("test");
     run(&mut w, c, [durable("q")]);
@@ -487,10 +487,10 @@ fn the_middle_of_a_long_queue_goes_unread() {
     assert_eq!(drained(&mut w, "q"), kept);
 }
 
-/// The bodies of deliveries had left memory, because their queue sent its dead nowhere. A policy sends them somewhere, and
-/// their consumer rejects them: they were dropped.
+/// The bodies of deliveries were evicted because their queue had no dead-letter exchange. A policy set one, and their
+/// consumer rejected them: they were dropped.
 #[test]
-fn deliveries_that_are_rejected_after_a_policy_came_are_not_lost() {
+fn deliveries_rejected_after_a_new_policy_are_not_lost() {
     let mut w = small(14);
     let c = w.connect("test");
     run(&mut w, c, [durable("q"), durable("dead"), consume("q", 1)]);
@@ -524,10 +524,10 @@ fn deliveries_that_are_rejected_after_a_policy_came_are_not_lost() {
     assert_counted(&dead, 20);
 }
 
-/// A limit shrinks, and the machine stops in the middle of any of the writes that this causes. Whatever was said is true
-/// afterwards: the policy is there or is not, and each message is where it belongs, once.
+/// A limit is lowered, and the machine stops in the middle of any of the writes that this causes. Afterwards every
+/// answer holds: the policy exists or not, and each message is where it belongs, once.
 #[test]
-fn a_crash_at_any_point_of_a_change_leaves_all_or_nothing_of_it() {
+fn a_crash_at_any_point_of_a_change_leaves_all_of_it_or_none() {
     let mut finished = false;
     for nth in 0..200 {
         for dead_letters in [false, true] {

@@ -1,4 +1,4 @@
-//! Publishing: routes, returns, refusals, and when a confirm is due.
+//! Publishing: routes, returned and refused messages, and when a confirm is due.
 
 use crate::support::*;
 use gatepost_core::command::{Command, PublishFlags};
@@ -49,10 +49,10 @@ fn a_durable_message_in_a_durable_queue_is_confirmed_when_the_log_has_it() {
     assert_eq!(now(&mut w, c), ["confirmed 2"]);
 }
 
-/// The simulator found an entry that outlived its connection until something else was written: the log had reported the
-/// batch, and the connection went before it took its confirm.
+/// Found by the simulator: an entry outlived its connection until something else was written, because the log had
+/// reported the batch, and the connection ended before it took its confirm.
 #[test]
-fn a_confirm_that_nobody_took_is_forgotten_with_its_connection() {
+fn a_confirm_that_was_not_taken_is_dropped_with_its_connection() {
     let mut w = World::new(1);
     let c = w.connect("test");
     run(&mut w, c, [durable("d")]);
@@ -63,7 +63,7 @@ fn a_confirm_that_nobody_took_is_forgotten_with_its_connection() {
 }
 
 #[test]
-fn what_is_transient_on_either_side_is_confirmed_at_once() {
+fn transient_messages_and_queues_are_confirmed_at_once() {
     let mut w = World::new(1);
     let c = w.connect("test");
     run(&mut w, c, [durable("d"), transient("t")]);
@@ -100,7 +100,7 @@ fn a_message_settled_before_it_is_written_is_confirmed_and_never_written() {
 }
 
 #[test]
-fn a_message_two_queues_hold_is_confirmed_early_only_when_both_have_settled_it() {
+fn a_message_in_two_queues_is_confirmed_early_only_when_both_settled_it() {
     let mut w = World::new(1);
     let (p, c) = (w.connect("test"), w.connect("test"));
     run(
@@ -145,7 +145,7 @@ fn an_unroutable_mandatory_message_comes_back_before_its_confirm() {
 }
 
 #[test]
-fn a_missing_exchange_is_a_fault_unless_the_publisher_is_lenient() {
+fn a_missing_exchange_is_a_fault_unless_the_publish_permits_it() {
     let mut w = World::new(1);
     let c = w.connect("test");
     let lenient = PublishFlags::CONFIRM | PublishFlags::LENIENT;
@@ -206,7 +206,7 @@ fn a_limit_in_bytes_counts_ready_bodies() {
 }
 
 #[test]
-fn a_transaction_counts_as_a_whole_also_after_a_crash() {
+fn a_transaction_is_atomic_even_after_a_crash() {
     let mut w = World::new(1);
     let c = w.connect("test");
     run(&mut w, c, [durable("a"), durable("b"), put("a", "old")]);
@@ -228,7 +228,7 @@ fn a_transaction_counts_as_a_whole_also_after_a_crash() {
 }
 
 #[test]
-fn a_transaction_with_a_bad_part_does_nothing() {
+fn a_transaction_with_an_invalid_part_changes_nothing() {
     let mut w = World::new(1);
     let c = w.connect("test");
     run(&mut w, c, [durable("a")]);
@@ -241,8 +241,9 @@ fn a_transaction_with_a_bad_part_does_nothing() {
 }
 
 #[test]
-fn a_transaction_that_would_overfill_a_queue_does_nothing() {
-    // Each publish was checked against what was in the queue before, so all passed, and the last were lost in silence.
+fn a_transaction_that_would_overfill_a_queue_changes_nothing() {
+    // Each publish was checked against what was in the queue before, so all passed, and the last ones were lost without
+    // an error.
     let mut w = World::new(1);
     let c = w.connect("test");
     let full = declare("q", |d| {
@@ -284,7 +285,7 @@ fn a_batch_of_thousands_is_applied_in_several_holds() {
 }
 
 #[test]
-fn publishers_are_told_of_pressure_and_of_its_end_and_nobody_else() {
+fn only_publishers_are_told_about_pressure_and_its_end() {
     let mut w = World::new(1);
     let (p, c) = (w.connect("test"), w.connect("test"));
     run(&mut w, p, [transient("t"), put("t", "1")]);

@@ -1,4 +1,4 @@
-//! Quorum queues: what they are declared with, and what becomes of a message that comes back again and again.
+//! Quorum queues: how they are declared, and what happens to a message that comes back again and again.
 
 use crate::support::*;
 use gatepost_core::command::{Command, Outcome};
@@ -7,7 +7,7 @@ use gatepost_core::properties::Value;
 use gatepost_core::testing::disk::Crash;
 use gatepost_core::testing::world::{Client, ROOM, World};
 
-/// A quorum queue whose dead go to `dead`, with a delivery limit if `limit` names one.
+/// A quorum queue that dead-letters to `dead`, with a delivery limit if `limit` has one.
 fn quorum(name: &str, limit: Option<i64>) -> Command {
     declare(name, |d| {
         d.arguments.push("x-queue-type", Value::text("quorum"));
@@ -19,7 +19,7 @@ fn quorum(name: &str, limit: Option<i64>) -> Command {
     })
 }
 
-/// What is delivered next: body, number, and how often it came back, if that is said.
+/// The next delivery: body, number, and how often it came back, if that is reported.
 fn next(w: &mut World, c: Client, commands: Vec<Command>) -> Vec<(String, u64, Option<u32>)> {
     w.send(c, commands);
     let mut found = Vec::new();
@@ -43,7 +43,7 @@ fn fetch(w: &mut World, c: Client, queue: &str) -> Option<(u64, Option<u32>)> {
 }
 
 #[test]
-fn each_way_back_counts_and_beyond_the_limit_the_message_dies() {
+fn every_kind_of_return_counts_and_above_the_limit_the_message_dies() {
     type Way = fn(&mut World, Client, u64) -> Client;
     let ways: [(&str, Way); 4] = [
         ("requeue", |w, c, number| {
@@ -105,7 +105,7 @@ fn a_consumer_is_told_the_count_from_the_first_return_on_and_the_limit_is_20() {
 }
 
 #[test]
-fn a_negative_limit_is_none_and_without_a_dead_letter_exchange_the_message_is_dropped() {
+fn a_negative_limit_is_no_limit_and_without_a_dead_letter_exchange_the_message_is_dropped() {
     let mut w = World::new(1);
     let c = w.connect("test");
     let bare = declare("bare", |d| {
@@ -126,9 +126,9 @@ fn a_negative_limit_is_none_and_without_a_dead_letter_exchange_the_message_is_dr
     assert_eq!(w.counters().messages_ready, 1);
 }
 
-/// What was only reserved never reached its consumer: that is no delivery that failed.
+/// A message that was only reserved has never reached its consumer, so that is no failed delivery.
 #[test]
-fn a_reservation_that_is_given_back_does_not_count() {
+fn a_returned_reservation_does_not_count() {
     let mut w = World::new(1);
     let c = w.connect("test");
     run(&mut w, c, [quorum("q", Some(2)), durable("dead"), put("q", "m")]);
@@ -142,7 +142,7 @@ fn a_reservation_that_is_given_back_does_not_count() {
 }
 
 #[test]
-fn counts_survive_a_restart_and_go_with_their_messages() {
+fn counts_of_returns_survive_a_restart_and_end_with_their_messages() {
     for crash in [Crash::Process, Crash::Power] {
         let mut w = World::new(1);
         let c = w.connect("test");
@@ -162,7 +162,7 @@ fn counts_survive_a_restart_and_go_with_their_messages() {
         let held = numbers(next(&mut w, c, vec![get("q"), get("q"), get("q")]));
         run(&mut w, c, held.iter().rev().map(|n| requeue(*n)).collect::<Vec<_>>());
         let held = numbers(next(&mut w, c, vec![get("q"), get("q")]));
-        // The confirm of a later publish says that all of this is in the log.
+        // The confirm of a later publish shows that all of this is logged.
         run(&mut w, c, [requeue(held[0]), ack(held[1]), put("q", "4")]);
         w.advance(ms(1_000));
         w.catch_up();
@@ -171,7 +171,7 @@ fn counts_survive_a_restart_and_go_with_their_messages() {
         let heard = next(&mut w, c, vec![get("q"), get("q"), get("q")]);
         let found: Vec<_> = heard.iter().map(|(body, _, returned)| (&**body, *returned)).collect();
         assert_eq!(found, [("1", Some(2)), ("3", Some(1)), ("4", Some(0))], "{crash:?}");
-        // The limit goes on from there.
+        // The limit continues from there.
         let mut number = heard[0].1;
         for expected in [Some(3), None] {
             run(&mut w, c, [requeue(number)]);
@@ -184,7 +184,7 @@ fn counts_survive_a_restart_and_go_with_their_messages() {
 }
 
 #[test]
-fn a_purge_forgets_what_waits_and_keeps_what_is_held() {
+fn a_purge_drops_waiting_messages_and_keeps_unsettled_ones() {
     let mut w = World::new(1);
     let c = w.connect("test");
     run(
@@ -200,7 +200,7 @@ fn a_purge_forgets_what_waits_and_keeps_what_is_held() {
     assert_eq!(fetch(&mut w, c, "q").map(|(_, returned)| returned), Some(Some(2)));
 }
 
-/// Nothing is dead-lettered while the disk is short: the message is offered again, and dies when it comes back later.
+/// Nothing is dead-lettered while disk space is short: the message is offered again, and dies when it comes back later.
 #[test]
 fn while_the_disk_is_short_a_message_over_its_limit_is_offered_again() {
     let mut w = World::new(1);
@@ -217,7 +217,7 @@ fn while_the_disk_is_short_a_message_over_its_limit_is_offered_again() {
     assert!(fetch(&mut w, c, "dead").is_some());
 }
 
-/// Declares a quorum queue that `change` made different.
+/// Declares a quorum queue modified by `change`.
 fn typed(name: &str, change: fn(&mut gatepost_core::command::DeclareQueue)) -> Command {
     declare(name, |d| {
         d.arguments.push("x-queue-type", Value::text("quorum"));
@@ -226,7 +226,7 @@ fn typed(name: &str, change: fn(&mut gatepost_core::command::DeclareQueue)) -> C
 }
 
 #[test]
-fn what_a_quorum_queue_cannot_be_is_refused_in_known_words() {
+fn properties_that_a_quorum_queue_cannot_have_are_refused_as_in_rabbitmq() {
     let mut w = World::new(1);
     let c = w.connect("test");
     let property = |wrong| format!("PreconditionFailed invalid property '{wrong}' for queue 'q' in vhost '/'");
@@ -267,7 +267,7 @@ fn what_a_quorum_queue_cannot_be_is_refused_in_known_words() {
 }
 
 #[test]
-fn what_a_quorum_queue_does_not_do_is_refused_in_known_words() {
+fn operations_that_a_quorum_queue_does_not_support_are_refused_as_in_rabbitmq() {
     let mut w = World::new(1);
     let c = w.connect("test");
     run(

@@ -1,11 +1,12 @@
-//! After a crash: what was confirmed is there, what was settled is not, and what may have been handed out says so.
+//! After a crash: confirmed messages are there, settled ones are not, and those that may have been handed out are
+//! marked.
 
 use crate::support::*;
 use gatepost_core::testing::disk::Crash;
 use gatepost_core::testing::world::World;
 
 #[test]
-fn what_was_confirmed_is_there_in_order_and_what_was_transient_is_not() {
+fn confirmed_messages_survive_in_order_and_transient_ones_do_not() {
     let mut w = World::new(1);
     let c = w.connect("test");
     run(&mut w, c, [durable("d"), transient("t")]);
@@ -24,7 +25,7 @@ fn what_was_confirmed_is_there_in_order_and_what_was_transient_is_not() {
 }
 
 #[test]
-fn what_was_handed_out_before_the_crash_is_marked_and_what_was_not_is_not() {
+fn messages_handed_out_before_a_crash_are_marked_and_others_are_not() {
     let mut w = World::new(1);
     let c = w.connect("test");
     run(&mut w, c, [durable("d"), put("d", "1"), put("d", "2")]);
@@ -66,7 +67,7 @@ fn a_backlog_is_handed_out_when_the_log_has_its_mark() {
     let c = w.connect("test");
     w.send(c, vec![consume("d", 1)]);
     assert_eq!(now(&mut w, c), ["consuming c1"]);
-    // First which messages there are, then the first one's body.
+    // First the list of messages is read, then the first body.
     for _ in 0..2 {
         w.fetch();
         w.bring();
@@ -79,7 +80,7 @@ fn a_backlog_is_handed_out_when_the_log_has_its_mark() {
 }
 
 #[test]
-fn what_was_settled_does_not_come_back_once_its_settle_is_written() {
+fn settled_messages_do_not_return_once_their_settle_is_written() {
     let mut w = World::new(1);
     let c = w.connect("test");
     run(
@@ -115,7 +116,7 @@ fn a_clean_stop_writes_the_last_settles() {
 
 #[test]
 fn sequence_numbers_are_never_used_again() {
-    // Settles of messages that were never written name numbers that no message record names.
+    // Settles of messages that were never written contain numbers that no message record has.
     let mut w = World::new(1);
     let (p, c) = (w.connect("test"), w.connect("test"));
     run(&mut w, p, [durable("d")]);
@@ -157,8 +158,8 @@ fn a_dead_letter_is_in_one_of_its_queues_after_a_crash() {
 }
 
 #[test]
-fn what_dies_while_a_link_takes_is_published_in_that_turn() {
-    // Dead letters were published at the end of a command batch only: one that died while a link took stayed nowhere.
+fn a_message_that_dies_during_a_take_is_published_in_that_turn() {
+    // Dead letters were only published after a batch of commands: a message that died during a take was in no queue.
     let mut w = World::new(1);
     let (p, c) = (w.connect("test"), w.connect("test"));
     let dying = declare("q", |d| {
@@ -187,9 +188,9 @@ fn what_dies_while_a_link_takes_is_published_in_that_turn() {
 }
 
 #[test]
-fn a_queue_that_never_had_a_message_keeps_its_number_for_itself() {
-    // Only numbers in messages, settles and marks were looked at: after a restart a new queue got the number of an old,
-    // empty one, and each had the other's messages after the next.
+fn the_number_of_a_queue_without_messages_is_not_reused() {
+    // Only numbers in messages, settles and marks were considered: after a restart a new queue got the number of an
+    // old, empty one, and after the next restart each had the other's messages.
     let mut w = World::new(1);
     let c = w.connect("test");
     run(&mut w, c, [durable("old")]);
@@ -203,7 +204,8 @@ fn a_queue_that_never_had_a_message_keeps_its_number_for_itself() {
 
 #[test]
 fn a_dead_letter_to_a_name_no_exchange_can_have_is_dropped() {
-    // A queue argument may be any text; a message holds no exchange name over 255 octets, and making one ended the process.
+    // A queue argument may be any text. A message cannot store an exchange name of more than 255 bytes, and trying to
+    // ended the process.
     let mut w = World::new(1);
     let c = w.connect("test");
     let dying = declare("q", |d| {

@@ -1,4 +1,4 @@
-//! Retained messages as a new subscription gets them.
+//! Retained messages, as a new subscription gets them.
 
 use crate::support::*;
 use gatepost_core::command::RetainHandling;
@@ -40,8 +40,8 @@ fn retained_messages_are_replayed_as_the_subscription_asks() {
 
 #[test]
 fn live_messages_follow_a_retained_one() {
-    // The replay happens inside the take that asks for it. It woke its own link; the driver dropped that wake, the engine
-    // took it for one on its way, and no live message ever woke the link again.
+    // The replay happens inside the take that asks for it. It woke its own link; the driver dropped that wake, the
+    // engine assumed that it was still to be handled, and no live message ever woke the link again.
     let mut w = World::new(1);
     let p = open(&mut w, "p");
     run(&mut w, p, [retain("t", "kept")]);
@@ -55,8 +55,8 @@ fn live_messages_follow_a_retained_one() {
 }
 
 #[test]
-fn a_retained_message_is_confirmed_when_the_log_keeps_it_whoever_settles_it_before() {
-    // The settle of the one subscriber confirmed it: a power cut then lost the retained message.
+fn a_retained_message_is_confirmed_when_it_is_logged_even_if_it_was_settled_before() {
+    // The settle of its only subscriber confirmed it: a power cut then lost the retained message.
     let mut w = World::new(1);
     let p = open(&mut w, "p");
     let c = subscriber(&mut w, "c", "t", 1);
@@ -69,7 +69,7 @@ fn a_retained_message_is_confirmed_when_the_log_keeps_it_whoever_settles_it_befo
 
 #[test]
 fn many_retained_messages_are_replayed_as_the_client_takes_them() {
-    // All of them went into its queue at once.
+    // All of them were put into its queue at once.
     let mut w = World::new(1);
     let p = open(&mut w, "p");
     w.set_audits(false);

@@ -1,4 +1,4 @@
-//! Retained messages leave memory for the log and come back when a subscriber needs them.
+//! Retained messages are evicted to the log, and read back when a subscriber needs them.
 
 use crate::support::*;
 use gatepost_core::command::{Bind, BindTarget, Command};
@@ -37,7 +37,7 @@ fn fill(w: &mut World, topics: usize) {
     w.catch_up();
 }
 
-/// The numbers of the retained messages among what was heard, checked against their topics.
+/// The numbers of the retained messages among these events, checked against their topics.
 fn numbers(heard: &[String]) -> Vec<usize> {
     let retained = heard.iter().filter(|line| line.ends_with(" retain"));
     retained
@@ -50,7 +50,7 @@ fn numbers(heard: &[String]) -> Vec<usize> {
         .collect()
 }
 
-/// A subscriber who settles what he gets. Returns the numbers, in order.
+/// A subscriber that settles its deliveries. Returns the numbers, in order.
 fn subscribe_to(w: &mut World, filter_text: &str, qos: u8) -> Vec<usize> {
     let c = w.connect("mqtt");
     let mut heard = run(w, c, [clean("s"), subscribe(vec![filter(filter_text, qos)])]);
@@ -71,9 +71,9 @@ fn bytes_in_memory(w: &World) -> usize {
     w.counters().memory_bytes as usize
 }
 
-/// 100,000 retained messages of 1 KiB kept 100 MB in memory for ever.
+/// 100,000 retained messages of 1 KiB stayed in memory for ever: 100 MB.
 #[test]
-fn bodies_leave_memory_and_every_subscriber_gets_them_in_order() {
+fn bodies_are_evicted_and_every_subscriber_gets_them_in_order() {
     let mut w = with_cache(64 * KIB);
     fill(&mut w, 500);
     assert!(bytes_in_memory(&w) <= 64 * KIB, "{} bytes", bytes_in_memory(&w));
@@ -94,9 +94,9 @@ fn bodies_leave_memory_and_every_subscriber_gets_them_in_order() {
     }
 }
 
-/// Where there is room for none, they come one after the other.
+/// If there is room for none, they are read one after the other.
 #[test]
-fn a_replay_gets_on_without_any_cache() {
+fn a_replay_works_without_a_cache() {
     for cache in [0, 1, 3 * KIB] {
         let mut w = with_cache(cache);
         fill(&mut w, 60);
@@ -107,9 +107,9 @@ fn a_replay_gets_on_without_any_cache() {
     }
 }
 
-/// A start with little memory must not fill it with what nobody has asked for.
+/// A start with little memory must not fill it with messages that nobody has asked for.
 #[test]
-fn a_start_keeps_some_in_memory_as_far_as_there_is_room() {
+fn a_start_keeps_as_many_in_memory_as_fit() {
     let mut w = with_cache(64 * KIB);
     fill(&mut w, 100);
     w.stop_and_start();
@@ -120,9 +120,9 @@ fn a_start_keeps_some_in_memory_as_far_as_there_is_room() {
     assert_eq!(w.counters().bodies_loaded, read, "it was in memory");
 }
 
-/// A hundred clients that come back after a restart want the same messages: each is read once.
+/// A hundred clients that reconnect after a restart need the same messages: each is read once.
 #[test]
-fn what_many_wait_for_is_read_once() {
+fn a_message_that_many_wait_for_is_read_once() {
     let mut w = with_cache(256 * KIB);
     fill(&mut w, 300);
     w.stop_and_start();
@@ -148,10 +148,11 @@ fn waiting(w: &mut World, filter_text: &str) -> Client {
     c
 }
 
-/// What is said while a message is read counts, whenever the read began: nothing outdated comes, and nothing twice.
+/// A change made while a message is being read counts, whenever the read began: no outdated message is sent, and none
+/// twice.
 #[test]
 fn a_message_that_is_replaced_or_cleared_while_it_is_read_is_not_sent() {
-    // When the change is written: before the read, between the read and its answer, or after both.
+    // The change is written before the read, between the read and its answer, or after both.
     for when in 0..3 {
         for body in ["new", ""] {
             let mut w = with_cache(4 * KIB);
@@ -180,9 +181,10 @@ fn a_message_that_is_replaced_or_cleared_while_it_is_read_is_not_sent() {
     }
 }
 
-/// Replaced, written, and gone from memory again: what was asked for before brings the older one, and does not count.
+/// The message is replaced, written and evicted again. The answer to the earlier read has the older message, and is
+/// ignored.
 #[test]
-fn an_answer_that_is_late_by_a_whole_change_is_asked_for_anew() {
+fn an_answer_for_a_replaced_message_is_ignored_and_the_new_one_requested() {
     let mut w = with_cache(4 * KIB);
     fill(&mut w, 20);
     let p = w.connect("mqtt");
@@ -199,7 +201,7 @@ fn an_answer_that_is_late_by_a_whole_change_is_asked_for_anew() {
     assert_eq!(heard, ["publish q1 #1 t/0003 new", "publish q1 #2 t/0003 new retain"]);
 }
 
-/// Who unsubscribes or leaves while messages are read leaves nothing behind, and others get theirs.
+/// A client that unsubscribes or disconnects during a read leaves nothing, and others get their messages.
 #[test]
 fn a_replay_may_end_while_its_messages_are_read() {
     let mut w = with_cache(4 * KIB);
@@ -210,7 +212,7 @@ fn a_replay_may_end_while_its_messages_are_read() {
     w.drop_client(gone);
     let heard = run(&mut w, c, [unsubscribe("t/#", None)]);
     assert_eq!(heard.last().map(String::as_str), Some("unsuback 2 [true]"));
-    // And may ask for others at once.
+    // It may subscribe to others at once.
     let heard = run(&mut w, c, [subscribe(vec![filter("t/0001", 0)])]);
     assert_eq!(numbers(&heard), [1], "{heard:?}");
     assert_counted(&numbers(&hear(&mut w, stays)), 40);
@@ -221,9 +223,9 @@ fn a_replay_may_end_while_its_messages_are_read() {
     w.assert_idle();
 }
 
-/// A client that takes nothing waits alone.
+/// A client that takes nothing delays only itself.
 #[test]
-fn a_client_that_takes_nothing_keeps_nobody_from_his_messages() {
+fn a_client_that_takes_nothing_does_not_delay_others() {
     let mut w = with_cache(4 * KIB);
     fill(&mut w, 40);
     let stalled: Vec<Client> = (0..10).map(|_| waiting(&mut w, "t/#")).collect();
@@ -237,9 +239,9 @@ fn a_client_that_takes_nothing_keeps_nobody_from_his_messages() {
     }
 }
 
-/// One damaged record takes nothing with it but itself, and does not come back.
+/// A damaged record affects nothing else, and its message does not come back.
 #[test]
-fn a_damaged_record_costs_one_topic_its_message() {
+fn a_damaged_record_only_loses_the_message_of_its_topic() {
     let mut w = with_cache(4 * KIB);
     fill(&mut w, 60);
     let disk = w.disk().clone();
@@ -268,7 +270,7 @@ fn a_damaged_record_costs_one_topic_its_message() {
 }
 
 #[test]
-fn a_bind_that_replays_waits_for_what_is_read_and_keeps_its_order() {
+fn a_bind_that_replays_waits_for_reads_and_keeps_its_order() {
     for cache in [0, 8 * KIB] {
         let mut w = with_cache(cache);
         fill(&mut w, 80);
@@ -319,9 +321,9 @@ fn a_bind_that_replays_waits_for_what_is_read_and_keeps_its_order() {
     }
 }
 
-/// A topic that expires while it is not in memory goes like any other.
+/// A topic that expires while it is not in memory is dropped like any other.
 #[test]
-fn what_expires_out_of_memory_is_neither_read_nor_sent() {
+fn an_evicted_message_that_expires_is_neither_read_nor_sent() {
     let mut w = with_cache(4 * KIB);
     fill(&mut w, 20);
     let p = w.connect("mqtt");

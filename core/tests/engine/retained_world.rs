@@ -1,11 +1,12 @@
-//! Random histories of retained messages: topics are set and cleared while subscribers come, wait for what is read, take
-//! little or much, and go, on a disk whose reads fail now and then, with room for few messages, compaction and crashes.
+//! Random histories of retained messages: topics are set and cleared while subscribers come, wait for reads, take
+//! little or much, and leave, on a disk whose reads fail now and then, with room for few messages, compaction and
+//! crashes.
 //!
-//! What must be true whatever the seed says:
-//! - a subscriber gets each retained message that stays as it is once, and none twice;
-//! - what it gets was its topic's value at some moment since it subscribed;
-//! - of each topic it never hears an older value after a newer one, and at last it has heard the newest;
-//! - a restart finds what was confirmed, or what was said later; what was cleared does not come back.
+//! What must hold for every seed:
+//! - a subscriber gets each retained message that stays unchanged once, and none twice;
+//! - each message was its topic's value at some moment since the subscription;
+//! - of each topic, no older value comes after a newer one, and the newest comes in the end;
+//! - a restart finds what was confirmed, or a later value; a cleared topic does not come back.
 //!
 //! `GATEPOST_SIM_RUNS=1000` runs more seeds, `GATEPOST_SIM_SEED=17` one of them.
 
@@ -20,7 +21,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 const TOPICS: usize = 9;
 const FILTERS: [&str; 4] = ["r/#", "r/+", "r/3", "#"];
 
-/// What a topic's message was from some moment on; `None`: it had none.
+/// A topic's message from some moment on; `None`: it had none.
 type History = Vec<(u64, Option<u64>)>;
 
 struct Subscriber {
@@ -28,7 +29,7 @@ struct Subscriber {
     filter: &'static str,
     /// When it subscribed.
     began: u64,
-    /// The newest value that it has heard of each topic.
+    /// The newest value received of each topic.
     heard: BTreeMap<usize, u64>,
     /// Retained copies of each topic.
     copies: BTreeMap<usize, u32>,
@@ -41,11 +42,11 @@ struct Run {
     clock: u64,
     topics: Vec<History>,
     publisher: Client,
-    /// Topics that this publisher has set or cleared, in order, with the places in their histories.
+    /// Topics that this publisher has set or cleared, in order, with the indices in their histories.
     said: Vec<(usize, usize)>,
     confirmed: usize,
     subscribers: Vec<Subscriber>,
-    /// In the lives before this one: reads that failed, bodies that left memory and came back.
+    /// Of earlier lives: failed reads, and bodies that were evicted and read back.
     totals: [u64; 3],
 }
 
@@ -172,7 +173,7 @@ impl Run {
         }
     }
 
-    /// Returns whether anything came.
+    /// Returns whether anything was received.
     fn hear(&mut self, nth: usize, room: Room) -> bool {
         let events = self.world.take(self.subscribers[nth].client, room);
         let now = self.clock;
@@ -228,7 +229,7 @@ impl Run {
         }
     }
 
-    /// Everybody takes all there is.
+    /// All subscribers take everything.
     fn settle(&mut self) {
         self.world.disk().relieve();
         for round in 0.. {
@@ -289,7 +290,7 @@ impl Run {
         self.confirmed = 0;
     }
 
-    /// What a restart has is what was confirmed last, or later.
+    /// A restart has what was confirmed last, or something later.
     fn adopt(&mut self) {
         self.world.disk().relieve();
         let c = self.world.connect("mqtt");
@@ -348,7 +349,7 @@ impl Run {
 }
 
 #[test]
-fn subscribers_get_what_is_retained_once_and_nothing_outdated() {
+fn subscribers_get_each_retained_message_once_and_no_outdated_one() {
     let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
     let seeds = match number("GATEPOST_SIM_SEED") {
         Some(seed) => seed..seed + 1,

@@ -30,8 +30,9 @@ fn a_session_is_present_when_its_client_comes_back_unless_it_starts_clean() {
 }
 
 #[test]
-fn a_kept_session_is_open_when_the_log_has_it_and_nothing_precedes_that() {
-    // Pipelined behind its CONNECT, a SUBSCRIBE was answered before the session was open, and messages came earlier yet.
+fn a_durable_session_opens_when_it_is_logged_and_nothing_precedes_that() {
+    // A SUBSCRIBE sent together with the CONNECT was answered before the session was open, and messages came even
+    // earlier.
     let mut w = World::new(1);
     let p = open(&mut w, "p");
     let c = w.connect("mqtt");
@@ -59,8 +60,8 @@ fn another_connection_takes_the_session_over() {
 }
 
 #[test]
-fn what_the_old_connection_has_sent_counts_before_the_new_one_gets_the_session() {
-    // It was ignored: the will of a client that had said goodbye was published when the client was back fast enough.
+fn commands_of_the_old_connection_are_applied_before_a_takeover() {
+    // They were ignored: the will of a client that had sent DISCONNECT was published if the client reconnected quickly.
     let mut w = World::new(1);
     let p = open(&mut w, "p");
     let watch = subscriber(&mut w, "watch", "#", 0);
@@ -80,7 +81,7 @@ fn what_the_old_connection_has_sent_counts_before_the_new_one_gets_the_session()
     let b = w.connect("mqtt");
     w.send(b, vec![kept("c"), subscribe(vec![filter("u", 0)])]);
     assert_eq!(now(&mut w, a), ["closed TakenOver"]);
-    // Nothing is given to it any more, also not by what it asks for.
+    // It gets nothing more, not even what it asks for.
     run(&mut w, p, [mqtt("t", "4", 1, 0)]);
     w.send(
         a,
@@ -105,8 +106,8 @@ fn what_the_old_connection_has_sent_counts_before_the_new_one_gets_the_session()
 }
 
 #[test]
-fn a_connection_that_loses_its_session_is_told_though_it_has_no_room() {
-    // A peer that takes nothing is the very reason to connect anew. Without room a link is not woken for messages.
+fn a_connection_without_room_is_told_that_it_loses_its_session() {
+    // A peer that reads nothing is a common reason to reconnect. Without room, a link is not woken for messages.
     let mut w = World::new(1);
     let a = subscriber(&mut w, "c", "t", 1);
     w.take(a, NO_ROOM);
@@ -121,7 +122,7 @@ fn a_connection_that_loses_its_session_is_told_though_it_has_no_room() {
 }
 
 #[test]
-fn many_connections_of_one_client_get_its_session_in_the_order_they_came() {
+fn many_connections_of_one_client_get_its_session_in_order_of_arrival() {
     let mut w = World::new(1);
     let watch = subscriber(&mut w, "watch", "#", 0);
     let first = open(&mut w, "c");
@@ -133,7 +134,7 @@ fn many_connections_of_one_client_get_its_session_in_the_order_they_came() {
             c
         })
         .collect();
-    // The client closes one that waits. What it asked for is still done when its turn comes.
+    // The client closes one that waits. Its commands are still applied when its turn comes.
     w.drop_client(later[1]);
     assert_eq!(now(&mut w, first), ["closed TakenOver"]);
     w.drop_client(first);
@@ -157,7 +158,7 @@ fn many_connections_of_one_client_get_its_session_in_the_order_they_came() {
 }
 
 #[test]
-fn what_comes_while_a_client_is_away_waits_for_it_also_over_a_crash() {
+fn messages_for_an_absent_client_wait_for_it_and_survive_a_crash() {
     let mut w = World::new(1);
     let p = open(&mut w, "p");
     let c = subscriber(&mut w, "c", "t/+", 1);
@@ -180,7 +181,7 @@ fn what_comes_while_a_client_is_away_waits_for_it_also_over_a_crash() {
 }
 
 #[test]
-fn what_is_in_flight_is_sent_again_in_order_before_anything_new() {
+fn deliveries_in_flight_are_sent_again_in_order_before_new_ones() {
     let mut w = World::new(1);
     let p = open(&mut w, "p");
     let c = subscriber(&mut w, "c", "t", 2);
@@ -220,8 +221,9 @@ fn what_is_in_flight_is_sent_again_in_order_before_anything_new() {
 }
 
 #[test]
-fn the_receive_maximum_holds_back_and_a_pubrel_from_before_does_not_count() {
-    // What had been released before a reconnect was not counted, but freed credit when it ended: too much was sent.
+fn the_receive_maximum_limits_deliveries_and_an_old_pubrel_does_not_count() {
+    // Messages released before a reconnect were not counted, but returned credit when they were completed: too much was
+    // sent.
     let mut w = World::new(1);
     let p = open(&mut w, "p");
     let two = |s: &mut gatepost_core::command::OpenSession| s.receive_maximum = 2;
@@ -293,8 +295,8 @@ fn a_publishers_qos_2_id_is_remembered_until_it_is_released_also_over_a_crash() 
 }
 
 #[test]
-fn a_duplicate_on_a_new_connection_waits_for_what_the_first_one_waits_for() {
-    // It was confirmed at once, while the message it repeats was still on its way to the log.
+fn a_duplicate_on_a_new_connection_waits_for_the_log_like_the_first_publish() {
+    // It was confirmed at once, although the message that it repeats was not logged yet.
     let mut w = World::new(1);
     let c = subscriber(&mut w, "c", "t", 2);
     w.drop_client(c);
@@ -318,7 +320,7 @@ fn an_outgoing_qos_2_id_is_logged_before_it_is_used_and_so_is_its_release() {
     w.catch_up();
     assert_eq!(now(&mut w, c), ["publish q2 #1 t m"]);
     w.send(c, vec![pubrec(1)]);
-    // PUBREL went out at once: after a power cut the message was sent again to a client that had forgotten the id.
+    // PUBREL was sent at once: after a power cut the message was sent again to a client that had forgotten the id.
     assert!(now(&mut w, c).is_empty());
     assert_eq!(hear(&mut w, c), ["pubrel 1"]);
     w.crash(Crash::Power);
@@ -330,7 +332,7 @@ fn an_outgoing_qos_2_id_is_logged_before_it_is_used_and_so_is_its_release() {
 
 #[test]
 fn in_flight_bodies_come_back_from_disk_some_at_a_time() {
-    // All of them were fetched, and put out, at once.
+    // All of them were read and sent at once.
     let settings = gatepost_core::testing::world::Settings {
         cache_bytes_max: 32 << 10,
         ..Default::default()
@@ -361,7 +363,7 @@ fn in_flight_bodies_come_back_from_disk_some_at_a_time() {
     }
 }
 
-/// Five messages of QoS 1 and one of QoS 2 are in flight, and the client is back with another receive maximum.
+/// Five messages of QoS 1 and one of QoS 2 are in flight, and the client reconnects with another receive maximum.
 fn back_with(w: &mut World, receive_maximum: u16) -> Client {
     let p = open(w, "p");
     let c = w.connect("mqtt");
@@ -390,7 +392,7 @@ fn back_with(w: &mut World, receive_maximum: u16) -> Client {
 }
 
 #[test]
-fn resends_wait_for_the_receive_maximum_and_hold_nothing_else_up() {
+fn resends_wait_for_the_receive_maximum_and_delay_nothing_else() {
     // All of them were sent at once.
     let mut w = World::new(1);
     let c = back_with(&mut w, 2);
@@ -399,12 +401,12 @@ fn resends_wait_for_the_receive_maximum_and_hold_nothing_else_up() {
         ["open present", "publish q1 #1 t 1 dup", "publish q1 #2 t 2 dup"]
     );
     assert_eq!(run(&mut w, c, [subscribe(vec![filter("u", 0)])]), ["suback 1 [Ok(0)]"]);
-    // One that waits may be acknowledged, too: it is not sent again.
+    // One that waits may be acknowledged, too; then it is not sent again.
     assert!(run(&mut w, c, [puback(3)]).is_empty());
     assert_eq!(run(&mut w, c, [puback(2)]), ["publish q1 #4 t 4 dup"]);
     assert_eq!(run(&mut w, c, [puback(1)]), ["publish q1 #5 t 5 dup"]);
     assert_eq!(run(&mut w, c, [puback(5)]), ["publish q2 #6 t 6 dup"]);
-    // MQTT 5 4.9: PUBREC makes no room, PUBCOMP does.
+    // MQTT 5 4.9: PUBCOMP returns credit, PUBREC does not.
     assert_eq!(run(&mut w, c, [pubrec(6)]), ["pubrel 6"]);
     assert_eq!(run(&mut w, c, [puback(6)]), ["publish q1 #7 t new"]);
     assert!(run(&mut w, c, [puback(4), puback(7)]).is_empty());
@@ -412,7 +414,7 @@ fn resends_wait_for_the_receive_maximum_and_hold_nothing_else_up() {
 }
 
 #[test]
-fn a_release_from_before_takes_no_room() {
+fn a_pubrel_from_an_earlier_connection_needs_no_credit() {
     let mut w = World::new(1);
     let c = back_with(&mut w, 10);
     assert_eq!(hear(&mut w, c).len(), 8);
@@ -423,7 +425,7 @@ fn a_release_from_before_takes_no_room() {
     assert_eq!(heard.len(), 7);
     assert_eq!(heard[6], "pubrel 6");
     w.drop_client(c);
-    // Behind what waits it waits, but only as long.
+    // Behind deliveries that wait it waits, but no longer than they do.
     let c = w.connect("mqtt");
     assert_eq!(run(&mut w, c, [session("c", |s| s.receive_maximum = 4)]).len(), 5);
     assert_eq!(run(&mut w, c, [puback(1)]), ["publish q1 #5 t 5 dup", "pubrel 6"]);
@@ -524,7 +526,7 @@ fn retain_as_published_keeps_the_flag_of_live_messages() {
 }
 
 #[test]
-fn a_session_expires_with_everything_it_had_and_a_return_puts_that_off() {
+fn a_session_expires_with_everything_it_had_unless_its_client_returns() {
     let mut w = World::new(1);
     let p = open(&mut w, "p");
     let connect = |w: &mut World| {
@@ -550,8 +552,8 @@ fn a_session_expires_with_everything_it_had_and_a_return_puts_that_off() {
 }
 
 #[test]
-fn a_session_is_over_at_its_time_and_not_only_when_a_timer_ran() {
-    // After a start its client could be faster than the first tick.
+fn a_session_expires_at_its_time_even_if_no_timer_has_run() {
+    // After a start, its client could reconnect before the first tick.
     let mut w = World::new(1);
     let c = w.connect("mqtt");
     run(&mut w, c, [kept("c"), subscribe(vec![filter("t", 1)])]);
@@ -566,7 +568,7 @@ fn a_session_is_over_at_its_time_and_not_only_when_a_timer_ran() {
 
 #[test]
 fn sessions_that_come_and_go_do_not_pile_up_timers() {
-    // Each disconnect set a timer for the session's whole expiry.
+    // Each disconnect added a timer for the session's whole expiry.
     let mut w = World::new(1);
     for _ in 0..100 {
         let c = w.connect("mqtt");
@@ -580,7 +582,7 @@ fn sessions_that_come_and_go_do_not_pile_up_timers() {
 
 #[test]
 fn an_expiry_is_counted_once_over_restarts() {
-    // A session that was connected at a crash began its expiry anew at every start.
+    // A session that was connected at a crash started its expiry again at every start.
     let mut w = World::new(1);
     let c = w.connect("mqtt");
     run(&mut w, c, [session("c", |s| s.expiry = Some(100))]);

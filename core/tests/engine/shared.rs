@@ -1,4 +1,4 @@
-//! Shared subscriptions: a group's queue, its members, and what becomes of a message whose member goes.
+//! Shared subscriptions: a group's queue, its members, and what happens to the messages of a member that leaves.
 
 use crate::support::*;
 use gatepost_core::engine::Settings;
@@ -17,7 +17,7 @@ fn publisher(w: &mut World) -> Client {
 }
 
 #[test]
-fn a_group_gets_one_copy_by_turns_and_other_subscriptions_their_own() {
+fn a_group_gets_one_copy_in_turn_and_other_subscriptions_their_own() {
     let mut w = World::new(1);
     let p = publisher(&mut w);
     let (a, b) = (member(&mut w, "a", "g", "t", 1), member(&mut w, "b", "g", "t", 1));
@@ -30,8 +30,8 @@ fn a_group_gets_one_copy_by_turns_and_other_subscriptions_their_own() {
 }
 
 #[test]
-fn groups_whose_names_and_filters_read_alike_are_not_one() {
-    // `$share/a-b/c` and `$share/a/b-c` had one queue.
+fn groups_with_similar_names_and_filters_are_different() {
+    // `$share/a-b/c` and `$share/a/b-c` had the same queue.
     let mut w = World::new(1);
     let p = publisher(&mut w);
     let (a, b) = (member(&mut w, "a", "a-b", "c", 1), member(&mut w, "b", "a", "b-c", 1));
@@ -41,7 +41,7 @@ fn groups_whose_names_and_filters_read_alike_are_not_one() {
 }
 
 #[test]
-fn a_queue_somebody_declared_is_no_groups() {
+fn a_declared_queue_with_the_name_of_a_groups_queue_is_not_used() {
     let mut w = World::new(1);
     let c = w.connect("test");
     run(&mut w, c, [durable("mqtt-share-g/t")]);
@@ -51,8 +51,8 @@ fn a_queue_somebody_declared_is_no_groups() {
 }
 
 #[test]
-fn a_members_credit_is_one_for_all_its_groups() {
-    // What was settled woke the queue it came from and the member's own, but not its other groups.
+fn a_member_has_one_credit_for_all_its_groups() {
+    // A settle dispatched the queue that the message came from and the member's own, but not its other groups' queues.
     let mut w = World::new(1);
     let p = publisher(&mut w);
     let a = w.connect("mqtt");
@@ -72,7 +72,7 @@ fn a_members_credit_is_one_for_all_its_groups() {
 }
 
 #[test]
-fn what_a_member_holds_waits_for_it_and_goes_to_another_when_its_session_ends() {
+fn unsettled_deliveries_of_a_member_go_to_another_when_its_session_ends() {
     let mut w = World::new(1);
     let p = publisher(&mut w);
     let (a, b) = (member(&mut w, "a", "g", "t", 2), member(&mut w, "b", "g", "t", 2));
@@ -93,13 +93,13 @@ fn what_a_member_holds_waits_for_it_and_goes_to_another_when_its_session_ends() 
     w.drop_client(a);
     let a = w.connect("mqtt");
     run(&mut w, a, [session("a", |s| s.clean_start = true)]);
-    // MQTT 5 4.8.2: not what was in flight at QoS 2.
+    // MQTT 5 4.8.2: except deliveries in flight at QoS 2.
     assert_eq!(hear(&mut w, b), ["publish q1 #2 t 1"]);
 }
 
 #[test]
-fn bodies_a_member_is_sent_again_come_from_disk() {
-    // They came back under the group's number, were not recognised, and the session never opened.
+fn resends_to_a_member_are_read_from_disk() {
+    // They were read under the group's number, were not recognised, and the session never opened.
     let settings = gatepost_core::testing::world::Settings {
         cache_bytes_max: 4 << 10,
         ..Default::default()
@@ -119,7 +119,7 @@ fn bodies_a_member_is_sent_again_come_from_disk() {
 }
 
 #[test]
-fn a_group_goes_with_its_last_member() {
+fn a_group_ends_with_its_last_member() {
     let mut w = World::new(1);
     let p = publisher(&mut w);
     let (a, b) = (member(&mut w, "a", "g", "t", 1), member(&mut w, "b", "g", "t", 1));
@@ -134,7 +134,7 @@ fn a_group_goes_with_its_last_member() {
 
 #[test]
 fn a_group_survives_a_restart_with_those_of_its_members_that_do() {
-    // The first member decided: behind one whose session ends with its connection, the others' subscription was lost.
+    // The first member decided: if its session ended with its connection, the others' subscription was lost.
     let mut w = World::new(1);
     let p = publisher(&mut w);
     let x = w.connect("mqtt");
@@ -164,7 +164,7 @@ fn a_group_whose_members_did_not_survive_is_gone_after_a_restart() {
 
 #[test]
 fn what_a_group_had_in_flight_at_qos_2_is_not_lost_in_a_crash() {
-    // It was neither put back nor given to its session, whose name the log does not know.
+    // It was neither returned nor given to its session, whose name the log does not know.
     let mut w = World::new(1);
     let p = publisher(&mut w);
     let a = member(&mut w, "a", "g", "t", 2);
@@ -184,7 +184,7 @@ fn what_a_group_had_in_flight_at_qos_2_is_not_lost_in_a_crash() {
 
 #[test]
 fn a_member_that_subscribes_with_another_qos_keeps_its_credit() {
-    // What was reserved to it was counted by its old QoS and freed by its new one.
+    // Reservations were counted with the old QoS and uncounted with the new one.
     let mut w = World::new(1);
     let p = publisher(&mut w);
     let a = member(&mut w, "a", "g", "t", 1);
@@ -204,8 +204,8 @@ fn member_as(w: &mut World, id: &str, subscription_id: Option<u32>) -> Client {
 }
 
 #[test]
-fn each_member_hears_the_identifier_of_its_own_subscription() {
-    // The group's queue had one: that of who subscribed last.
+fn each_member_gets_the_identifier_of_its_own_subscription() {
+    // The group's queue had one identifier: that of the last subscriber.
     let mut w = World::new(1);
     let p = publisher(&mut w);
     let (a, b, c) = (
@@ -222,13 +222,13 @@ fn each_member_hears_the_identifier_of_its_own_subscription() {
     assert_eq!(hear(&mut w, b), ["publish q1 #1 t 2 ids 8"]);
     assert_eq!(hear(&mut w, c), ["publish q1 #1 t 3"]);
     run(&mut w, b, [subscribe_as(vec![shared("g", "t", 1)], Some(9))]);
-    // What a member leaves goes to another under that one's identifier.
+    // Deliveries of a member that leaves go to another one with that member's identifier.
     w.drop_client(c);
     let again = w.connect("mqtt");
     run(&mut w, again, [session("c", |s| s.clean_start = true)]);
     w.drop_client(a);
     assert_eq!(hear(&mut w, b), ["publish q1 #2 t 3 ids 9"]);
-    // Sent again, it has it, too.
+    // Sent again, it still has the identifier.
     w.drop_client(b);
     let b = w.connect("mqtt");
     assert_eq!(
@@ -267,11 +267,11 @@ fn a_members_identifier_survives_a_restart_and_paging() {
     }
 }
 
-/// Such a delivery was asked for at the log, which had forgotten it with the group's queue: the client's outbox waited for
-/// ever, and nothing else reached the client.
+/// Such a delivery was requested from the log, which had forgotten it with the group's queue. The client's outbox
+/// waited for ever, and nothing else reached the client.
 #[test]
-fn a_delivery_of_a_group_that_ended_is_not_sent_again_and_keeps_nothing_waiting() {
-    // Without a cache, what is handed out leaves memory at once.
+fn a_delivery_of_an_ended_group_is_not_sent_again_and_delays_nothing() {
+    // Without a cache, a message is evicted as soon as it is handed out.
     let settings = Settings {
         cache_bytes_max: 0,
         ..Settings::default()

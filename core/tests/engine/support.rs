@@ -1,7 +1,7 @@
-//! Scripts: what a client says, in a line; what it hears, in a line.
+//! Scripts: what a client sends, as a line; what it receives, as a line.
 //!
-//! Heard are for example `confirmed 3`, `deliver c1 #2 hello again` (consumer token, delivery number, body, redelivered)
-//! and, for MQTT, `publish q1 #2 a/b hello dup retain ids 7` (QoS, packet id, topic, body, flags).
+//! Received lines are for example `confirmed 3`, `deliver c1 #2 hello again` (consumer token, delivery number, body,
+//! redelivered) and, for MQTT, `publish q1 #2 a/b hello dup retain ids 7` (QoS, packet id, topic, body, flags).
 
 use gatepost_core::catalog::directory::PolicyRecord;
 use gatepost_core::command::*;
@@ -19,13 +19,13 @@ pub(crate) fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
-/// Sends, lets the log and the reader catch up, and takes all there is.
+/// Sends, lets the log and the reader catch up, and takes everything.
 pub(crate) fn run(w: &mut World, c: Client, commands: impl Into<Vec<Command>>) -> Vec<String> {
     w.send(c, commands.into());
     hear(w, c)
 }
 
-/// Lets the log and the reader catch up, and takes all there is, for as long as there is more.
+/// Lets the log and the reader catch up, and takes everything, as long as there is more.
 pub(crate) fn hear(w: &mut World, c: Client) -> Vec<String> {
     let mut heard = Vec::new();
     loop {
@@ -103,7 +103,7 @@ fn body(d: &gatepost_core::event::Delivery) -> String {
     format!("{}{again}{retain}", short(&String::from_utf8_lossy(d.message.body())))
 }
 
-/// Padding is for memory, not for reading.
+/// Bodies are padded to use memory; lines show them without the padding.
 fn short(body: &str) -> &str {
     body.split('.').next().unwrap_or("")
 }
@@ -133,7 +133,7 @@ pub(crate) fn publish(flags: PublishFlags, message: Message) -> Command {
         message,
     }
 }
-/// A body with `size` octets of padding behind the part that is read.
+/// A body with `size` bytes of padding behind the part that is shown.
 pub(crate) fn padded(body: &str, size: usize) -> String {
     format!("{body}.{}", "x".repeat(size))
 }
@@ -272,7 +272,7 @@ pub(crate) fn close_channel() -> Command {
         reply: true,
     }
 }
-/// Sets a policy with priority 0; what it sets is a list of keys and values.
+/// Sets a policy with priority 0 and a definition of keys and values.
 pub(crate) fn policy(name: &str, pattern: &str, apply_to: &str, definition: &[(&str, Value)]) -> Command {
     policies(vec![change(
         PolicyKind::User,

@@ -1,4 +1,4 @@
-//! Traces end, are forgotten, and are bounded; and they change nothing for others.
+//! Traces end, are forgotten and limited; and they change nothing for others.
 
 use crate::support::*;
 use crate::traces::*;
@@ -10,7 +10,7 @@ use gatepost_core::testing::world::{ROOM, World};
 use std::time::Duration;
 
 #[test]
-fn a_trace_ends_with_its_messages_with_its_time_and_is_forgotten_after_a_while() {
+fn a_trace_ends_with_its_messages_or_its_time_and_is_forgotten_later() {
     let (mut w, app, worker) = world();
     let id = start(
         &mut w,
@@ -41,7 +41,7 @@ fn a_trace_ends_with_its_messages_with_its_time_and_is_forgotten_after_a_while()
     assert_eq!(state(&mut w, slow), Some(TraceState::Catching));
     w.advance(Duration::from_secs(2));
     assert_eq!(state(&mut w, slow), Some(TraceState::Ended));
-    // What happens later is not told.
+    // Later events are not reported.
     run(&mut w, worker, [get_no_ack("q")]);
     assert_eq!(only(&mut w, slow).last().map(String::as_str), Some("0 confirmed"));
     w.advance(TRACE_KEPT);
@@ -50,7 +50,7 @@ fn a_trace_ends_with_its_messages_with_its_time_and_is_forgotten_after_a_while()
 }
 
 #[test]
-fn traces_are_bounded_and_give_back_what_they_take() {
+fn traces_are_limited_and_free_their_memory() {
     let (mut w, app, worker) = world();
     w.set_audits(false);
     run(&mut w, worker, [consume_no_ack("q", 1)]);
@@ -85,7 +85,7 @@ fn traces_are_bounded_and_give_back_what_they_take() {
     let infos = w.turn(|engine| engine.traces(now_));
     assert!(infos.iter().all(|info| info.caught <= TRACED_MESSAGES_MAX));
     assert!(infos.iter().any(|info| info.missed > 0), "{infos:?}");
-    // A message that goes round and round.
+    // A message that goes round in a circle.
     for id in &ids[1..] {
         assert!(w.turn(|engine| engine.remove_trace(*id)));
     }
@@ -119,9 +119,9 @@ fn traces_are_bounded_and_give_back_what_they_take() {
     assert_eq!(queues(&w), before);
 }
 
-/// A full table of traces makes room for a new one where one has ended.
+/// If all places are taken, a new trace replaces one that has ended.
 #[test]
-fn one_that_has_ended_makes_room_for_a_new_one() {
+fn an_ended_trace_makes_room_for_a_new_one() {
     let (mut w, ..) = world();
     let short = TraceRequest {
         lasts: Duration::from_secs(5),
@@ -136,7 +136,7 @@ fn one_that_has_ended_makes_room_for_a_new_one() {
     assert!(info(&mut w, first).is_none());
 }
 
-/// Without memory for it, a message is missed, and that is said and counted.
+/// Without memory for it a message is missed, and that is reported and counted.
 #[test]
 fn a_message_is_missed_when_memory_for_objects_is_used_up() {
     let (mut w, app, _) = world();

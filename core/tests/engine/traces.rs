@@ -39,7 +39,8 @@ pub(crate) fn traced(w: &mut World, id: u64) -> Vec<TracedMessage> {
     w.turn(|engine| engine.traced(id, 0, 1000))
 }
 
-/// For example `5 delivered readings to store`: milliseconds since the publish, what, where, by or to whom.
+/// For example `5 delivered readings to store`: milliseconds since the publish, what happened, where, and by or to
+/// whom.
 pub(crate) fn hops(message: &TracedMessage) -> Vec<String> {
     message.hops.iter().map(|hop| line(message, hop)).collect()
 }
@@ -89,7 +90,7 @@ pub(crate) fn topic(key: &str, durable: bool) -> Command {
     publish(PublishFlags::CONFIRM, message("amq.topic", key, "m", durable))
 }
 
-/// A queue whose dead go to queue `dead`.
+/// A queue that dead-letters to queue `dead`.
 fn dying(name: &str, more: &[(&str, i64)]) -> Command {
     declare(name, |d| {
         d.arguments.push("x-dead-letter-exchange", Value::text(""));
@@ -134,12 +135,12 @@ fn a_stored_message_is_followed_to_its_acknowledgement_each_step_with_its_time()
     assert_eq!(hops(m), expected);
 }
 
-/// Acknowledged before its batch is written, a message never comes to the log.
+/// A message that is acknowledged before its batch is written is never logged.
 #[test]
-fn what_consumers_had_before_the_log_is_told_to_be_not_stored() {
+fn a_message_settled_before_it_is_logged_is_reported_as_not_stored() {
     let (mut w, app, worker) = world();
     run(&mut w, worker, [consume("q", 1)]);
-    // The mark of what may be handed out is in the log after the first message.
+    // The first message's hand-out mark is logged after it.
     run(&mut w, app, [topic("plant.1", true)]);
     run(&mut w, worker, [ack(1)]);
     let id = start(&mut w, request("plant/+"));
@@ -164,7 +165,7 @@ fn what_consumers_had_before_the_log_is_told_to_be_not_stored() {
 }
 
 #[test]
-fn what_comes_back_is_told_each_time() {
+fn every_return_of_a_message_is_reported() {
     let (mut w, app, worker) = world();
     let id = start(&mut w, request("plant/+"));
     w.send(
@@ -224,7 +225,7 @@ fn a_rejected_message_is_followed_to_where_dead_letters_go() {
     assert_eq!(found, expected);
 }
 
-/// A dead letter that a trace asks for is caught, although nobody has traced the message it was.
+/// A dead letter that a trace asks for is caught, even if the original message was not traced.
 #[test]
 fn a_dead_letter_and_a_will_say_where_they_come_from() {
     let (mut w, app, worker) = world();
@@ -262,7 +263,7 @@ fn a_dead_letter_and_a_will_say_where_they_come_from() {
 }
 
 #[test]
-fn expiry_limits_and_full_queues_are_told() {
+fn expiry_limits_and_full_queues_are_reported() {
     let (mut w, app, worker) = world();
     let refuses = declare("strict", |d| {
         d.arguments.push("x-max-length", Value::Int(1, 64));
@@ -332,7 +333,7 @@ fn expiry_limits_and_full_queues_are_told() {
 }
 
 #[test]
-fn a_message_that_comes_back_too_often_is_told_to_have_died_of_it() {
+fn a_message_above_its_delivery_limit_is_reported() {
     let (mut w, app, worker) = world();
     let quorum = declare("returns", |d| {
         d.arguments.push("x-queue-type", Value::text("quorum"));
@@ -353,7 +354,7 @@ fn a_message_that_comes_back_too_often_is_told_to_have_died_of_it() {
 }
 
 #[test]
-fn what_nobody_takes_and_what_is_refused_says_why() {
+fn unroutable_and_refused_messages_are_reported_with_the_reason() {
     let (mut w, app, worker) = world();
     let id = start(&mut w, request("#"));
     let mandatory = publish(PublishFlags::MANDATORY, message("amq.direct", "nobody", "m", false));
@@ -382,7 +383,7 @@ fn what_nobody_takes_and_what_is_refused_says_why() {
 }
 
 #[test]
-fn purged_and_deleted_queues_are_told() {
+fn purged_and_deleted_queues_are_reported() {
     let (mut w, app, worker) = world();
     let id = start(&mut w, request("plant/+"));
     run(
@@ -409,7 +410,7 @@ fn purged_and_deleted_queues_are_told() {
 }
 
 #[test]
-fn mqtt_subscribers_acknowledge_are_away_and_come_back() {
+fn mqtt_subscribers_acknowledge_leave_and_return() {
     let (mut w, app, _) = world();
     let panel = w.connect("panel");
     run(&mut w, panel, [kept("p"), subscribe(vec![filter("plant/+", 1)])]);
@@ -419,7 +420,7 @@ fn mqtt_subscribers_acknowledge_are_away_and_come_back() {
     run(&mut w, app, [clean("a"), mqtt("plant/1", "m", 1, 0)]);
     hear(&mut w, panel);
     hear(&mut w, quick);
-    // It goes without an acknowledgement, and is back.
+    // It disconnects without an acknowledgement, and reconnects.
     run(&mut w, panel, [Command::Detach]);
     w.advance(ms(9));
     let panel = w.connect("panel");
@@ -445,7 +446,7 @@ fn mqtt_subscribers_acknowledge_are_away_and_come_back() {
 }
 
 #[test]
-fn what_a_subscriber_does_not_get_says_why() {
+fn messages_dropped_for_a_subscriber_are_reported_with_the_reason() {
     let (mut w, app, _) = world();
     let away = w.connect("away");
     run(&mut w, away, [kept("w"), subscribe(vec![filter("plant/+", 1)])]);
@@ -473,9 +474,9 @@ fn what_a_subscriber_does_not_get_says_why() {
     );
 }
 
-/// A long queue is mostly in the log, and a message that was there is another one in memory when it is back.
+/// Most of a long queue is in the log, and a message read back is another object in memory.
 #[test]
-fn a_message_is_known_again_when_it_comes_back_from_the_log() {
+fn a_traced_message_is_recognised_when_it_is_read_from_the_log() {
     let settings = Settings {
         cache_bytes_max: 16 << 10,
         ..Settings::default()
@@ -517,9 +518,9 @@ fn a_message_is_known_again_when_it_comes_back_from_the_log() {
     );
 }
 
-/// The middle of a long queue, which is in the log only, is dropped at once.
+/// The middle of a long queue, which is only in the log, is dropped in one step.
 #[test]
-fn what_is_dropped_with_the_middle_of_a_long_queue_is_told() {
+fn messages_dropped_with_the_middle_of_a_long_queue_are_reported() {
     let settings = Settings {
         cache_bytes_max: 16 << 10,
         ..Settings::default()
@@ -625,7 +626,7 @@ fn messages_are_found_by_properties_headers_and_exchange() {
     assert!(PropertyName::parse("header:").is_none() && PropertyName::parse("colour").is_none());
 }
 
-/// The same key, in both spellings, and asked for in both.
+/// The same key in both spellings, and filters in both.
 #[test]
 fn a_filter_finds_keys_of_either_dialect() {
     let (mut w, app, _) = world();
@@ -673,17 +674,17 @@ fn a_transaction_is_traced_like_other_publishes() {
 }
 
 #[test]
-fn a_retained_message_says_so() {
+fn a_retained_message_is_reported() {
     let (mut w, app, _) = world();
     let id = start(&mut w, request("state"));
     run(&mut w, app, [clean("a"), retain("state", "on")]);
     assert_eq!(only(&mut w, id)[..3], ["0 published app", "0 unroutable", "0 retained"]);
 }
 
-/// A message may be refused by many full queues, which dead-letter it: what a hold has no time for comes later, when another
-/// publish is under way.
+/// A message may be refused by many full queues, which dead-letter it. What a hold has no time for comes later, during
+/// another publish.
 #[test]
-fn what_full_queues_refuse_is_followed_to_the_dead_letters_also_later() {
+fn messages_that_full_queues_refuse_are_followed_to_their_dead_letters() {
     let settings = Settings {
         hold_units_max: 16,
         ..Settings::default()

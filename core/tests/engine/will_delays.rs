@@ -86,7 +86,7 @@ fn a_takeover_publishes_the_will_without_delay_and_cancels_the_delayed_one() {
 
 #[test]
 fn a_takeover_of_a_session_without_expiry_publishes_its_delayed_will() {
-    // The client was taken to be back before the delay was over, but its session had ended.
+    // The client was assumed to have reconnected before the delay was over, but its session had ended.
     let mut w = World::new(1);
     let watch = subscriber(&mut w, "watch", "#", 0);
     for (expiry, heard) in [(0, true), (60, false)] {

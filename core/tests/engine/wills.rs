@@ -1,5 +1,6 @@
-//! Wills from seeds: clients come, take over, say goodbye, are lost, and the machine loses power; a book says which wills
-//! have to be published by now, and a watcher hears exactly those. Reads and opens fail now and then.
+//! Wills under random histories: clients connect, take over, disconnect in order or not, and the machine loses power. A
+//! model knows which wills must be published by now, and a subscriber must get exactly those. Reads and opens fail now
+//! and then.
 //!
 //! `GATEPOST_SIM_RUNS=1000` runs more seeds, `GATEPOST_SIM_SEED=17` one of them.
 
@@ -17,11 +18,11 @@ struct Session {
     client: Option<Client>,
     /// Seconds.
     expiry: u64,
-    /// It was once opened to outlive its connection: the log has it.
+    /// Whether it was ever opened to outlive its connection, so that it is logged.
     kept: bool,
     /// Number and delay of the will of the present connection.
     will: Option<(usize, u64)>,
-    /// The will that waits for its delay, and when that is over.
+    /// The will that waits for its delay, and when that ends.
     pending: Option<(usize, u64)>,
     ends_at: Option<u64>,
 }
@@ -31,7 +32,7 @@ struct Book {
     watcher: Client,
     sessions: BTreeMap<u64, Session>,
     wills: usize,
-    /// To be heard by now.
+    /// Wills that must have been received by now.
     fired: BTreeSet<usize>,
     heard: BTreeSet<usize>,
     /// Seconds.
@@ -74,7 +75,7 @@ impl Book {
         from[self.world.random().below(from.len() as u64) as usize]
     }
 
-    /// The connection of a session ends, other than by a goodbye; `ends`: the session with it.
+    /// The connection of a session ends without DISCONNECT. `ends`: the session ends with it.
     fn lose(&mut self, id: u64, ends: bool) {
         let Some(s) = self.sessions.get_mut(&id) else { return };
         s.client = None;
@@ -107,10 +108,10 @@ impl Book {
         let delay = self.pick(&[0, 1, 3, 10]);
         self.wills += 1;
         let old = self.sessions.get(&id).and_then(|s| s.client);
-        // It may have said goodbye before, or changed the session's expiry: of that we have not heard yet.
+        // It may have sent a DISCONNECT, or changed the session's expiry, which was not processed yet.
         let said = old.map_or_else(Vec::new, |_| self.last_words(id));
-        // MQTT 5 3.1.3.2.2: the old connection's will is published unless the client is back in time, and the session
-        // goes on.
+        // MQTT 5 3.1.3.2.2: the old connection's will is published unless the client reconnects in time and the session
+        // continues.
         if let Some(s) = self.sessions.get(&id) {
             let delayed = s.will.is_some_and(|(_, delay)| delay > 0);
             let goes_on = !clean && s.expiry > 0;
@@ -177,7 +178,7 @@ impl Book {
         self.lose(id, false);
     }
 
-    /// What a DISCONNECT says, or nothing of it.
+    /// The content of a DISCONNECT, or of none.
     fn last_words(&mut self, id: u64) -> Vec<Command> {
         let expiry = self.sessions.get(&id).map_or(0, |s| s.expiry);
         let mut commands = Vec::new();
@@ -207,7 +208,7 @@ impl Book {
         self.pass();
     }
 
-    /// What the time that passed has done.
+    /// Updates the model for the time that has passed.
     fn pass(&mut self) {
         for id in self.sessions.keys().copied().collect::<Vec<_>>() {
             let s = self.sessions.get_mut(&id).expect("it is there");
@@ -222,12 +223,12 @@ impl Book {
 
     fn crash(&mut self) {
         self.hear();
-        // Nobody waits for the record of a lost connection: without it the session's time and the will's begin anew. An
-        // answer that waits for the log comes after it.
+        // Nobody waits for the record of a lost connection: without it, the times of the session and of the will start
+        // again. An answer that waits for the log comes after it.
         let c = self.world.connect("mqtt");
         run(&mut self.world, c, [kept("sync")]);
         self.world.crash(Crash::Power);
-        // What the log does not have is gone with its will; for the others it is as if their connection was lost now.
+        // Sessions that are not logged are lost with their wills. For the others, the connection counts as lost now.
         self.sessions.retain(|_, s| s.kept);
         for id in self.sessions.keys().copied().collect::<Vec<_>>() {
             if s_is_connected(&self.sessions, id) {
@@ -236,13 +237,13 @@ impl Book {
         }
         self.watcher = self.world.connect("mqtt");
         self.world.send(self.watcher, vec![kept("watcher")]);
-        // A timer that is due after a start runs with the first tick.
+        // A timer that is due after a start fires with the first tick.
         self.world.advance(ms(1));
         self.pass();
     }
 
     fn hear(&mut self) {
-        // A timer that is due at once runs with the next tick.
+        // A timer that is due at once fires with the next tick.
         self.world.advance(Duration::ZERO);
         self.world.catch_up();
         for line in hear(&mut self.world, self.watcher) {

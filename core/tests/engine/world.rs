@@ -1,4 +1,4 @@
-//! The world itself: the same seed has the same history.
+//! The world itself: a seed always gives the same history.
 
 use crate::support::*;
 use gatepost_core::testing::disk::Crash;

@@ -1,4 +1,4 @@
-//! What costs the disk something, and what does not.
+//! What costs writes to the disk, and what does not.
 
 use crate::support::*;
 use gatepost_core::command::PublishFlags;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 const KIB: usize = 1 << 10;
 
-/// Lets the store's chores run until nothing is left to do.
+/// Runs the store's background work until there is none left.
 fn settle_down(w: &mut World) {
     w.catch_up();
     w.advance(Duration::from_secs(300));
@@ -35,12 +35,12 @@ fn a_message_of_a_thousand_queues_is_written_once() {
     assert_eq!(heard, ["confirmed 1"]);
     let written = w.disk().bytes_written() - before;
     println!("{written} bytes for 8 KiB to 1,000 queues");
-    // The body, six bytes a route, and what a new segment begins with.
+    // The body, six bytes for each route, and the beginning of a new segment.
     assert!(written <= (8 * KIB + 6 * 1000 + 2 * KIB) as u64, "{written} bytes");
 }
 
 #[test]
-fn what_is_transient_and_consumed_in_time_costs_no_write() {
+fn transient_messages_consumed_in_time_cost_no_write() {
     let mut w = World::new(2);
     let c = w.connect("test");
     run(
@@ -58,7 +58,7 @@ fn what_is_transient_and_consumed_in_time_costs_no_write() {
     for n in 0..200 {
         let heard = run(&mut w, c, vec![put_transient("work", &padded(&n.to_string(), KIB))]);
         assert!(heard.iter().any(|line| line.starts_with("deliver")), "{heard:?}");
-        // Durable in a queue that is not is nowhere durable.
+        // A durable message in a transient queue is not durable.
         run(
             &mut w,
             c,
@@ -70,11 +70,11 @@ fn what_is_transient_and_consumed_in_time_costs_no_write() {
 }
 
 #[test]
-fn what_is_settled_before_the_log_takes_it_is_not_written() {
+fn messages_settled_before_the_log_takes_them_are_not_written() {
     let mut w = World::new(3);
     let c = w.connect("test");
     run(&mut w, c, vec![durable("work"), consume("work", 1)]);
-    // Numbers of hand-outs are reserved ahead; the first of them costs a record.
+    // Hand-out marks are staged ahead; the first one costs a record.
     run(&mut w, c, vec![put("work", "0"), ack(1)]);
     settle_down(&mut w);
     let before = w.disk().bytes_written();

@@ -8,7 +8,7 @@ use crate::store::{Cut, CutError, QueueId, check};
 use crate::testing::disk::{Crash, SimDisk};
 use std::io;
 
-/// Copies a cut onto another disk, in small pieces. `between` is called after each.
+/// Copies a cut to another disk, in small pieces. `between` is called after each.
 fn copy(cut: &Cut<SimDisk>, seed: u64, between: &mut dyn FnMut()) -> io::Result<SimDisk> {
     let disk = SimDisk::new(seed);
     for dir in ["log", "cold"] {
@@ -32,10 +32,10 @@ fn copy(cut: &Cut<SimDisk>, seed: u64, between: &mut dyn FnMut()) -> io::Result<
     Ok(disk)
 }
 
-/// The log goes on, seals, recycles and compacts while it is copied. The copy has what the log had at the cut, checks, and
-/// opens; and the log has what it has.
+/// The log continues, seals, recycles and compacts while it is copied. The copy has what the log had at the cut, passes
+/// the check, and opens; and the log keeps what it has.
 #[test]
-fn a_copy_of_a_log_in_use_is_the_log_at_the_cut() {
+fn a_copy_of_a_log_in_use_equals_the_log_at_the_cut() {
     for seed in 0..runs(60) {
         let mut script = Script::new(seed);
         script.open().expect("a new log");
@@ -62,8 +62,8 @@ fn a_copy_of_a_log_in_use_is_the_log_at_the_cut() {
     }
 }
 
-/// Publishers wait for the log's thread. It does nothing for a cut that a medium could make slow, and nothing that a power
-/// cut could tear.
+/// Publishers wait for the log's thread. For a cut it does nothing that a slow medium could delay, and nothing that a
+/// power cut could tear.
 #[test]
 fn a_cut_writes_and_syncs_nothing() {
     for seed in 0..runs(40) {
@@ -77,8 +77,8 @@ fn a_cut_writes_and_syncs_nothing() {
     }
 }
 
-/// Dead segments pile up while a copy is made. Wherever the machine stops meanwhile, the next start finds what was
-/// confirmed, and takes none of the dead for living.
+/// Dead segments accumulate while a copy is made. Wherever the machine stops meanwhile, the next start finds what was
+/// confirmed, and takes none of the dead ones for live.
 #[test]
 fn every_crash_point_of_a_copy_is_survived() {
     for seed in 0..runs(400).div_ceil(400) {
@@ -91,7 +91,7 @@ fn every_crash_point_of_a_copy_is_survived() {
                 script.disk.crash_after(at);
             }
             let cut = script.store.as_mut().expect("a store").cut().expect("a cut");
-            // It fails where the machine stops; the book knows what was confirmed by then.
+            // It fails where the machine stops; the model knows what was confirmed by then.
             let _ = copy(&cut, seed, &mut || _ = script.work(1));
             drop(cut);
             let _ = script.work(10);
@@ -144,7 +144,7 @@ fn segments_are_kept_for_a_cut_until_the_disk_is_short() {
     store.cut().expect("and another one");
 }
 
-/// A segment must not be read from behind what belongs to the cut: those bytes may be half of a record.
+/// A segment must not be read beyond the cut: those bytes may be half of a record.
 #[test]
 fn nothing_behind_the_cut_is_read() {
     let disk = SimDisk::new(5);

@@ -52,7 +52,7 @@ pub(super) fn commit(store: &mut Store<SimDisk>, records: Vec<Record>, ms: u64) 
     assert!(store.durable() >= must);
 }
 
-/// Fills segments with messages that are settled at once, and lets the background run.
+/// Fills segments with messages that are settled at once, and runs the background work.
 fn churn(store: &mut Store<SimDisk>, from: u64, count: u64) {
     for seq in from..from + count {
         commit(store, vec![publish(&message(seq, 1000), 99, seq)], seq * 1000);
@@ -98,7 +98,7 @@ fn a_batch_without_sync_is_written_and_not_synced() {
 }
 
 #[test]
-fn what_was_settled_before_it_was_written_costs_nothing() {
+fn messages_settled_before_they_are_written_cost_nothing() {
     let disk = SimDisk::new(1);
     let (mut store, _) = open(&disk);
     let changes = disk.changes();
@@ -133,7 +133,7 @@ fn an_idle_store_writes_nothing() {
 }
 
 #[test]
-fn a_log_that_drains_gives_its_disk_back() {
+fn a_log_that_drains_frees_its_disk_space() {
     let disk = SimDisk::new(1);
     let (mut store, _) = open(&disk);
     churn(&mut store, 0, 400);
@@ -144,7 +144,7 @@ fn a_log_that_drains_gives_its_disk_back() {
 }
 
 #[test]
-fn one_stuck_message_does_not_pin_the_log_and_stays_readable_where_it_was() {
+fn one_unsettled_message_does_not_keep_the_log_and_stays_readable() {
     let disk = SimDisk::new(1);
     let (mut store, _) = open(&disk);
     let stuck = message(7, 50);
@@ -253,7 +253,7 @@ fn a_checkpoint_that_cannot_be_written_is_tried_again_and_harms_nothing() {
     assert_eq!(store.stats().checkpoints.load(Ordering::Relaxed), 1);
 }
 
-/// A store whose interval is 200 ms, and a commit at 1,000 ms of one batch per need.
+/// A store with an interval of 200 ms, and a commit at 1,000 ms with one batch for each durability.
 fn commit_needing(confirm_written: bool, needs: &[Option<Durability>]) -> (SimDisk, Store<SimDisk>, Lsn) {
     let disk = SimDisk::new(1);
     let settings = StoreSettings {
@@ -262,7 +262,7 @@ fn commit_needing(confirm_written: bool, needs: &[Option<Durability>]) -> (SimDi
         ..settings()
     };
     let (mut store, _) = open_with(&disk, settings);
-    // The file is made, and synced, by the first.
+    // The first commit creates the file and syncs it.
     commit(&mut store, vec![publish(&message(0, 10), 1, 0)], 0);
     while store.tick(at(0)).unwrap().is_some_and(|due| due <= Time(100)) {}
     let batches = (1u64..).zip(needs).map(|(seq, need)| Batch {
@@ -277,7 +277,7 @@ fn commit_needing(confirm_written: bool, needs: &[Option<Durability>]) -> (SimDi
 }
 
 #[test]
-fn a_commit_syncs_as_its_neediest_batch_needs() {
+fn a_commit_syncs_as_its_strictest_batch_needs() {
     const NOBODY: Option<Durability> = None;
     let [os, interval, always] = [Durability::Os, Durability::Interval, Durability::Always].map(Some);
     for needs in [vec![NOBODY], vec![os], vec![NOBODY, os]] {
@@ -307,7 +307,7 @@ fn a_commit_syncs_as_its_neediest_batch_needs() {
 }
 
 #[test]
-fn an_interval_that_confirms_what_is_written_syncs_all_the_same() {
+fn an_interval_that_confirms_written_data_still_syncs() {
     let (disk, mut store, must) = commit_needing(true, &[Some(Durability::Interval)]);
     assert!(store.durable() >= must, "nothing waits for the sync");
     let before = disk.syncs();
@@ -361,7 +361,7 @@ fn a_segment_is_not_recycled_while_it_is_read() {
     drop(pinned);
     churn(&mut store, 100, 2);
     assert!(!disk.paths().contains(&name));
-    // Whoever still asks is told that it is gone, which is no damage.
+    // Later requests are answered that it is gone, which is no damage.
     assert!(read(&store, 1, 0, first.position().unwrap()).is_none());
     assert_eq!(store.stats().quarantined.load(Ordering::Relaxed), 0);
 }
@@ -423,7 +423,7 @@ fn session_state_and_dead_letters_survive_in_the_checkpoint() {
     session_state_survives(|store| store.close(at(78)).unwrap());
 }
 
-/// What a session's queue says of its packet ids, of a dead letter that moved to `to`, and of returns.
+/// What a session's queue records about its packet ids, a dead letter that moved to `to`, and returns.
 fn session_state(queue: QueueId, to: Route) -> Vec<Record> {
     let outgoing = State::PacketId {
         queue,
@@ -450,7 +450,7 @@ fn session_state(queue: QueueId, to: Route) -> Vec<Record> {
         incoming(7, false),
         moved,
     ];
-    // The newest of two counts, that of a settled message, and that of one that is not in the log.
+    // The newer of two counts, the count of a settled message, and that of a message that is not in the log.
     let counts = [returned(2, 1), returned(2, 2), returned(0, 9), returned(700, 9)];
     let mut records = vec![
         publish(&message(1, 100), 1, 0),
@@ -551,9 +551,9 @@ fn a_checkpoint_of_another_release_is_refused_by_name() {
     );
 }
 
-/// Everything is full but the two spares: what is settled is logged in them, segments die, and room comes back.
+/// The disk is full except for the two spares: settles are logged in them, segments become empty, and space is freed.
 #[test]
-fn a_store_without_a_free_byte_lives_on_its_reserve() {
+fn a_store_on_a_full_disk_works_from_its_reserve() {
     let disk = SimDisk::new(1);
     let (mut store, _) = open(&disk);
     for seq in 0..60 {

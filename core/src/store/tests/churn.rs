@@ -1,4 +1,4 @@
-//! What comes and goes: once that has ended, what is left on disk and in memory is bounded by what exists.
+//! Objects are created and deleted: afterwards, what is left on disk and in memory is limited by what exists.
 
 use super::behaviour::{ack, at, open_with, publish};
 use super::script::{batch, message};
@@ -9,7 +9,7 @@ use crate::time::Time;
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 
-/// As shipped, but for small segments.
+/// Default settings except for small segments.
 fn shipped() -> StoreSettings {
     StoreSettings {
         segment_bytes: 64 << 10,
@@ -36,7 +36,7 @@ fn queue(number: u64) -> QueueId {
     QueueId::new(VhostId(1), number).expect("a number that fits")
 }
 
-/// The records that make the thing with this number, and those that end it.
+/// The records that create the object with this number, and those that delete it.
 type Kind = fn(u64) -> (Vec<Record>, Vec<Record>);
 
 /// A queue under one of 100 names, with a binding and a message.

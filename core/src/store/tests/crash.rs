@@ -1,4 +1,4 @@
-//! The machine stops at every point, also while it starts.
+//! The machine stops at every point, also during a start.
 
 use super::behaviour::{ack, at, publish};
 use super::entries;
@@ -12,12 +12,12 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Works, crashes, starts, as often as `lives`; each life stops at a change that the seed picks.
+/// Works, crashes and starts again, `lives` times. Each life stops at a change chosen by the seed.
 fn live_and_die(seed: u64, lives: u64) {
     live_and_die_with(seed, lives, |_| ());
 }
 
-/// The same, where `harm` makes each life's disk worse.
+/// The same, where `harm` makes each life's disk fail in addition.
 fn live_and_die_with(seed: u64, lives: u64, mut harm: impl FnMut(&SimDisk)) {
     let mut script = Script::new(seed);
     if seed % 4 == 3 {
@@ -42,13 +42,13 @@ fn live_and_die_with(seed: u64, lives: u64, mut harm: impl FnMut(&SimDisk)) {
             Crash::Power
         };
         harm(&script.disk);
-        // A start may be what crashes.
+        // The start itself may crash.
         if script.open().is_ok() {
             harm(&script.disk);
             let commits = 1 + script.rng.below(30);
             if script.work(commits).is_ok() && script.rng.chance(1, 3) {
                 let now = script.now;
-                // A clean stop: everything is confirmed.
+                // A clean stop confirms everything.
                 if script.store.take().is_some_and(|store| store.close(now).is_ok()) {
                     script.book_all_confirmed();
                 }
@@ -71,7 +71,7 @@ fn nothing_confirmed_is_lost_over_many_lives() {
 }
 
 #[test]
-fn nothing_confirmed_is_lost_where_reads_and_opens_fail_too() {
+fn nothing_confirmed_is_lost_when_reads_and_opens_fail() {
     let mut failed = 0;
     for seed in seeds(120) {
         let mut rng = Rng::new(!seed);
@@ -86,9 +86,9 @@ fn nothing_confirmed_is_lost_where_reads_and_opens_fail_too() {
 }
 
 /// The file of a new cold segment had its name, and the sync of that name failed. Its number was given to the next
-/// segment as well, and what was in that one could not be read after a crash.
+/// segment as well, whose content could not be read after a crash.
 #[test]
-fn a_segment_that_failed_at_the_last_moment_keeps_its_number() {
+fn a_segment_whose_creation_failed_last_keeps_its_number() {
     for seed in [881, 6_807, 7_077] {
         live_and_die(seed, 6);
     }
@@ -111,7 +111,7 @@ fn every_crash_point_of_a_run_is_survived() {
             if let Some(at) = crash_at {
                 script.disk.crash_after(at);
             }
-            // Where the background crashes, only the next commit notices.
+            // If the background work crashes, only the next commit notices.
             let _ = script.open().and_then(|()| script.work(60));
             script
         };
@@ -160,8 +160,8 @@ fn a_power_cut_after_a_process_died_is_survived() {
     }
 }
 
-/// Works until segments are recycled. The `plan` says which call fails, and at which the machine stops. Returns the calls
-/// that recycled one.
+/// Works until segments are recycled. The `plan` says which call fails, and at which the machine stops. Returns the
+/// calls that recycled a segment.
 fn recycle(disk: &SimDisk, plan: Option<(u64, u64)>) -> Vec<Range<u64>> {
     let mut recycled = Vec::new();
     let mut work = || -> Result<(), StoreError> {
@@ -188,10 +188,10 @@ fn recycle(disk: &SimDisk, plan: Option<(u64, u64)>) -> Vec<Range<u64>> {
     recycled
 }
 
-/// A segment was recycled, and the sync of its new name failed. The file was made the next segment all the same, and a
-/// power cut gave it its old name back: what was found was a file with the header of another segment.
+/// A segment was recycled, and the sync of its new name failed. The file became the next segment all the same, and a
+/// power cut restored its old name: the file then had the header of another segment.
 #[test]
-fn a_recycled_file_is_not_written_to_while_a_power_cut_may_give_it_its_old_name_back() {
+fn a_recycled_file_is_not_written_while_a_power_cut_may_restore_its_old_name() {
     let recycled = recycle(&SimDisk::new(0), None);
     assert!(recycled.len() > 2);
     for fail in recycled.into_iter().take(2).flatten() {
@@ -207,9 +207,9 @@ fn a_recycled_file_is_not_written_to_while_a_power_cut_may_give_it_its_old_name_
     }
 }
 
-/// The same where the sync did not fail, but the process died before it: its successor found the new name.
+/// The same if the process died before the sync: its successor found the new name.
 #[test]
-fn a_recycled_file_is_not_written_to_before_its_name_is_synced_by_whoever_finds_it() {
+fn a_recycled_file_is_not_written_before_the_next_start_syncs_its_name() {
     let recycled = recycle(&SimDisk::new(0), None);
     for killed in recycled.into_iter().take(2).flatten() {
         for stop in 0..40 {
@@ -224,8 +224,8 @@ fn a_recycled_file_is_not_written_to_before_its_name_is_synced_by_whoever_finds_
     }
 }
 
-/// A power cut left the trailer of a segment and not its footer, and the start could not write that again. The missing
-/// directory was taken for damage when the first page of a queue was asked for.
+/// A power cut left the trailer of a segment but not its footer, and the start could not write that again. When the
+/// first page of a queue was requested, the missing directory was taken for damage.
 #[test]
 fn a_footer_that_a_start_cannot_write_again_is_no_damage() {
     let disk = SimDisk::new(1);
@@ -245,7 +245,7 @@ fn a_footer_that_a_start_cannot_write_again_is_no_damage() {
             disk.fail_after(nth, Fault::Io);
         }
         let open = || Store::open(Arc::new(disk.clone()), settings(), Wall(0));
-        // Where it is the sync of what was read that fails, the start does; the next one does not.
+        // If the sync of what was read fails, the start fails; the next one succeeds.
         let (store, _) = open().or_else(|_| open()).unwrap();
         assert_eq!(entries(&store, QueueId(1)).len(), 3, "{nth:?} failed");
         assert_eq!(store.stats().quarantined.load(Ordering::Relaxed), 0, "{nth:?} failed");
@@ -256,10 +256,10 @@ fn a_footer_that_a_start_cannot_write_again_is_no_damage() {
     (0..whole).for_each(|nth| _ = changes(Some(nth)));
 }
 
-/// A power cut took nothing but zeros from the end of a record. The start took it for torn, and made it whole by writing
-/// the footer: then there were bytes behind the end that the footer told.
+/// A power cut took only zeros from the end of a record. The start took it for torn, and made it valid by writing the
+/// footer: then there were bytes behind the end that the footer recorded.
 #[test]
-fn a_record_that_lost_nothing_but_zeros_is_whole_from_the_start() {
+fn a_record_that_lost_only_zeros_is_valid_from_the_start() {
     let disk = SimDisk::new(1);
     let (mut store, _) = Store::open(Arc::new(disk.clone()), settings(), Wall(0)).unwrap();
     let value = Some(vec![0; 1000].into());
@@ -298,7 +298,7 @@ fn every_crash_point_of_a_start_is_survived() {
         for at in 0..script.disk.changes() {
             let mut script = crashed();
             script.disk.crash_after(at);
-            // A crash while it tidies up may go unnoticed.
+            // A crash during the tidying may go unnoticed.
             let _ = script.open();
             script.store = None;
             script.disk = script.disk.restart(Crash::Power);

@@ -16,7 +16,7 @@ use super::disk::Disk;
 use super::{Loaded, LogEntry, PageRead, QueueId, Read, Store};
 use crate::testing::disk::Rng;
 
-/// All that the log has of a queue, page by page.
+/// Everything that the log has of a queue, page by page.
 pub(super) fn entries<D: Disk>(store: &Store<D>, queue: QueueId) -> Vec<LogEntry> {
     let mut reader = store.reader();
     let (mut entries, mut from) = (Vec::new(), 0);
@@ -39,7 +39,7 @@ pub(super) fn entries<D: Disk>(store: &Store<D>, queue: QueueId) -> Vec<LogEntry
     }
 }
 
-/// Reads messages, in the order asked. What cannot be read is asked again, as the gateway does.
+/// Reads messages, in the order requested. Failed reads are repeated, as in the gateway.
 pub(super) fn bodies<D: Disk>(store: &Store<D>, reads: &[Read]) -> Vec<Loaded> {
     let reader = store.reader();
     let first = reader.read(reads).into_iter().zip(reads);
@@ -49,13 +49,13 @@ pub(super) fn bodies<D: Disk>(store: &Store<D>, reads: &[Read]) -> Vec<Loaded> {
         .collect()
 }
 
-/// Tries until it succeeds, a thousand times at most.
+/// Repeats `attempt` until it succeeds, a thousand times at most.
 fn again<T>(mut attempt: impl FnMut() -> std::io::Result<T>) -> T {
     let tries = (0..1000).find_map(|_| attempt().ok());
     tries.expect("the disk reads at last")
 }
 
-/// Files of a store that lived, whole and with bytes changed: what fuzzing starts from.
+/// Files of a used store, unchanged and with bytes changed: where fuzzing starts.
 pub(super) fn corpus() -> Vec<Vec<u8>> {
     let mut corpus = vec![Vec::new(), vec![0xff; 64]];
     for seed in 0..script::runs(400) / 40 {
@@ -74,7 +74,7 @@ pub(super) fn corpus() -> Vec<Vec<u8>> {
                     *byte = rng.word() as u8;
                 }
             }
-            // Also from somewhere in the middle, where heads and directories lie.
+            // Also from the middle, where heads and directories are.
             let from = rng.below(bytes.len() as u64 + 1) as usize;
             corpus.push(bytes.split_off(from.min(bytes.len())));
             corpus.push(bytes);

@@ -1,4 +1,4 @@
-//! Reads and opens that fail: what was not read is no damage, and nobody else suffers.
+//! Reads and opens that fail: what was not read is no damage, and nothing else is affected.
 
 use super::behaviour::{ack, at, commit, open_with, publish};
 use super::entries;
@@ -39,7 +39,7 @@ fn is_whole(answer: &Answer) -> bool {
     matches!(answer, Answer::Body(loaded) if loaded.message.is_some())
 }
 
-/// One failed `pread` dropped 62 intact messages: all that were to be read in the same batch counted as damaged.
+/// One failed `pread` dropped 62 intact messages: everything that was to be read in the same batch counted as damaged.
 #[test]
 fn a_read_that_fails_once_loses_nothing_and_fails_no_neighbour() {
     let disk = SimDisk::new(1);
@@ -61,7 +61,7 @@ fn a_read_that_fails_once_loses_nothing_and_fails_no_neighbour() {
 }
 
 #[test]
-fn while_one_file_cannot_be_read_the_messages_of_others_come() {
+fn messages_of_other_files_are_read_while_one_file_is_unreadable() {
     let disk = SimDisk::new(1);
     let store = filled(&disk, 40);
     let requests = bodies_of(&store, 1);
@@ -73,7 +73,7 @@ fn while_one_file_cannot_be_read_the_messages_of_others_come() {
     assert!(served.answers.iter().all(is_whole));
     let others = requests.iter().filter(|request| !is_there(request)).count();
     assert_eq!(served.answers.len(), others);
-    // A page is not answered with what happens to be readable of it: what is left out would count as lost.
+    // A page is not answered with only its readable part, because the rest would count as lost.
     let page = |from, upto| {
         let (queue, count) = (QueueId(1), 100);
         Request::Page(PageRead {
@@ -102,7 +102,7 @@ fn while_one_file_cannot_be_read_the_messages_of_others_come() {
     assert!(store.stats().read_errors.load(Ordering::Relaxed) > 1);
 }
 
-/// A life's directory, and what a start finds in it with each of its reads failing in turn.
+/// A used directory, and what a start finds in it when each of its reads fails in turn.
 fn start_with(disk: &SimDisk, fail: impl Fn(&SimDisk)) -> Result<(SimDisk, usize, u64), StoreError> {
     let disk = disk.restart(Crash::Process);
     fail(&disk);
@@ -139,7 +139,7 @@ fn stopped(clean: bool) -> SimDisk {
 }
 
 #[test]
-fn a_start_bears_with_any_read_that_fails_for_a_while() {
+fn a_start_succeeds_when_any_read_fails_for_a_while() {
     for disk in [stopped(true), stopped(false)] {
         let (_, whole, damaged) = start_with(&disk, |_| ()).unwrap();
         assert!(whole > 12 && damaged == 0);
@@ -157,7 +157,7 @@ fn a_start_bears_with_any_read_that_fails_for_a_while() {
 }
 
 #[test]
-fn a_start_that_cannot_read_a_file_ends_and_changes_nothing_of_it() {
+fn a_start_that_cannot_read_a_file_fails_and_does_not_change_it() {
     for disk in [stopped(true), stopped(false)] {
         let (_, whole, _) = start_with(&disk, |_| ()).unwrap();
         for path in disk.paths() {
@@ -186,7 +186,7 @@ fn a_start_that_cannot_read_a_file_ends_and_changes_nothing_of_it() {
 }
 
 #[test]
-fn check_bears_with_reads_that_fail_for_a_while() {
+fn a_check_succeeds_when_reads_fail_for_a_while() {
     let disk = stopped(true);
     let whole = check(&disk, &mut |_| {}).unwrap();
     for nth in 0..40 {
@@ -197,9 +197,9 @@ fn check_bears_with_reads_that_fail_for_a_while() {
     assert!(whole.is_clean() && disk.reads_failed() > 60);
 }
 
-/// A segment that could not be read once was never compacted again, and what a copy lacked was set aside as damaged.
+/// A segment that could not be read once was never compacted again, and what its copy lacked was set aside as damaged.
 #[test]
-fn compaction_waits_for_what_cannot_be_read_and_goes_on() {
+fn compaction_waits_for_unreadable_records_and_continues() {
     for nth in 0..6 {
         let disk = SimDisk::new(3);
         let (mut store, _) = open_with(&disk, settings());
@@ -226,7 +226,7 @@ fn compaction_waits_for_what_cannot_be_read_and_goes_on() {
     }
 }
 
-/// 228,500 messages of a backlog used up 256 descriptors: each segment kept its file open from when it was written.
+/// A backlog of 228,500 messages used up 256 descriptors: each segment kept its file open from when it was written.
 #[test]
 fn a_backlog_of_many_segments_keeps_few_files_open() {
     let disk = SimDisk::new(1);
@@ -235,7 +235,7 @@ fn a_backlog_of_many_segments_keeps_few_files_open() {
         open_files_max,
         ..settings()
     };
-    // What is written at the same time, a checkpoint, and a spare.
+    // Files that are written at the same time: a checkpoint, and a spare.
     disk.set_open_files_max(Some(open_files_max as u64 + 6));
     let (mut store, _) = Store::open(Arc::new(disk.clone()), limited.clone(), Wall(0)).unwrap();
     for seq in 0..600u64 {
@@ -262,9 +262,9 @@ fn a_backlog_of_many_segments_keeps_few_files_open() {
     }
 }
 
-/// Sockets have taken all descriptors but a few: what the reader keeps open is given up before the log fails.
+/// Sockets have taken all descriptors but a few: files that the reader keeps open are closed before the log fails.
 #[test]
-fn the_log_takes_descriptors_that_readers_left_open() {
+fn the_log_takes_descriptors_of_idle_readers() {
     let disk = SimDisk::new(1);
     let mut store = filled(&disk, 60);
     assert!(bodies_of(&store, 1).len() == 60);
@@ -277,7 +277,7 @@ fn the_log_takes_descriptors_that_readers_left_open() {
 }
 
 #[test]
-fn reads_that_bring_fewer_bytes_than_asked_are_gone_on_with() {
+fn short_reads_are_continued() {
     let disk = stopped(false);
     disk.set_short_reads(true);
     let (_, found, damaged) = start_with(&disk, |_| ()).unwrap();

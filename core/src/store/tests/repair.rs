@@ -1,4 +1,4 @@
-//! Every place of every file of a recorded directory is harmed, one at a time: what is lost, what is said of it, and
+//! Every place of every file of a recorded directory is damaged, one at a time: what is lost, what is reported, and
 //! what a repair makes of it.
 
 use super::damage::{Content, contents, lived};
@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// Something that happens to a file.
+/// A kind of damage to a file.
 #[derive(Clone, Debug)]
 enum Harm {
     Flip(usize),
@@ -44,7 +44,7 @@ impl Harm {
     }
 }
 
-/// Every byte of what describes a file, and samples of the rest.
+/// Every byte of the files' descriptions, and samples of the rest.
 fn harms(bytes: &[u8], stride: usize) -> Vec<Harm> {
     let len = bytes.len();
     let (sector, records) = (SECTOR as usize, RECORDS_AT as usize);
@@ -62,14 +62,14 @@ fn harms(bytes: &[u8], stride: usize) -> Vec<Harm> {
     harms
 }
 
-/// An unharmed directory: where its messages and keys lie, and what they say.
+/// An undamaged directory: where its messages and keys are, and their content.
 struct Whole {
     script: Script,
     served: Content,
     places: BTreeMap<(u64, u64), (String, Range<usize>)>,
     keys: BTreeMap<Box<[u8]>, Box<[u8]>>,
     key_places: BTreeMap<Box<[u8]>, (String, Range<usize>)>,
-    /// Files that nobody sealed: their ends may go without a trace.
+    /// Files that nobody sealed: damage to their ends may go unnoticed.
     open_ended: BTreeSet<String>,
 }
 
@@ -111,7 +111,7 @@ impl Whole {
         let hit = harm.range();
         place.0 == path && place.1.start < hit.end && hit.start < place.1.end
     }
-    /// What is missing was hit, or shared a transaction with what was. Returns how much is missing.
+    /// Everything missing was hit, or was in a transaction with something that was. Returns how much is missing.
     fn compare(&self, now: &Content, keys: &BTreeMap<Box<[u8]>, Box<[u8]>>, path: &str, harm: &Harm) -> usize {
         let mut missing = 0;
         for at in self.served.keys().filter(|at| !now.contains_key(at)) {
@@ -161,7 +161,7 @@ impl Whole {
     }
 }
 
-/// Places that are not only damaged but repaired: one of this many.
+/// One of this many damaged places is also repaired.
 const REPAIR_EACH: u64 = 5;
 
 fn harm_everything(whole: &Whole, stride: usize) {
@@ -174,7 +174,7 @@ fn harm_everything(whole: &Whole, stride: usize) {
             let (store, recovered) = whole.open(&disk, &what);
             let (served, unreadable) = contents(&whole.script, &store, &recovered);
             let missing = whole.compare(&served, &recovered.keys, &path, &harm);
-            // Only where a crash could have left the same may damage go unnoticed.
+            // Damage may only go unnoticed if a crash could have left the same.
             let is_counted = store.stats().quarantined.load(Ordering::Relaxed) > 0;
             let is_noted = disk.paths().iter().any(|path| path.starts_with("quarantine/"));
             let unnoticed = whole.open_ended.contains(&path);
@@ -187,7 +187,7 @@ fn harm_everything(whole: &Whole, stride: usize) {
                 "{what} costs {missing} and is not found: {report}"
             );
             drop(store);
-            // A repair reads everything thrice.
+            // A repair reads everything three times.
             if n % REPAIR_EACH as usize != 0 {
                 continue;
             }
@@ -211,7 +211,7 @@ fn harm_everything(whole: &Whole, stride: usize) {
     }
 }
 
-/// A directory with all that there can be in one.
+/// A directory with everything that there can be in one.
 fn recorded(is_closed: bool) -> Whole {
     let rich = |script: &Script| {
         let paths = script.disk.paths();
@@ -253,7 +253,7 @@ fn every_place_of_a_directory_that_was_left_by_a_crash_may_be_damaged() {
 }
 
 #[test]
-fn a_repair_of_much_damage_leaves_none_and_work_goes_on() {
+fn a_repair_of_much_damage_leaves_none_and_the_store_works() {
     for seed in 0..runs(400) / 4 {
         let mut script = lived(6_000_000 + seed);
         let mut rng = crate::testing::disk::Rng::new(seed);
@@ -291,7 +291,7 @@ fn a_directory_in_use_is_neither_checked_nor_repaired() {
 }
 
 #[test]
-fn what_a_stop_left_over_is_no_damage_and_removed() {
+fn files_left_by_a_stop_are_no_damage_and_are_removed() {
     let script = lived(7_000_001);
     for path in ["log/draft", "cold/draft", "log/ahead", "checkpoint.draft"] {
         crate::store::disk::Disk::create(&script.disk, path).unwrap();

@@ -1,4 +1,4 @@
-//! A store under a random load, and a book of what it must, may and must not give back.
+//! A store under random load, and a model of what it must, may and must not return.
 
 use super::{bodies, entries};
 use crate::message::{Envelope, Message};
@@ -31,13 +31,13 @@ pub(super) fn settings() -> StoreSettings {
     }
 }
 
-/// Number of random runs of one kind: `usual`, or what `GATEPOST_SIM_RUNS` says.
+/// The number of random runs of one kind: `usual`, or the value of `GATEPOST_SIM_RUNS`.
 pub(super) fn runs(usual: u64) -> u64 {
     number("GATEPOST_SIM_RUNS").unwrap_or(usual)
 }
 
-/// The seeds of the lives that are lived: from 0, or from what `GATEPOST_SIM_SEED` says, which is then the only one
-/// unless `GATEPOST_SIM_RUNS` says otherwise.
+/// The seeds to run: from 0, or from the value of `GATEPOST_SIM_SEED`, which is then the only one unless
+/// `GATEPOST_SIM_RUNS` says otherwise.
 pub(super) fn seeds(usual: u64) -> std::ops::Range<u64> {
     let first = number("GATEPOST_SIM_SEED");
     let count = runs(first.map_or(usual, |_| 1));
@@ -49,7 +49,7 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// A message whose body tells its content number.
+/// A message whose body contains its content number.
 pub(super) fn message(content: u64, len: usize) -> Message {
     let mut rng = Rng::new(content);
     let mut body = vec![0; len];
@@ -81,7 +81,7 @@ pub(super) fn batch(records: Vec<Record>, sync: bool) -> Batch {
     }
 }
 
-/// One message of one queue, in the book. Commits are counted from 1.
+/// One message of one queue in the model. Commits are counted from 1.
 #[derive(Clone, Debug)]
 struct Entry {
     content: u64,
@@ -105,14 +105,14 @@ struct Queue {
 /// The commit that gave a key its value, and the value.
 type Version = (u64, Option<Vec<u8>>);
 
-/// What was asked of the store, and how much of it was confirmed.
+/// What the store was asked to do, and how much of it was confirmed.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Book {
     queues: BTreeMap<u64, Queue>,
     keys: BTreeMap<u8, Vec<Version>>,
-    /// (queue, seq) pairs that one group gave.
+    /// (queue, seq) pairs written by one group.
     groups: Vec<(u64, Vec<(u64, u64)>)>,
-    /// A message that left one place for another in one group.
+    /// A message that moved from one place to another in one group.
     moves: Vec<((u64, u64), (u64, u64))>,
     commit: u64,
     confirmed: u64,
@@ -120,7 +120,7 @@ pub(super) struct Book {
     next_content: u64,
 }
 
-/// A store, its disk, its book.
+/// A store, its disk, and its model.
 pub(super) struct Script {
     pub(super) disk: SimDisk,
     pub(super) store: Option<Store<SimDisk>>,
@@ -128,12 +128,12 @@ pub(super) struct Script {
     pub(super) rng: Rng,
     pub(super) now: Now,
     pub(super) settings: StoreSettings,
-    /// What the commits that are booked need.
+    /// The durability that each commit in the model needs.
     pub(super) need: Durability,
     /// Messages in memory, to be routed again.
     held: Vec<(Message, u64, usize)>,
     waiting: Option<(u64, Lsn)>,
-    /// No message gets into a queue but by its own record, so that losing a file loses what lay in it and no more.
+    /// Messages only get into a queue by their own records, so that losing a file loses only what was in it.
     pub(super) is_plain: bool,
     pub(super) seed: u64,
 }
@@ -161,14 +161,14 @@ impl Script {
             seed,
         }
     }
-    /// Opens the store, checks what it found against the book, and makes that the new truth.
+    /// Opens the store, checks what it found against the model, and continues from that.
     pub(super) fn open(&mut self) -> Result<(), StoreError> {
         let (store, recovered) = Store::open(Arc::new(self.disk.clone()), self.settings.clone(), Wall(0))?;
-        // What a start cannot do in the background it leaves to the next, so it may not have noticed.
+        // A start leaves failed background work to the next one, so it may not have noticed a failure.
         if self.disk.is_crashed() {
             return Err(StoreError::Poisoned("the machine has stopped".into()));
         }
-        // What a start found is looked at in peace.
+        // No faults while the result of a start is checked.
         self.disk.heal_reads();
         let damaged = store.stats().quarantined.load(Ordering::Relaxed);
         let notes = || -> Vec<String> {
@@ -217,7 +217,7 @@ impl Script {
     fn commit(&mut self) -> Result<(), StoreError> {
         self.book.commit += 1;
         let mut batches = Vec::new();
-        // One answer for all of a commit: what follows the last batch that needs a sync is not promised.
+        // All of a commit has one answer: batches behind the last one that needs a sync are not promised.
         let sync = self.rng.chance(1, 2);
         let mut any_sync = false;
         for _ in 0..1 + self.rng.below(3) {
@@ -294,7 +294,7 @@ impl Script {
         }
         given
     }
-    /// One thing an engine may do.
+    /// One operation of an engine.
     fn step(&mut self, batch: &mut Batch) {
         match self.rng.below(24) {
             0..8 => _ = self.publish(batch),
@@ -313,7 +313,7 @@ impl Script {
             _ => {}
         }
     }
-    /// Settled by all before it was written.
+    /// A message settled by all before it was written.
     fn settle_unwritten(&mut self, batch: &mut Batch) {
         let given = self.publish(batch);
         if let Some(Record::Message { message, .. }) = batch.records.last() {
@@ -332,7 +332,7 @@ impl Script {
             batch.records.push(Record::Acks(acks.into()));
         }
     }
-    /// Numbers that are never logged at all: transient messages.
+    /// Sequences that are never logged: transient messages.
     fn skip_numbers(&mut self) {
         let queue = self.queue();
         self.book.queues.get_mut(&queue).unwrap().next_seq += 1 + u64::from(self.rng.chance(1, 30)) * 5000;
@@ -357,7 +357,8 @@ impl Script {
             self.rng.below(live.len() as u64) as usize
         };
         let upto = (from + self.rng.below(6) as usize).min(live.len() - 1);
-        // No range spans what another record settles: that one may be torn, and what it moved elsewhere with it.
+        // A range must not include what another record settles: that one may be torn, together with where it moved the
+        // message.
         let mut settled: Vec<(u64, u64)> = Vec::new();
         for &seq in &live[from..=upto] {
             book.entries.get_mut(&seq).unwrap().settled = Some(commit);
@@ -449,7 +450,7 @@ impl Script {
         batch.groups.push((start, batch.records.len()));
         self.book.groups.push((commit, given));
     }
-    /// The same message once more, in another queue.
+    /// The same message again, in another queue.
     fn publish_again(&mut self, batch: &mut Batch) {
         let nth = self.rng.below(self.held.len() as u64) as usize;
         let (message, content, len) = self.held[nth].clone();
@@ -466,7 +467,7 @@ impl Script {
         self.book.next_queue += 1;
         batch.records.push(Record::QueueDelete { queue: QueueId(queue) });
     }
-    /// All before a sequence leaves a queue.
+    /// All messages before a sequence are purged.
     fn purge(&mut self, batch: &mut Batch) {
         let commit = self.book.commit;
         let queue = self.queue();
@@ -508,7 +509,7 @@ impl Script {
         batch.groups.push((start, start + 2));
         self.book.moves.push(((from, seq), (to, route.seq)));
     }
-    /// What was recovered is the truth from here on.
+    /// From here on, what was recovered counts.
     pub(super) fn adopt(&mut self, store: &Store<SimDisk>, recovered: &Recovered) {
         let mut queues = BTreeMap::new();
         for (id, found) in &recovered.queues {
@@ -540,7 +541,7 @@ impl Script {
             }
             queues.insert(id.0, queue);
         }
-        // A queue that is not there any more must stay away.
+        // A deleted queue must not come back.
         for (id, _) in self
             .book
             .queues
@@ -569,12 +570,12 @@ impl Script {
 }
 
 impl Script {
-    /// What was once given to a queue under a number.
+    /// The message that a queue got under a sequence.
     pub(super) fn content(&self, (queue, seq): (u64, u64)) -> Option<(u64, usize)> {
         let entry = self.book.queues.get(&queue)?.entries.get(&seq)?;
         Some((entry.content, entry.len))
     }
-    /// The other messages that one group gave together with this one, and itself.
+    /// The messages that one group wrote together with this one, itself included.
     pub(super) fn group_of(&self, at: (u64, u64)) -> Vec<(u64, u64)> {
         let groups = self.book.groups.iter().map(|(_, group)| group);
         groups
@@ -591,7 +592,7 @@ impl Script {
         };
         versions.iter().any(|(_, known)| known.as_deref() == Some(value))
     }
-    /// A clean stop was answered.
+    /// A clean stop was answered, so everything is confirmed.
     pub(super) fn book_all_confirmed(&mut self) {
         self.book.confirmed = self.book.commit;
     }

@@ -1,5 +1,5 @@
-//! Vhosts that come and go, under the same names again and again: nothing of a deleted one comes back, nothing of the
-//! others is lost, wherever the machine stops and whichever bit flips.
+//! Vhosts that are created and deleted under the same names again and again: nothing of a deleted one comes back and
+//! nothing of the others is lost, wherever the machine stops and whichever bit flips.
 
 use super::behaviour::{ack, at, publish};
 use super::damage::damage;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 const NAMES: [&str; 3] = ["plant", "office", "yard"];
 
-/// What a vhost has by now, and the commits that gave and took it.
+/// The content of a vhost, and the commits that created and deleted it.
 #[derive(Clone, Debug, Default)]
 struct Vhost {
     name: &'static str,
@@ -52,7 +52,7 @@ impl Life {
         Store::open(Arc::new(disk.clone()), settings(), Wall(0)).unwrap()
     }
 
-    /// Makes, fills and deletes vhosts. Each record is a commit of its own as often as not.
+    /// Creates, fills and deletes vhosts. About half of the records are commits of their own.
     fn work(&mut self, steps: u64) -> Result<(), StoreError> {
         let (mut store, _) = Store::open(Arc::new(self.disk.clone()), settings(), Wall(0))?;
         for _ in 0..steps {
@@ -156,7 +156,7 @@ impl Life {
         self.vhosts.insert(number, vhost);
     }
 
-    /// What is surely there and is not, as keys and (vhost, sequence). Fails if something is there that must not be.
+    /// What must exist and does not, as keys and (vhost, sequence). Fails if something exists that must not.
     fn lost(&self, store: &Store<SimDisk>, recovered: &Recovered, what: &str) -> BTreeSet<String> {
         let mut lost = BTreeSet::new();
         let sure = self.confirmed;
@@ -181,7 +181,7 @@ impl Life {
             };
             for (seq, (written, settled)) in &vhost.messages {
                 let is_settled = settled.is_some_and(|commit| commit <= sure);
-                // Without any checkpoint, what was settled in a segment that is recycled by now may come once more.
+                // Without any checkpoint, messages whose settling was in a segment recycled since may come once more.
                 let may_return = what.ends_with("without checkpoints");
                 assert!(
                     !is_settled || may_return || !there.contains(seq),
@@ -209,7 +209,7 @@ impl Life {
         }
         let names: Vec<_> = known.values().map(|record| &record.name).collect();
         let different: BTreeSet<_> = names.iter().collect();
-        // The one of that name may have been deleted in the commit that did not count.
+        // An earlier one with that name may have been deleted in a commit that did not count.
         let in_doubt = self
             .vhosts
             .values()
@@ -229,7 +229,7 @@ fn without_checkpoints(disk: &SimDisk) -> SimDisk {
 }
 
 #[test]
-fn vhosts_that_come_and_go_survive_a_stop_at_any_point() {
+fn vhosts_created_and_deleted_survive_a_stop_at_any_point() {
     for seed in 0..runs(400).div_ceil(200) {
         let life = |crash_at: Option<u64>| {
             let mut life = Life::new(20_000 + seed);
@@ -258,9 +258,10 @@ fn vhosts_that_come_and_go_survive_a_stop_at_any_point() {
     }
 }
 
-/// One flipped bit costs the record that it is in, and a definition's nothing: it comes back from the checkpoint.
+/// One flipped bit damages the record that it is in. It costs no definition, because those come back from the
+/// checkpoint.
 #[test]
-fn a_flipped_bit_costs_one_record_of_one_vhost() {
+fn a_flipped_bit_damages_one_record_of_one_vhost() {
     let (mut messages, mut rescued) = (0, 0);
     for seed in 0..runs(400) {
         let mut life = Life::new(30_000 + seed);
@@ -285,7 +286,7 @@ fn a_flipped_bit_costs_one_record_of_one_vhost() {
         let what = format!("seed {seed}, {path} at {at_byte}");
         let (store, recovered) = life.open(&disk);
         let lost = life.lost(&store, &recovered, &what);
-        // A message that is listed is found to be damaged when it is read.
+        // Damage to a listed message is found when it is read.
         assert!(lost.len() <= 1, "{what}: {lost:?}");
         for lost in &lost {
             let is_precious = ["vhost", "queue", "exchange", "policy", "user", "permission"];
@@ -309,13 +310,13 @@ fn a_flipped_bit_costs_one_record_of_one_vhost() {
 type Content = (BTreeMap<Box<[u8]>, Box<[u8]>>, BTreeMap<(QueueId, u64), Box<[u8]>>);
 
 impl Life {
-    /// A clean stop: its checkpoint knows everything.
+    /// A clean stop, whose checkpoint knows everything.
     fn close(&self) {
         let (store, _) = self.open(&self.disk);
         store.close(at(self.commit * 700 + 10_000)).unwrap();
     }
 
-    /// What a start finds in the directory, and what it finds lost. See [`Life::lost`].
+    /// What a start finds in the directory, and what is lost. See [`Life::lost`].
     fn start(&self, disk: &SimDisk, what: &str, is_judged: bool) -> (Content, BTreeSet<String>) {
         let (store, recovered) = self.open(disk);
         let lost = if is_judged {
@@ -344,17 +345,18 @@ impl Life {
     }
 }
 
-/// A repair of one damaged file, or of many, serves what a start of the damaged directory serves: nothing of a deleted
-/// vhost comes back with it, and nothing more of the others is lost. Work goes on upon what it leaves.
+/// After the repair of one or many damaged files, the directory serves what a start of the damaged directory serves:
+/// nothing of a deleted vhost comes back, and nothing more of the others is lost. The store continues to work.
 #[test]
-fn a_repair_keeps_vhosts_that_came_and_went_as_a_start_finds_them() {
+fn a_repair_keeps_created_and_deleted_vhosts_as_a_start_finds_them() {
     let (mut repaired_ones, mut costly) = (0, 0);
     for seed in 0..runs(400) / 2 {
         let mut life = Life::new(40_000 + seed);
         life.work(40 + seed % 50).unwrap();
         life.close();
         let harmed = life.disk.restart(Crash::Process);
-        // With many files, a deletion may be lost together with its second copy, and what it deleted comes back.
+        // With many damaged files, a deletion may be lost together with its second copy, and what it deleted comes
+        // back.
         let is_one = seed % 3 > 0;
         let files = harmed.paths();
         let one = life.rng.below(files.len() as u64) as usize;
@@ -381,7 +383,7 @@ fn a_repair_keeps_vhosts_that_came_and_went_as_a_start_finds_them() {
         costly += usize::from(!lost.is_empty());
         assert_eq!(served.0, again.0, "{what}: keys");
         assert!(served.1 == again.1, "{what}: messages");
-        // It goes on: new vhosts under the old names.
+        // It continues with new vhosts under the old names.
         if is_one && lost.is_empty() {
             life.disk = disk;
             life.work(20).unwrap_or_else(|error| panic!("{what}: {error}"));

@@ -1,10 +1,10 @@
-//! What a channel holds: settled, given back, fetched.
+//! Deliveries of a channel: settled, returned, fetched.
 
 use super::*;
 use gatepost_core::testing::disk::Crash;
 
 #[test]
-fn what_a_channel_holds_goes_back_in_order_over_many_holds() {
+fn unsettled_deliveries_of_a_closed_channel_return_in_order_over_many_holds() {
     let mut w = World::new(1);
     let (a, b) = (w.connect("amqp"), w.connect("amqp"));
     run(&mut w, a, [transient("q"), consume("q", 1)]);
@@ -16,14 +16,14 @@ fn what_a_channel_holds_goes_back_in_order_over_many_holds() {
     let mut heard = run(&mut w, b, [consume_no_ack("q", 2)]);
     assert!(holds(&mut w, a, closing) > 2);
     assert_eq!(now(&mut w, a), ["done CloseChannel", "echo 1"]);
-    // Who consumes in between gets the oldest of what is back.
+    // A consumer in between gets the oldest of what has returned.
     heard.extend(hear(&mut w, b));
     let numbers: Vec<usize> = heard.iter().filter_map(|line| redelivered(line)).collect();
     assert_counted(&numbers, MANY);
 }
 
 #[test]
-fn a_recover_of_many_takes_many_holds_and_gives_back_each_once() {
+fn a_recover_of_many_deliveries_takes_many_holds_and_returns_each_once() {
     let mut w = World::new(1);
     let (a, b) = (w.connect("amqp"), w.connect("amqp"));
     run(&mut w, a, [transient("q"), consume("q", 2)]);
@@ -38,7 +38,7 @@ fn a_recover_of_many_takes_many_holds_and_gives_back_each_once() {
         echo(1),
     ];
     assert!(w.hold(a, &mut recovering));
-    // What is given back goes to others, or stays until all is back: it does not come again to be given back again.
+    // Returned messages go to others, or wait until all have returned: they are not delivered and returned again.
     assert!(now(&mut w, a).is_empty());
     let other = run(&mut w, b, [get_no_ack("q"), get_no_ack("q")]);
     assert!(other[0].starts_with("got #1 0 again"), "{other:?}");
@@ -48,7 +48,7 @@ fn a_recover_of_many_takes_many_holds_and_gives_back_each_once() {
     assert_eq!(heard[..2], ["done Recover", "echo 1"]);
     let again: Vec<usize> = heard.iter().filter_map(|line| redelivered(line)).collect();
     assert_eq!(again, (2..MANY).collect::<Vec<_>>());
-    // The numbers of before mean nothing any more.
+    // Earlier numbers are no longer valid.
     assert!(run(&mut w, a, [ack(1)])[0].starts_with("failed Settle"));
 }
 
@@ -62,7 +62,7 @@ fn a_queue_with_many_consumers_is_deleted_at_once_and_they_end_in_many_holds() {
         commands.extend((1..=MANY as u32).map(|n| consume_with("q", n, |c| c.reply = false)));
         run(&mut w, one, commands);
         run(&mut w, p, (0..10).map(|n| put("q", &n.to_string())).collect::<Vec<_>>());
-        // Some have something reserved, which goes with the queue; a delivery that was taken is settled as ever.
+        // Some have reservations, which are dropped with the queue. A delivery that was taken is settled as usual.
         let first = now(&mut w, one);
         assert!(!first.is_empty());
         run(&mut w, p, [put("q", "reserved")]);
@@ -70,7 +70,7 @@ fn a_queue_with_many_consumers_is_deleted_at_once_and_they_end_in_many_holds() {
         let early = now(&mut w, one).iter().filter(|line| line.starts_with("gone")).count();
         assert!((1..MANY).contains(&early), "{early} in the first hold");
         if with_session_between {
-            // Cancelled, closed, declared again and consumed, while the rest waits for its end.
+            // Cancelled, closed, declared again and consumed, while the rest is still being cancelled.
             let heard = run(
                 &mut w,
                 one,
@@ -131,8 +131,8 @@ fn a_link_with_many_channels_and_queues_is_detached_in_many_holds() {
 }
 
 #[test]
-fn consumers_that_are_passed_over_do_not_stretch_a_hold() {
-    // Each message looked at all of them to find the one that could take it.
+fn consumers_that_are_passed_over_do_not_prolong_a_hold() {
+    // Each message asked all of them to find one that could take it.
     let mut w = World::new(1);
     w.set_audits(false);
     let (a, c, p) = (w.connect("amqp"), w.connect("amqp"), w.connect("amqp"));
@@ -159,8 +159,8 @@ fn consumers_that_are_passed_over_do_not_stretch_a_hold() {
 }
 
 #[test]
-fn gets_of_what_is_on_disk_wait_for_each_other() {
-    // Each body that came looked through all that waited.
+fn gets_of_messages_on_disk_wait_for_each_other() {
+    // Each body that was read made all waiting gets be looked through.
     let mut w = World::new(1);
     let a = w.connect("amqp");
     run(&mut w, a, [durable("q")]);
@@ -187,9 +187,9 @@ fn gets_of_what_is_on_disk_wait_for_each_other() {
     assert_eq!(heard[300..], ["empty", "echo 1"]);
 }
 
-/// A channel that closed gave back all that it had fetched and not taken in one hold.
+/// A channel that closed returned all that it had fetched and not taken in one hold.
 #[test]
-fn what_a_channel_has_fetched_and_not_taken_goes_back_in_order_over_many_holds() {
+fn fetched_messages_of_a_closed_channel_return_in_order_over_many_holds() {
     let mut w = World::new(1);
     let (a, b) = (w.connect("amqp"), w.connect("amqp"));
     run(&mut w, a, [transient("q")]);

@@ -1,4 +1,4 @@
-//! What dies: dead letters, what expires, what is pushed out.
+//! Messages that die: dead letters, expired messages, messages displaced by limits.
 
 use super::*;
 use gatepost_core::command::Outcome;
@@ -7,7 +7,7 @@ use gatepost_core::properties::Value;
 use gatepost_core::testing::disk::Crash;
 
 #[test]
-fn a_dead_letter_that_meets_many_bindings_goes_on_in_later_turns() {
+fn a_dead_letter_that_matches_many_bindings_continues_in_later_turns() {
     let mut w = World::new(1);
     w.set_audits(false);
     let (a, p) = (w.connect("amqp"), w.connect("amqp"));
@@ -33,7 +33,7 @@ fn a_dead_letter_that_meets_many_bindings_goes_on_in_later_turns() {
 
 #[test]
 fn a_crash_between_the_holds_of_a_dead_letter_loses_nothing() {
-    // The settle of its source could be in the log before the dead letter was in a queue.
+    // The settle of its source could be logged before the dead letter was in a queue.
     let mut places = [0, 0];
     for turns in [0, 1, 2, 4, 6, 9, 60] {
         let mut w = small_holds();
@@ -52,10 +52,10 @@ fn a_crash_between_the_holds_of_a_dead_letter_loses_nothing() {
         run(&mut w, p, [put("source", "1"), put("source", "2")]);
         assert!(run(&mut w, a, [get("source")])[0].starts_with("got"));
         w.send(a, vec![reject(1)]);
-        // What is purged is what waits in the queue, and not what has died there.
+        // A purge removes waiting messages, not those that have died there.
         w.send(p, vec![purge("source")]);
         for n in 0..turns {
-            // The settles that are known go to the log with it.
+            // Settles known by then are logged with it.
             w.send(p, vec![put("other", &n.to_string())]);
         }
         w.commit();
@@ -82,7 +82,7 @@ fn a_crash_between_the_holds_of_a_dead_letter_loses_nothing() {
 }
 
 #[test]
-fn what_expires_all_at_once_takes_many_holds() {
+fn messages_that_expire_together_take_many_holds() {
     let mut w = World::new(1);
     w.set_audits(false);
     let (a, p) = (w.connect("amqp"), w.connect("amqp"));
@@ -106,7 +106,7 @@ fn what_expires_all_at_once_takes_many_holds() {
     w.advance(ms(999));
     assert_eq!(w.counters().expired, 0);
     w.advance(ms(1));
-    // A get meets what is left of them, and comes to its end all the same.
+    // A get finds the rest of them, and still finishes.
     w.send(p, vec![get("source"), get("plain")]);
     for _ in 0..200 {
         w.advance(ms(1));
@@ -119,7 +119,7 @@ fn what_expires_all_at_once_takes_many_holds() {
 }
 
 #[test]
-fn one_message_that_pushes_out_thousands_takes_many_holds() {
+fn one_message_that_displaces_thousands_takes_many_holds() {
     let mut w = World::new(1);
     w.set_audits(false);
     let (a, p) = (w.connect("amqp"), w.connect("amqp"));
@@ -148,8 +148,8 @@ fn one_message_that_pushes_out_thousands_takes_many_holds() {
 }
 
 #[test]
-fn rejects_wait_when_their_dead_letters_pile_up() {
-    // A consumer that rejected faster than they found their queues filled the memory with them.
+fn rejects_wait_while_many_dead_letters_wait() {
+    // A consumer that rejected faster than dead letters were published filled the memory with them.
     let settings = gatepost_core::testing::world::Settings {
         memory_bytes_max: 8 << 20,
         cache_bytes_max: 8 << 20,
@@ -183,7 +183,7 @@ fn rejects_wait_when_their_dead_letters_pile_up() {
         let routed = w.counters().messages_ready as usize;
         most = most.max(dead - routed);
     }
-    // An eighth of the memory, at some 1.3 KiB each.
+    // An eighth of the memory, at about 1.3 KiB each.
     assert!(
         most < 1_200 && holds > 10,
         "{most} at most in {holds} holds; {before} bytes before"
@@ -195,10 +195,10 @@ fn rejects_wait_when_their_dead_letters_pile_up() {
     assert_eq!(run(&mut w, a, [purge("dead")]), ["purged 3000"]);
 }
 
-/// Each queue that refuses a message has a dead letter made, with a copy of the body. All were made in the hold of the publish:
-/// 10,000 queues and one large message took all the memory there was.
+/// Each queue that refuses a message creates a dead letter with a copy of the body. All were created in the hold of the
+/// publish: 10,000 queues and one large message used all the memory there was.
 #[test]
-fn dead_letters_of_a_message_that_many_queues_refuse_are_made_by_and_by() {
+fn dead_letters_of_a_message_refused_by_many_queues_are_made_in_steps() {
     const QUEUES: usize = 200;
     let settings = gatepost_core::testing::world::Settings {
         memory_bytes_max: 1 << 20,
@@ -228,7 +228,7 @@ fn dead_letters_of_a_message_that_many_queues_refuse_are_made_by_and_by() {
         });
         run(&mut w, a, [full, bind("fan", &name, "")]);
     }
-    // Each dead letter takes more than a hold to find its way: until then it is in memory.
+    // The routing of each dead letter takes more than a hold; until then it is in memory.
     bind_often(&mut w, a, "dlx", "dead", MANY);
     run(&mut w, p, [fan("", "small")]);
     w.send(p, vec![fan("", &padded("large", 64 << 10))]);

@@ -13,7 +13,7 @@ fn a_queue_and_an_exchange_with_many_bindings_are_deleted_in_many_holds() {
     bind_often(&mut w, a, "fan", "q", MANY);
     let mut deleting = vec![delete("q"), echo(1)];
     assert!(w.hold(a, &mut deleting));
-    // Nothing is bound to it any more, and who declares it anew gets a new one.
+    // Nothing can be bound to it any more, and declaring it again creates a new one.
     let refused = run(&mut w, b, [bind("fan", "q", "more")]);
     assert!(refused[0].starts_with("failed Bind"), "{refused:?}");
     assert!(holds(&mut w, a, deleting) > 10);
@@ -31,7 +31,7 @@ fn a_queue_and_an_exchange_with_many_bindings_are_deleted_in_many_holds() {
 }
 
 #[test]
-fn a_deletion_goes_on_when_its_connection_is_gone_or_nobody_asked_for_it() {
+fn a_deletion_continues_without_its_connection() {
     let mut w = World::new(1);
     w.set_audits(false);
     let (a, b) = (w.connect("amqp"), w.connect("amqp"));
@@ -66,10 +66,10 @@ fn a_deletion_goes_on_when_its_connection_is_gone_or_nobody_asked_for_it() {
     }
 }
 
-/// The command looked its queue up by name in each hold. So it went on with the queue, or the exchange, that another client had
-/// declared meanwhile, and deleted that too.
+/// The command looked its queue up by name in each hold. So it continued with the queue, or the exchange, that another
+/// client had declared meanwhile, and deleted that, too.
 #[test]
-fn a_deletion_that_a_declaration_has_finished_spares_what_was_declared() {
+fn a_deletion_does_not_delete_what_was_declared_meanwhile() {
     let mut w = World::new(1);
     w.set_audits(false);
     let (a, b) = (w.connect("amqp"), w.connect("amqp"));
@@ -92,17 +92,17 @@ fn a_deletion_that_a_declaration_has_finished_spares_what_was_declared() {
     assert_eq!(run(&mut w, b, [purge("q")]), ["purged 1"]);
 }
 
-/// Deletions that nobody waits for are listed by key, but their bindings were found by slot: those of the queue that had the slot
-/// by then were taken away, all but a few.
+/// Deletions that nobody waits for are listed by key, but their bindings were found by slot: those of the queue that
+/// had the slot by then were removed, all but a few.
 #[test]
-fn a_deletion_that_is_over_leaves_the_bindings_of_the_next_queue_alone() {
+fn a_finished_deletion_keeps_the_bindings_of_the_next_queue() {
     let mut w = World::new(1);
     let a = w.connect("amqp");
     let auto_delete = declare("auto", |d| d.auto_delete = true);
     run(&mut w, a, [exchange("x", "direct"), auto_delete, consume("auto", 1)]);
     bind_often(&mut w, a, "x", "auto", 100);
     run(&mut w, a, [cancel(1)]);
-    // The declaration ends the old queue; its place in the list of deletions stays for the timer.
+    // The declaration finishes the old queue's deletion; its entry in the list of deletions stays for the timer.
     run(&mut w, a, [durable("auto")]);
     bind_often(&mut w, a, "x", "auto", 100);
     for _ in 0..100 {
@@ -113,7 +113,7 @@ fn a_deletion_that_is_over_leaves_the_bindings_of_the_next_queue_alone() {
     assert_eq!(run(&mut w, a, [purge("auto")]), ["purged 100"]);
 }
 
-/// A queue of 1,500 messages, of which a consumer holds 1,000.
+/// A queue of 1,500 messages, of which 1,000 are unsettled at a consumer.
 fn held_and_waiting(w: &mut World, a: Client, c: Client) {
     run(w, a, [durable("q")]);
     for first in (0..1_500).step_by(100) {
@@ -125,8 +125,8 @@ fn held_and_waiting(w: &mut World, a: Client, c: Client) {
 }
 
 #[test]
-fn a_purge_of_a_queue_whose_messages_are_held_takes_many_holds_and_spares_them() {
-    // It looked through everything that anybody held, in one hold: two million deliveries if clients like.
+fn a_purge_of_a_queue_with_unsettled_messages_takes_many_holds_and_keeps_them() {
+    // It searched all unsettled deliveries of all clients in one hold: two million, if clients want.
     let mut w = small_holds();
     let (a, c) = (w.connect("amqp"), w.connect("amqp"));
     held_and_waiting(&mut w, a, c);
@@ -135,7 +135,7 @@ fn a_purge_of_a_queue_whose_messages_are_held_takes_many_holds_and_spares_them()
     while w.hold(a, &mut left) {
         holds += 1;
         if holds == 2 {
-            // What is held moves meanwhile: back to the queue and out again, and away.
+            // Unsettled messages move meanwhile: back to the queue and out again, and away.
             run(
                 &mut w,
                 c,
@@ -155,7 +155,7 @@ fn a_purge_of_a_queue_whose_messages_are_held_takes_many_holds_and_spares_them()
 }
 
 #[test]
-fn a_purge_goes_on_without_its_connection() {
+fn a_purge_continues_without_its_connection() {
     let mut w = small_holds();
     let (a, b, c) = (w.connect("amqp"), w.connect("amqp"), w.connect("amqp"));
     held_and_waiting(&mut w, a, c);
@@ -177,8 +177,8 @@ fn a_purge_goes_on_without_its_connection() {
 }
 
 #[test]
-fn a_chain_of_exchanges_that_go_with_each_other_goes_by_and_by() {
-    // The end of its last binding took all of it along, in one hold.
+fn a_chain_of_auto_delete_exchanges_is_deleted_in_steps() {
+    // When its last binding was removed, all of it was deleted in one hold.
     const CHAIN: usize = 2_000;
     let mut w = World::new(1);
     w.set_audits(false);

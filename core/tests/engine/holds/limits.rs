@@ -1,4 +1,4 @@
-//! What limits refuse, and how that is counted.
+//! What limits refuse, and how refusals are counted.
 
 use super::*;
 use gatepost_core::engine::Limit;
@@ -7,7 +7,7 @@ use gatepost_core::properties::{Codecs, Name, Origin, Properties, PropertyCodec,
 use gatepost_core::topic::LEVELS_MAX;
 
 #[test]
-fn limits_on_filters_are_refused_in_words() {
+fn filters_above_limits_are_refused_with_the_reason() {
     let settings = gatepost_core::testing::world::Settings {
         filter_wildcards_max: 2,
         session_filters_max: 3,
@@ -23,7 +23,7 @@ fn limits_on_filters_are_refused_in_words() {
         answer,
         ["suback 1 [Err(QuotaExceeded), Ok(0), Ok(0), Err(PreconditionFailed), Ok(0), Err(QuotaExceeded)]"]
     );
-    // Repeating one that is there is no new one.
+    // Repeating an existing one adds none.
     assert_eq!(run(&mut w, c, [subscribe(vec![filter("b", 1)])]), ["suback 1 [Ok(1)]"]);
     run(&mut w, a, [transient("q")]);
     let refused = run(&mut w, a, [bind("amq.topic", "q", "#.*.#")]);
@@ -57,7 +57,7 @@ fn limits_on_filters_are_refused_in_words() {
     assert_eq!(counted, expected);
 }
 
-/// A protocol whose messages all have three headers, and three keys beside their own.
+/// A protocol whose messages all have three headers, and three further keys.
 struct ThreeHeaders;
 
 impl PropertyCodec for ThreeHeaders {
@@ -96,8 +96,8 @@ fn a_message_of_too_many_headers_is_counted_where_it_is_refused() {
     assert_eq!(w.counters().limit_refusals[Limit::MessageHeaders as usize], 2);
 }
 
-/// A message may name as many keys as its headers have room for: 20,000 were decoded, held against the rights of its
-/// publisher and looked up in every exchange, in one hold.
+/// A message may name as many keys as fit into its headers: 20,000 were decoded, compared with its publisher's rights
+/// and looked up in every exchange, in one hold.
 #[test]
 fn a_message_of_too_many_keys_is_refused_and_counted() {
     for (max, is_refused) in [(2, true), (3, false)] {

@@ -1,4 +1,5 @@
-//! What takes more than one hold of the engine's lock: it goes on where it stopped, and others come in between.
+//! Operations that take more than one hold of the engine's lock: they continue where they stopped, and other commands
+//! come in between.
 
 use crate::support::*;
 use gatepost_core::command::Command;
@@ -15,10 +16,10 @@ mod sizes;
 mod transactions;
 mod wills;
 
-/// Enough for several holds of whatever is done to each.
+/// Enough for several holds of each operation.
 const MANY: usize = 5_000;
 
-/// Applies in as many holds as it takes; how many that were.
+/// Applies commands in as many holds as needed. Returns their number.
 fn holds(w: &mut World, c: Client, mut commands: Vec<Command>) -> usize {
     let mut holds = 1;
     while w.hold(c, &mut commands) {
@@ -37,7 +38,7 @@ fn redelivered(line: &str) -> Option<usize> {
         .ok()
 }
 
-/// Binds `queue` by `count` keys. A fanout exchange looks at none of them.
+/// Binds `queue` by `count` keys. A fanout exchange ignores keys.
 fn bind_often(w: &mut World, c: Client, source: &str, queue: &str, count: usize) {
     for part in 0..count.div_ceil(500) {
         let keys = part * 500..count.min((part + 1) * 500);
@@ -51,7 +52,7 @@ fn fan(key: &str, body: &str) -> Command {
     publish(flags, message("fan", key, body, false))
 }
 
-/// Holds of a few units: what meets a thousand bindings takes several.
+/// Holds of a few units: an operation on a thousand bindings takes several.
 fn small_holds() -> World {
     let settings = gatepost_core::testing::world::Settings {
         hold_units_max: 8,
@@ -62,10 +63,10 @@ fn small_holds() -> World {
     w
 }
 
-/// Work units of the longest hold, over those of a hold, that a test of the default settings allows.
+/// How far the longest hold may exceed the limit, in work units, in tests with default settings.
 const LONGEST_UNITS: u64 = 4 * 1024;
 
-/// The numbers that the delivered bodies are.
+/// The numbers in the delivered bodies.
 fn delivered(heard: &[String]) -> Vec<usize> {
     let bodies = heard.iter().filter(|line| line.starts_with("deliver"));
     let mut numbers: Vec<usize> = bodies
@@ -75,7 +76,7 @@ fn delivered(heard: &[String]) -> Vec<usize> {
     numbers
 }
 
-/// All filters of `levels` levels that are `a` or `+`: every one matches `a/a/…`.
+/// All filters with this many levels that are `a` or `+`: each matches `a/a/…`.
 fn combinations(levels: usize) -> Vec<gatepost_core::command::Subscription> {
     let filters = (0..1_usize << levels).map(|bits| {
         let words: Vec<_> = (0..levels)

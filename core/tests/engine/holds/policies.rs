@@ -1,10 +1,10 @@
-//! Many policies and many queues: each queue is held against each pattern until one matches.
+//! Many policies and many queues: each queue is compared with each pattern until one matches.
 
 use super::*;
 use gatepost_core::policy::{POLICIES_MAX, PolicyKind};
 use gatepost_core::properties::Value;
 
-/// As many policies as there may be, none of which is for any of the queues but the last.
+/// The most policies, none of which matches any of the queues but the last.
 fn many_policies() -> Vec<gatepost_core::command::PolicyChange> {
     let changes = (1..POLICIES_MAX).map(|n| {
         let definition = [("max-length", Value::Int(10, 64))];
@@ -20,9 +20,10 @@ fn many_policies() -> Vec<gatepost_core::command::PolicyChange> {
     changes.chain([change(PolicyKind::User, "all", Some(all))]).collect()
 }
 
-/// 512 patterns and 10,000 queues are five million matches, which took one hold of the lock when nobody counted them.
+/// 512 patterns and 10,000 queues are five million comparisons, which took one hold of the lock when nothing counted
+/// them.
 #[test]
-fn many_policies_take_hold_on_many_queues_in_many_holds() {
+fn many_policies_are_applied_to_many_queues_in_many_holds() {
     const QUEUES: usize = 10_000;
     let mut w = World::new(1);
     w.set_audits(false);
@@ -54,8 +55,8 @@ fn many_policies_take_hold_on_many_queues_in_many_holds() {
     }
 }
 
-/// A declaration counted as one unit, however many patterns the new queue's name was held against: a thousand of them, half a
-/// million matches, were one hold.
+/// A declaration counted as one unit, however many patterns the new queue's name was compared with. A thousand of them,
+/// half a million comparisons, were one hold.
 #[test]
 fn queues_made_under_many_policies_take_many_holds() {
     const QUEUES: usize = 2_000;
@@ -69,7 +70,7 @@ fn queues_made_under_many_policies_take_many_holds() {
     assert_eq!(w.counters().queues, QUEUES as u64);
     let longest = w.counters().longest_hold_units;
     assert!(longest <= LONGEST_UNITS, "{longest} units");
-    // What is there is held against none of them.
+    // An existing queue is compared with none of them.
     hear(&mut w, c);
     let again: Vec<Command> = (0..500).map(|n| transient(&format!("plant.ab.q{n}"))).collect();
     let took = holds(&mut w, c, again);

@@ -1,11 +1,11 @@
-//! Messages whose queues take many holds to find.
+//! Messages whose routing takes many holds.
 
 use super::*;
 use gatepost_core::engine::ObjectKind;
 use gatepost_core::properties::Value;
 
 #[test]
-fn a_publish_that_meets_many_filters_takes_many_holds_and_keeps_its_place() {
+fn a_publish_that_matches_many_filters_takes_many_holds_and_keeps_its_order() {
     // 262,000 filters of one client cost each publish of any other 0.4 to 1.9 s under the lock.
     let mut w = World::new(1);
     w.set_audits(false);
@@ -34,7 +34,7 @@ fn a_publish_that_meets_many_filters_takes_many_holds_and_keeps_its_place() {
 }
 
 #[test]
-fn a_queue_that_comes_and_goes_while_a_message_is_on_its_way_changes_nothing_for_the_others() {
+fn a_queue_created_or_deleted_during_a_routing_changes_nothing_for_others() {
     let mut w = World::new(1);
     w.set_audits(false);
     let (a, p) = (w.connect("amqp"), w.connect("amqp"));
@@ -82,8 +82,8 @@ fn a_queue_that_comes_and_goes_while_a_message_is_on_its_way_changes_nothing_for
 }
 
 #[test]
-fn walks_that_stop_take_bounded_memory_and_all_come_to_their_end() {
-    // Each publisher had one, as large as the bindings it met were many, and nobody counted them.
+fn walks_that_stop_take_limited_memory_and_all_finish() {
+    // Each publisher had one, as large as the number of bindings it found, and nothing counted them.
     let settings = gatepost_core::testing::world::Settings {
         objects_bytes_max: 8 << 20,
         hold_units_max: 64,
@@ -115,7 +115,7 @@ fn walks_that_stop_take_bounded_memory_and_all_come_to_their_end() {
     }
     assert_eq!(confirmed, publishers.len(), "all are published");
     assert!(waited > 0, "some waited for room");
-    // An eighth of the memory for objects, and a walk that goes on all the same.
+    // An eighth of the memory for objects, and one walk that continues anyway.
     assert!(
         most - before < (1 << 20) + (512 << 10),
         "{} bytes of walks",
@@ -125,7 +125,7 @@ fn walks_that_stop_take_bounded_memory_and_all_come_to_their_end() {
 }
 
 #[test]
-fn a_connection_that_ends_while_it_waits_to_walk_holds_nobody_up() {
+fn a_connection_that_ends_while_it_waits_for_a_walk_delays_nobody() {
     let settings = gatepost_core::testing::world::Settings {
         objects_bytes_max: 8 << 20,
         hold_units_max: 64,
@@ -159,9 +159,10 @@ fn a_connection_that_ends_while_it_waits_to_walk_holds_nobody_up() {
     assert!(left[39].is_empty() && !w.waits(publishers[39]));
 }
 
-/// Only queues that took the message were counted. A thousand publishes to 10,000 full queues were one hold of a second.
+/// Only queues that took the message were counted. A thousand publishes to 10,000 full queues were one hold of a
+/// second.
 #[test]
-fn a_publish_costs_as_much_where_queues_refuse_it() {
+fn a_publish_costs_as_much_if_queues_refuse_it() {
     const QUEUES: usize = 2_000;
     let mut w = World::new(1);
     w.set_audits(false);

@@ -103,7 +103,7 @@ fn a_client_that_comes_back_while_its_session_ends_gets_a_new_one() {
 }
 
 #[test]
-fn a_clean_start_waits_for_the_end_of_what_was_kept() {
+fn a_clean_start_waits_for_the_end_of_the_former_session() {
     let mut w = World::new(1);
     let old = w.connect("mqtt");
     run(&mut w, old, [kept("c")]);

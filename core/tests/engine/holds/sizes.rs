@@ -1,8 +1,8 @@
-//! The largest things that a client can make are taken apart in bounded holds, give their memory back, and let a quiet pair of
-//! clients go on meanwhile.
+//! The largest objects that a client can make are removed in bounded holds, free their memory, and let a quiet pair of
+//! clients continue meanwhile.
 //!
-//! `GATEPOST_SIZE=1000000 cargo test -p gatepost-core --test engine sizes -- --nocapture` makes them as large as that, and prints
-//! how long the longest hold took.
+//! `GATEPOST_SIZE=1000000 cargo test -p gatepost-core --test engine sizes -- --nocapture` uses objects of that size,
+//! and prints how long the longest hold took.
 
 use super::*;
 use gatepost_core::engine::ObjectKind;
@@ -15,7 +15,7 @@ fn size() -> usize {
     wanted.map_or(20_000, |size| size.parse().expect("a number"))
 }
 
-/// A world with room for that many of anything, and a quiet pair in it.
+/// A world with room for that many objects, and a quiet pair of clients.
 struct Large {
     w: World,
     publisher: Client,
@@ -51,7 +51,7 @@ impl Large {
         }
     }
 
-    /// One hold, after which the quiet pair has its turn. Returns what `hold` does.
+    /// One hold, and then the turn of the quiet pair. Returns what `hold` returns.
     fn hold<T>(&mut self, hold: impl FnOnce(&mut World) -> T) -> T {
         #[expect(clippy::disallowed_methods, reason = "it is printed, and nothing depends on it")]
         let began = Instant::now();
@@ -64,16 +64,16 @@ impl Large {
         result
     }
 
-    /// Applies commands in as many holds as it takes.
+    /// Applies commands in as many holds as needed.
     fn apply(&mut self, client: Client, mut commands: Vec<Command>) {
         while self.hold(|w| w.hold(client, &mut commands)) {}
     }
 
-    /// The engine's timers, until `done`.
+    /// Runs the engine's timers until `done`.
     fn wait(&mut self, done: impl Fn(&World) -> bool) {
         while !done(&self.w) {
             self.hold(|w| w.advance(ms(1)));
-            // Nothing expires before the log knows what time it is.
+            // Nothing expires before the log has a time.
             self.w.catch_up();
         }
     }
@@ -84,7 +84,7 @@ impl Large {
         self.w.counters().objects_bytes.iter().map(|bytes| *bytes as u64).sum()
     }
 
-    /// Prints what it came to, and checks the bound.
+    /// Prints the result, and checks the limit.
     fn check(&self, what: &str) {
         let units = self.w.counters().longest_hold_units;
         println!(
@@ -106,7 +106,7 @@ fn retain_many(large: &mut Large, p: Client, body: &str, expires: bool) {
             mqtt_message(message, 0)
         });
         large.apply(p, some.collect());
-        // It takes its confirms, or they wait for it.
+        // It takes its confirms, which otherwise stay.
         hear(&mut large.w, p);
     }
 }
@@ -157,7 +157,7 @@ fn a_session_with_very_many_subscriptions_ends_in_bounded_holds() {
         large.apply(c, vec![subscribe(some.collect())]);
         hear(&mut large.w, c);
     }
-    // It comes back, which looks through nothing.
+    // It reconnects, which searches nothing.
     large.w.drop_client(c);
     let c = large.w.connect("mqtt");
     large.apply(c, vec![kept("c")]);
@@ -192,7 +192,7 @@ fn a_queue_with_very_many_messages_is_purged_and_deleted_in_bounded_holds() {
         assert!(full > before + 100 * size());
         large.apply(p, vec![command]);
         assert_eq!(large.w.counters().messages_ready, 0);
-        // The messages are dropped in the holds that follow.
+        // The messages are dropped in later holds.
         for _ in 0..size() {
             if large.w.turn(|engine| engine.usage().messages) == before {
                 break;
@@ -204,8 +204,8 @@ fn a_queue_with_very_many_messages_is_purged_and_deleted_in_bounded_holds() {
     }
 }
 
-/// The engine of a deleted vhost is freed outside of all locks. What the log does about its keys is not: it is one step of the
-/// committer, and confirms of other vhosts wait for it.
+/// The engine of a deleted vhost is freed outside of all locks. The log's work for its keys is not: it is one step of
+/// the committer, and confirms of other vhosts wait for it.
 #[test]
 fn the_log_forgets_a_vhost_with_very_many_topics() {
     use gatepost_core::store::{Batch, KeyKind, Record, Store, StoreSettings, VhostId, key, vhost_key};

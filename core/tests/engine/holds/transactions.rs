@@ -4,7 +4,7 @@ use super::*;
 use gatepost_core::engine::Limit;
 
 #[test]
-fn a_transaction_that_meets_many_bindings_takes_many_holds_and_counts_as_one() {
+fn a_transaction_that_matches_many_bindings_takes_many_holds_and_is_atomic() {
     let mut w = World::new(1);
     w.set_audits(false);
     let (a, p) = (w.connect("amqp"), w.connect("amqp"));

@@ -1,5 +1,5 @@
-//! Random histories against a book of what must be true: publishes, consumers, settles, sessions, crashes, whatever the
-//! seed says, checked against what any client may rely on.
+//! Random histories compared with models of what must hold: publishes, consumers, settles, sessions and crashes, chosen
+//! by a seed, checked against what any client may rely on.
 //!
 //! `GATEPOST_SIM_RUNS=1000` runs more seeds, `GATEPOST_SIM_SEED=17` one of them.
 
@@ -17,7 +17,7 @@ use sessions::Sessions;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
-/// What a queued command means to the books, once the engine has applied it.
+/// What a queued command changes in the models, once the engine has applied it.
 #[derive(Clone, Debug)]
 pub(super) enum Deed {
     Nothing,
@@ -26,18 +26,18 @@ pub(super) enum Deed {
     Detach,
 }
 
-/// The world, and what each of its clients has said that the engine has not heard yet.
+/// The world, and what each client has sent that the engine has not applied yet.
 pub(super) struct Stage {
     pub(super) world: World,
     said: BTreeMap<Client, VecDeque<Deed>>,
-    /// Grows with every step; tells what came before what.
+    /// Grows with every step; orders events.
     pub(super) clock: u64,
-    /// Everything before it is on the medium; everything before the second is at least written.
+    /// Everything before the first time is on the medium; everything before the second is at least written.
     pub(super) synced: u64,
     pub(super) written: u64,
     /// Restarts so far.
     pub(super) life: u32,
-    /// Reads that failed in the lives before this one.
+    /// Reads that failed in earlier lives.
     reads_failed: u64,
 }
 
@@ -52,7 +52,7 @@ impl Stage {
     pub(super) fn below(&mut self, limit: usize) -> usize {
         self.world.random().below(limit as u64) as usize
     }
-    /// Has everything that was settled so far written, and, if `sync`, on the medium.
+    /// Makes everything settled so far be written and, if `sync`, be on the medium.
     fn flush(&mut self, sync: bool) {
         self.world.advance(ms(250));
         self.world.catch_up();
@@ -86,7 +86,7 @@ impl Simulation {
             cache_bytes_max: 48 << 10,
             memory_bytes_max: 8 << 20,
             log_backlog_bytes_max: 8 << 20,
-            // Also holds so short that hardly anything is done in one.
+            // Sometimes with holds so short that hardly anything is done in one.
             hold_units_max: [1024, 1, 5, 40][seed as usize % 4],
             ..Settings::default()
         };
@@ -116,7 +116,7 @@ impl Simulation {
         }
     }
 
-    /// Returns how many reads failed.
+    /// Returns the number of failed reads.
     fn run(mut self, steps: usize) -> u64 {
         for _ in 0..steps {
             self.step();
@@ -131,13 +131,13 @@ impl Simulation {
         match self.stage.below(403) {
             0 => self.crash(),
             400 => {
-                // Reads and opens fail, some for good, or the disk is nearly full.
+                // Reads and opens fail, some for ever, or the disk is nearly full.
                 let disk = self.stage.world.disk().clone();
                 disk.harm(self.stage.world.random());
             }
             401..=402 => self.stage.world.disk().relieve(),
             1 => {
-                // In the middle of some write, sync, or rename.
+                // In the middle of a write, a sync, or a rename.
                 let nth = self.stage.below(12) as u64;
                 self.stage.world.disk().crash_after(nth);
             }
@@ -202,13 +202,13 @@ impl Simulation {
         };
         self.queues.crashed(&mut self.stage, how, safe);
         self.sessions.crashed(&mut self.stage);
-        // What came back is on the medium.
+        // What was recovered is on the medium.
         self.stage.synced = self.stage.clock;
         self.stage.written = self.stage.clock;
         self.stage.clock += 1;
     }
 
-    /// Everybody says and hears all there is, and the books are closed.
+    /// All clients send and receive everything, and the models are checked.
     fn wind_up(mut self) {
         self.stage.world.disk().crash_after(u64::MAX / 2);
         self.stage.world.disk().relieve();
@@ -221,7 +221,7 @@ impl Simulation {
             assert!(round < 10_000, "it never ends");
             let before = self.stage.world.trace();
             let waiting = self.sessions.clients().any(|client| self.stage.world.waits(client));
-            // An interval.
+            // One interval.
             self.stage.world.advance(ms(50));
             while !self.stage.said.values().all(VecDeque::is_empty) {
                 match self.stage.world.step() {
@@ -253,7 +253,7 @@ impl Simulation {
 }
 
 #[test]
-fn nothing_confirmed_is_lost_and_nothing_settled_comes_back() {
+fn confirmed_messages_are_not_lost_and_settled_ones_do_not_return() {
     let number = |name: &str| std::env::var(name).ok().and_then(|n| n.parse::<u64>().ok());
     let seeds = match number("GATEPOST_SIM_SEED") {
         Some(seed) => seed..seed + 1,

@@ -1,4 +1,4 @@
-//! The book of queues: where each message is, as far as clients can know.
+//! The model of queues: where each message is, as far as clients can know.
 
 use super::{Deed as AnyDeed, Stage};
 use crate::support::*;
@@ -14,7 +14,7 @@ const SOLO: usize = 0;
 const SOLO_TRANSIENT: usize = 1;
 const MANY: usize = 2;
 const MANY_TRANSIENT: usize = 3;
-/// Transactions put one message into each of these two; nobody consumes them.
+/// Transactions put one message into each of these two. Nobody consumes them.
 const LEFT: usize = 4;
 const RIGHT: usize = 5;
 
@@ -22,7 +22,7 @@ fn survives(queue: usize) -> bool {
     queue != SOLO_TRANSIENT && queue != MANY_TRANSIENT
 }
 
-/// What a command does to the book when the engine has applied it.
+/// What a command changes in the model when the engine has applied it.
 #[derive(Clone, Debug)]
 pub(crate) enum Deed {
     Publish(usize),
@@ -38,7 +38,7 @@ pub(crate) enum Deed {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// Not with the engine yet, or never.
+    /// The engine does not have it yet, or never will.
     Unsaid,
     Ready,
     Held(Client, u64),
@@ -50,11 +50,11 @@ enum Place {
 struct Entry {
     queue: usize,
     durable: bool,
-    /// Place in the queue: the order of publishing.
+    /// Its place in the queue: the order of publishing.
     order: u64,
     place: Place,
     confirmed: bool,
-    /// It need not be there: purged while somebody may have had it reserved, or not confirmed when the machine stopped.
+    /// It need not exist: it was purged while it may have been reserved, or not confirmed when the machine stopped.
     optional: bool,
     /// When and in which life it was last delivered.
     delivered: Option<(u64, u32)>,
@@ -66,27 +66,27 @@ struct Entry {
 
 struct Peer {
     client: Client,
-    /// Confirmed publishes in the order of their numbers.
+    /// Publishes with confirms, in the order of their numbers.
     numbered: Vec<usize>,
-    /// Transactions without their answer.
+    /// Transactions without an answer.
     transactions: VecDeque<[usize; 2]>,
     /// Deliveries by number, as the engine has them.
     held: BTreeMap<u64, usize>,
-    /// Deliveries it has not decided on.
+    /// Deliveries that the client has not decided about.
     owes: BTreeSet<u64>,
     /// Consumers by token: their queues.
     consumers: BTreeMap<u32, usize>,
-    /// It has said that its channel, or connection, ends.
+    /// It has sent that its channel or connection ends.
     leaving: bool,
     tokens: u32,
 }
 
 pub(super) struct Queues {
     entries: Vec<Entry>,
-    /// The first is the only one that consumes the solo queues.
+    /// Only the first client consumes the solo queues.
     peers: Vec<Peer>,
     published: u64,
-    /// In this life, the last message of each solo queue that was delivered for the first time.
+    /// By solo queue: the last message delivered for the first time in this life.
     fresh: [Option<u64>; 2],
 }
 
@@ -110,7 +110,7 @@ impl Queues {
         let peers = (0..4).map(|_| Peer::new(stage)).collect::<Vec<_>>();
         for (n, name) in NAMES.iter().enumerate() {
             let command = match n {
-                // Their confirms wait for a later sync; what is promised is the same.
+                // Their confirms wait for a later sync, with the same guarantee.
                 MANY | RIGHT => declare(name, |d| {
                     d.arguments.push("x-gatepost-durability", Value::text("interval"))
                 }),
@@ -131,7 +131,7 @@ impl Queues {
         self.peers.iter().map(|p| p.client)
     }
 
-    /// One peer does something.
+    /// One client does something.
     pub(super) fn act(&mut self, stage: &mut Stage) {
         let who = stage.below(self.peers.len());
         if self.peers[who].leaving {
@@ -230,7 +230,7 @@ impl Queues {
         self.entries.len() - 1
     }
 
-    /// The peer makes up its mind about a delivery.
+    /// The client decides about a delivery.
     fn decide(&mut self, stage: &mut Stage, who: usize, number: u64) {
         let p = &mut self.peers[who];
         let multiple = stage.chance(15);
@@ -298,7 +298,7 @@ impl Queues {
                 p.leaving = false;
             }
             Deed::Purge(queue) => {
-                // What is reserved to a peer that has not taken it stays.
+                // Reservations of a client that has not taken them stay.
                 for e in self
                     .entries
                     .iter_mut()
@@ -325,7 +325,7 @@ impl Queues {
         p.consumers.clear();
     }
 
-    /// The connection is gone; another takes its place.
+    /// The connection ended; another one replaces it.
     pub(super) fn gone(&mut self, stage: &mut Stage, client: Client) {
         if let Some(who) = self.peers.iter().position(|p| p.client == client) {
             self.put_back(who);
@@ -406,7 +406,7 @@ impl Queues {
                     e.optional |= !e.confirmed;
                 }
             }
-            // What was handed out is known by its mark, if that is on the medium.
+            // Messages handed out are known by the mark, if that is on the medium.
             if how == Crash::Power && e.delivered.is_some_and(|(at, _)| at >= safe) {
                 e.delivered = None;
             }
@@ -431,7 +431,7 @@ impl Queues {
         }
     }
 
-    /// Everybody leaves, and one looks what is there.
+    /// All clients leave, and one looks at what is there.
     pub(super) fn close(&mut self, stage: &mut Stage) {
         for who in 0..self.peers.len() {
             stage.world.drop_client(self.peers[who].client);
@@ -494,7 +494,7 @@ fn check_flag(stage: &Stage, id: usize, e: &Entry, d: &Delivery) {
     if e.delivered.is_some() {
         assert!(again, "message {id} was handed out before and does not say so: {e:?}");
     } else if again {
-        // Marks are ahead, so after a crash that is no lie.
+        // Marks are ahead, so this is permitted after a crash.
         assert!(
             e.born < stage.life,
             "message {id} was never handed out and says so: {e:?}"

@@ -1,4 +1,5 @@
-//! The book of MQTT sessions: one publisher, two subscribers, all kept over disconnects and crashes.
+//! The model of MQTT sessions: one publisher and two subscribers, all with sessions that survive disconnects and
+//! crashes.
 
 use super::{Deed as AnyDeed, Stage};
 use crate::support::*;
@@ -9,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 #[derive(Clone, Debug)]
 pub(crate) enum Deed {
-    /// A publish the engine will confirm.
+    /// A publish that the engine will confirm.
     Publish(usize),
 }
 
@@ -17,11 +18,11 @@ pub(crate) enum Deed {
 struct Sent {
     qos: u8,
     confirmed: bool,
-    /// It was said again after a reconnect: order and, at QoS 1, number of copies are open.
+    /// It was repeated after a reconnect, so its order and, at QoS 1, the number of its copies are open.
     again: bool,
-    /// The packet id it is under (QoS 2), until that is released.
+    /// Its packet id (QoS 2), until that is released.
     packet_id: Option<u16>,
-    /// Copies each subscriber counts.
+    /// The copies that each subscriber has counted.
     copies: [u32; 2],
 }
 
@@ -30,11 +31,11 @@ struct Subscriber {
     qos: u8,
     client: Option<Client>,
     opened: bool,
-    /// QoS 2 ids it has received and not seen released.
+    /// QoS 2 ids received, whose release has not arrived.
     incoming: BTreeSet<u16>,
-    /// Packet ids to answer: a PUBACK, or a PUBREC.
+    /// Packet ids to answer, with PUBACK or PUBREC.
     owes: VecDeque<(u16, bool)>,
-    /// Highest message heard for the first time, per QoS.
+    /// The highest message received for the first time, by QoS.
     heard: [Option<usize>; 3],
 }
 
@@ -51,7 +52,7 @@ pub(super) struct Sessions {
     released: BTreeMap<u16, usize>,
     next_packet_id: u16,
     subscribers: [Subscriber; 2],
-    /// Connections that another one of the same client makes end.
+    /// Connections that will end because the same client has another one.
     leaving: Vec<Client>,
     finishing: bool,
 }
@@ -118,7 +119,7 @@ impl Sessions {
                 }
             }
             7 => {
-                // Somebody's connection ends.
+                // A connection ends.
                 let who = stage.below(3);
                 let opened = self.subscribers.get(who).map_or(self.opened, |s| s.opened);
                 let client = match self.subscribers.get_mut(who) {
@@ -127,19 +128,19 @@ impl Sessions {
                 };
                 if let Some(c) = client {
                     if opened && stage.chance(30) {
-                        // Its client connects anew before we know of that. What it has sent is still on its way.
+                        // Its client reconnects before that is noticed. What it has sent is still on its way.
                         self.leaving.push(c);
                         self.reconnect(stage);
                         return;
                     }
-                    // What it has not sent yet it never will.
+                    // What it has not sent yet is never sent.
                     stage.world.drop_client(c);
                     stage.said.remove(&c);
                 }
             }
             8 | 9 => self.reconnect(stage),
-            // Retained messages come to their subscriber in the very take that looks for them: at QoS 0 nothing that the
-            // subscriber says afterwards brings it back to the engine.
+            // Retained messages come in the same take that looks for them: at QoS 0, no later command of the subscriber
+            // makes the engine look again.
             10 => {
                 if let Some(p) = self.publisher {
                     stage.say(p, retained(stage.clock), AnyDeed::Nothing);
@@ -211,7 +212,7 @@ impl Sessions {
         }
     }
 
-    /// Everybody who is away comes back.
+    /// All absent clients reconnect.
     fn reconnect(&mut self, stage: &mut Stage) {
         for s in self.subscribers.iter_mut().filter(|s| s.client.is_none()) {
             let c = stage.world.connect("mqtt");
@@ -229,7 +230,7 @@ impl Sessions {
         self.numbered.clear();
         self.confirmed_upto = 0;
         stage.say(p, kept("p"), AnyDeed::Nothing);
-        // MQTT 5 4.4: what was not acknowledged is sent again, in order.
+        // MQTT 5 4.4: unacknowledged messages are sent again, in order.
         for id in self.unfinished.clone() {
             match (self.sent[id].confirmed, self.sent[id].packet_id) {
                 (false, _) => {
@@ -335,7 +336,7 @@ impl Sessions {
         }
     }
 
-    /// A subscriber answers the oldest delivery it has not answered.
+    /// A subscriber answers its oldest unanswered delivery.
     fn pay(&mut self, stage: &mut Stage, n: usize, client: Client) {
         if let Some((packet_id, received)) = self.subscribers[n].owes.pop_front() {
             let command = if received { pubrec(packet_id) } else { puback(packet_id) };
@@ -349,7 +350,7 @@ impl Sessions {
         for s in &mut self.subscribers {
             s.client = None;
         }
-        // A power cut may have kept a later message and lost an earlier one, if neither was confirmed.
+        // A power cut may keep a later message and lose an earlier one, if neither was confirmed.
         for id in &self.unfinished {
             if !self.sent[*id].confirmed {
                 self.sent[*id].again = true;
@@ -365,7 +366,7 @@ impl Sessions {
         self.reconnect(stage);
     }
 
-    /// Answers what is owed. Returns whether nothing is.
+    /// Sends the answers that are owed. Returns whether there were none.
     pub(super) fn keep_going(&mut self, stage: &mut Stage) -> bool {
         let mut done = true;
         for n in 0..2 {
