@@ -12,9 +12,10 @@
 //! keeps between two turns: an unfinished frame, output that the peer has not taken, commands over the limit of one hold,
 //! publishes that have to wait (`parking.rs`), and where its login stands.
 //!
-//! A turn is bounded: it reads at most once, takes at most once and writes at most once. What it parses and what it has
-//! the engine do is bounded by work units too. Expensive work (the end of a session with thousands of subscriptions)
-//! takes more turns, not longer ones, so that other connections get theirs.
+//! A turn is bounded. It reads at most once and visits the engine at most eight times: usually once, and again only if events
+//! made the session send further commands. What it parses and what it makes the engine do is limited in work units, too.
+//! Expensive work (the end of a session with thousands of subscriptions) takes more turns, not longer ones, so that other
+//! connections get theirs.
 //!
 //! ```
 //! use gatepost_core::pump::{Pump, Scratch, Stream};

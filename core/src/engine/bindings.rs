@@ -1,4 +1,4 @@
-//! Bindings: make them, take them away, and have the log remember those of durable ends.
+//! Bindings: adds and removes them, and logs those between durable ends.
 
 use super::access_checks::Resource;
 use super::budget::{Budget, Unfinished};
@@ -17,11 +17,11 @@ use crate::router::memory::binding_bytes_max;
 use crate::slots::Link;
 use crate::store::Record;
 
-/// Work units of taking a binding away: it costs several times what a publish does.
+/// Work units of removing a binding, which costs several times what a publish does.
 pub(super) const BINDING_WORK: usize = 24;
 
 impl Engine {
-    /// Binds, or goes on with the replay of a bind where the last hold stopped.
+    /// Binds, or continues the replay of a bind where the last hold stopped.
     pub(crate) fn bind(&mut self, link: Link, c: &Bind, budget: &mut Budget) -> Result<(), Unfinished> {
         let channel = c.channel;
         let mut gate = None;
@@ -83,7 +83,7 @@ impl Engine {
         Ok(Some(self.staging.wait()))
     }
 
-    /// Refuses a binding that would make every publish through its exchange compare too much.
+    /// Refuses a binding that would make every publish to its exchange compare too much.
     fn check_binding(&mut self, source: &str, key: &str, arguments: &Table) -> Result<(), Fault> {
         let refused = |fault: Fault| Fault::new(FaultKind::PreconditionFailed, fault.text);
         let asked = arguments.0.len();
@@ -106,7 +106,7 @@ impl Engine {
             .refuse_default(&c.source)
             .and_then(|()| match self.destination(link, &c) {
                 Ok((destination, key)) => self.router.unbind(&c.source, &destination, &key, &c.arguments),
-                // Unbinding what is not there is no fault.
+                // It is no fault if the binding does not exist.
                 Err(fault) if fault.kind == FaultKind::NotFound && !unnamed(&c.target) => Ok(Vec::new()),
                 Err(fault) => Err(fault),
             });
@@ -122,7 +122,7 @@ impl Engine {
         }
     }
 
-    /// Where a binding leads, and its key.
+    /// The destination and the key of a binding.
     fn destination(&mut self, link: Link, c: &Bind) -> Result<(Destination, Name), Fault> {
         match &c.target {
             BindTarget::Exchange(name) => {
@@ -132,7 +132,7 @@ impl Engine {
                 Ok((Destination::Exchange(name.clone()), c.key.clone()))
             }
             BindTarget::Queue(name) => {
-                // Where both are missing, the exchange is the one to report.
+                // If both are missing, the exchange is reported.
                 let queue = match self.find_queue(link, c.channel, name, Permission::Write) {
                     Ok(queue) => queue,
                     Err(fault) if fault.kind == FaultKind::AccessRefused => return Err(fault),
@@ -162,7 +162,7 @@ impl Engine {
         }
     }
 
-    /// Logs the deletion of what was durable. Returns what to wait for.
+    /// Logs the deletion of durable bindings and exchanges. Returns the batch to wait for.
     pub(crate) fn log_removed(&mut self, removed: &[Removed]) -> Option<u64> {
         if self.router.has_pending_deletions() {
             self.timers.set_deferred(self.now.monotonic);

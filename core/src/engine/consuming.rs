@@ -1,4 +1,4 @@
-//! Consumers: start, stop, prefetch.
+//! Consumers: starting, cancelling, prefetch.
 
 use super::dispatch::CONSUMERS_PER_UNIT;
 use super::outbox::Reservation;
@@ -12,11 +12,11 @@ use crate::queue::consumers::{Consumer, Described};
 use crate::queue::credit::Credit;
 use crate::slots::{ConsumerKey, Link, QueueKey};
 
-/// Work units of taking a consumer off its queue, beside what was reserved to it.
+/// Work units of removing a consumer from its queue, without its reservations.
 const CONSUMER_WORK: usize = 4;
-/// Places of an outbox that are looked through for the cost of a work unit.
+/// Items of an outbox searched for one work unit.
 pub(super) const OUTBOX_PER_UNIT: usize = 16;
-/// Consumers of a queue that are looked through for the cost of a work unit.
+/// Consumers of a queue searched for one work unit.
 const LISTED_PER_UNIT: usize = 256;
 
 impl Engine {
@@ -99,7 +99,7 @@ impl Engine {
         Ok(queue)
     }
 
-    /// Puts a consumer on its queue.
+    /// Adds a consumer to its queue.
     pub(crate) fn add_consumer(&mut self, consumer: Consumer, priority: i32) -> ConsumerKey {
         let queue = consumer.queue;
         let key = self.consumers.insert(consumer);
@@ -110,8 +110,8 @@ impl Engine {
         key
     }
 
-    /// Takes a consumer off its queue. Its unsettled deliveries stay with its channel; what was only reserved to it
-    /// goes back. Returns its cost in work units.
+    /// Removes a consumer from its queue. Its unsettled deliveries stay with its channel; its reservations return.
+    /// Returns its cost in work units.
     pub(crate) fn remove_consumer(&mut self, key: ConsumerKey) -> usize {
         let Some(c) = self.consumers.get(key) else { return 1 };
         let (link, queue) = (c.link, c.queue);

@@ -1,4 +1,4 @@
-//! Queues as clients name them: declare, check, look up.
+//! Declares, checks and looks up queues by name.
 
 use super::access_checks::Resource;
 use super::queues::router_slot;
@@ -88,10 +88,10 @@ impl Engine {
         }
     }
 
-    /// Checks that a queue that is there is the one that is declared.
+    /// Checks that an existing queue agrees with its declaration.
     fn check_same_queue(&self, link: Link, c: &DeclareQueue, queue: QueueKey) -> Result<(), Fault> {
         let q = &self.queues[queue];
-        // Ownership first: an exclusive queue is its connection's, whatever else differs.
+        // Ownership is checked first: an exclusive queue belongs to its connection, whatever else differs.
         if (c.exclusive != q.exclusive.is_some() && !c.lenient) || q.exclusive.is_some_and(|owner| owner != link) {
             return Err(self.locked(&c.name));
         }
@@ -99,13 +99,13 @@ impl Engine {
             return Ok(());
         }
         let text = self.queue_text(&c.name);
-        // An exclusive queue is never durable, whatever was asked.
+        // An exclusive queue is never durable, even if that was requested.
         require_flag(&text, "durable", c.durable && !c.exclusive, q.durable)?;
         require_flag(&text, "auto_delete", c.auto_delete, q.auto_delete)?;
         q.arguments.check_equivalent(&c.arguments, &text)
     }
 
-    /// Checks that there may be a queue of that name, and one more at all.
+    /// Checks that a queue with that name may be created.
     fn check_new_queue(&mut self, c: &DeclareQueue) -> Result<(), Fault> {
         if c.name.starts_with("amq.") && !c.lenient {
             let text = format!("queue name '{}' contains reserved prefix 'amq.*'", c.name);
@@ -126,7 +126,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Returns what the answer waits for, too.
+    /// Also returns the batch that the answer waits for.
     fn create_queue(&mut self, link: Link, c: DeclareQueue) -> Result<(QueueKey, Option<u64>), Fault> {
         let made_up = c.name.is_empty();
         let name: Name = if made_up { self.name_for_queue(link) } else { c.name };
@@ -146,7 +146,7 @@ impl Engine {
         };
         arguments.queue_type.check_properties(declared, &text)?;
         self.admit(ObjectKind::Queues, Queue::memory(&name, &arguments.declared, c.durable))?;
-        // An exclusive queue goes with its connection: nothing of it need survive a restart.
+        // An exclusive queue ends with its connection, so it need not survive a restart.
         let durable = c.durable && !c.exclusive;
         let number = self.queues.new_number();
         let mut q = Queue::new(number, name, QueueKind::Plain, durable, self.now.monotonic);
@@ -174,7 +174,7 @@ impl Engine {
     /// Adds a queue to the vhost, reachable by its name.
     pub(crate) fn add_queue(&mut self, mut q: Queue) -> QueueKey {
         let bytes = Queue::memory(&q.name, &q.arguments.declared, q.durable);
-        // After a restart it knows already what came back.
+        // After a restart, it already knows counts of returns.
         let returned = q.returns_bytes();
         q.charge = self.ledger.charge(ObjectKind::Queues, bytes + returned);
         if let Some(applied) = self.policy_of_queue(&q) {
@@ -186,16 +186,16 @@ impl Engine {
         queue
     }
 
-    /// Counts a queue that is new, and not found in the log.
+    /// Counts a queue that is new and was not found in the log.
     pub(super) fn count_new_queue(&mut self) {
         self.counters.queues_declared += 1;
         self.counters.queues_created += 1;
-        // It was held against the patterns of policies.
+        // Its name was matched with the patterns of policies.
         self.listed_units += self.policies.match_units();
     }
 
-    /// Checks what is asked of a queue or an exchange without making it. What is there already, and what its maker may do, is
-    /// not looked at.
+    /// Checks the declaration of a queue or an exchange without making it. Existing objects and the user's rights are
+    /// not considered.
     ///
     /// # Errors
     /// As the declaration's.
@@ -217,12 +217,12 @@ impl Engine {
         }
     }
 
-    /// Whether there is a queue of that name.
+    /// Whether there is a queue with that name.
     pub fn has_queue(&self, name: &str) -> bool {
         self.router.queue(name).is_some()
     }
 
-    /// The queue of that name.
+    /// The queue with that name.
     pub(crate) fn queue_named(&self, name: &str) -> Option<QueueKey> {
         self.queues.at(self.router.queue(name)?)
     }
@@ -253,7 +253,7 @@ impl Engine {
         Ok(())
     }
 
-    /// The name meant by `name`: itself, or the channel's last declared queue if it is empty.
+    /// The queue's name: `name`, or the channel's last declared queue if it is empty.
     pub(super) fn meant(&mut self, link: Link, channel: ChannelNumber, name: &Name) -> Result<Name, Fault> {
         if !name.is_empty() {
             return Ok(name.clone());
@@ -264,7 +264,7 @@ impl Engine {
             .ok_or_else(|| Fault::new(FaultKind::NotFound, "no previously declared queue"))
     }
 
-    /// The queue `name` means, if the link may use it, and its user for that.
+    /// The queue named `name`, if the link may use it and its user has the permission.
     pub(crate) fn find_queue(
         &mut self,
         link: Link,
@@ -273,12 +273,12 @@ impl Engine {
         permission: Permission,
     ) -> Result<QueueKey, Fault> {
         let name = self.meant(link, channel, name)?;
-        // Before the look-up: who may not use a queue does not learn whether there is one.
+        // Checked before the look-up: a user without the permission does not learn whether the queue exists.
         self.permit(link, permission, Resource::Queue(&name))?;
         self.find_permitted_queue(link, &name)
     }
 
-    /// The queue of that name, if the link may use it.
+    /// The queue with that name, if the link may use it.
     pub(super) fn find_permitted_queue(&self, link: Link, name: &Name) -> Result<QueueKey, Fault> {
         let queue = self.queue_named(name).ok_or_else(|| self.no_queue(name))?;
         self.check_access(link, queue)?;

@@ -1,5 +1,5 @@
-//! The end of queues. A client chooses how many bindings and consumers a queue has, so it goes in as many holds as it takes, with
-//! its link or without.
+//! Deletes queues. Clients choose how many bindings and consumers a queue has, so a deletion takes as many holds as it
+//! needs, and continues even if its link ends.
 
 use super::Engine;
 use super::bindings::BINDING_WORK;
@@ -16,7 +16,7 @@ use crate::slots::{ConsumerKey, Link, QueueKey};
 use crate::store::{Record, queue_key};
 
 impl Engine {
-    /// Goes on with the deletion of a queue that a client asked for.
+    /// Continues the deletion of a queue that a client asked for.
     pub(crate) fn delete_queue_command(
         &mut self,
         link: Link,
@@ -28,7 +28,7 @@ impl Engine {
             Some(Deleting::Queue { queue, messages }) => (queue, messages),
             _ => match self.queue_to_delete(link, c) {
                 Ok(Some(queue)) => (queue, self.queues[queue].reported_depth()),
-                // Deleting what is not there is no fault.
+                // It is no fault if the queue does not exist.
                 Ok(None) => {
                     if c.reply {
                         self.answer(link, channel, Event::QueueDeleted { channel, messages: 0 }, None);
@@ -42,7 +42,7 @@ impl Engine {
             },
         };
         if !self.queues.contains(queue) {
-            // Somebody declared a queue of that name, which first ended the old one. The new one stays.
+            // A client declared a queue with that name, which first finished this deletion. The new queue stays.
             self.answer_deleted(link, c.reply, channel, Event::QueueDeleted { channel, messages });
             return Ok(());
         }
@@ -55,7 +55,7 @@ impl Engine {
         Ok(())
     }
 
-    /// The queue that a client asks to delete, if there is one and the client may delete it as it is.
+    /// The queue that a client asks to delete, if it exists, and its conditions hold.
     fn queue_to_delete(&mut self, link: Link, c: &DeleteQueue) -> Result<Option<QueueKey>, Fault> {
         let queue = match self.find_queue(link, c.channel, &c.name, Permission::Configure) {
             Ok(queue) => queue,
@@ -66,7 +66,7 @@ impl Engine {
         let queue_type = q.arguments.queue_type;
         queue_type.refuse_conditional_delete(c.if_empty, c.if_unused, &self.queue_text(&q.name))?;
         let refusal = if q.ending {
-            // Its deletion has begun: the conditions held then.
+            // Its deletion has begun, so the conditions held then.
             None
         } else if c.if_empty && q.depth() > 0 {
             Some("not empty")
@@ -82,7 +82,7 @@ impl Engine {
         Ok(Some(queue))
     }
 
-    /// Answers a deletion that something else has finished, perhaps a moment ago: the answer waits for all that is on its way to
+    /// Answers a deletion that something else finished, perhaps just before: the answer waits for everything staged for
     /// the log.
     pub(super) fn answer_deleted(&mut self, link: Link, reply: bool, channel: ChannelNumber, event: Event) {
         if reply {
@@ -91,7 +91,8 @@ impl Engine {
         }
     }
 
-    /// Deletes a queue with everything in it: bindings, consumers, messages. One with many bindings goes by and by.
+    /// Deletes a queue with everything in it: bindings, consumers, messages. One with many bindings is deleted in
+    /// steps.
     pub(crate) fn delete_queue(&mut self, queue: QueueKey) {
         if self.router.count_bindings_of(router_slot(queue)) <= BINDINGS_AT_ONCE {
             return self.delete_queue_asked(queue, None);
@@ -105,10 +106,11 @@ impl Engine {
         }
     }
 
-    /// Takes away the bindings of a queue that is being deleted, but for the last few. They go before the queue does, so that
-    /// a queue of the same name that is declared afterwards cannot lose its own in the log.
+    /// Removes the bindings of a queue that is being deleted, except the last few. They must be removed before the
+    /// queue: otherwise a queue declared with the same name afterwards could lose its own bindings in the log.
     fn unbind_queue(&mut self, queue: QueueKey, budget: &mut Budget) -> Result<(), Unfinished> {
-        // The router knows a queue by its slot: if this one is gone, the bindings there are another queue's.
+        // The router knows a queue by its slot. If this queue no longer exists, the slot's bindings belong to another
+        // one.
         while let Some(q) = self.queues.get_mut(queue)
             && self.router.count_bindings_of(router_slot(queue)) > BINDINGS_AT_ONCE
         {
@@ -130,12 +132,12 @@ impl Engine {
         }
     }
 
-    /// What [`Engine::note_deleting`] has noted.
+    /// Takes what [`Engine::note_deleting`] noted.
     pub(crate) fn take_deleting(&mut self, link: Link) -> Option<Deleting> {
         self.links.get_mut(link)?.rare.get_mut()?.deleting.take()
     }
 
-    /// The link goes: what it was deleting is deleted all the same.
+    /// The link ends: its deletion continues without it.
     pub(crate) fn delete_without(&mut self, link: Link) {
         match self.take_deleting(link) {
             None => return,
@@ -146,7 +148,7 @@ impl Engine {
         self.timers.set_deferred(self.now.monotonic);
     }
 
-    /// Waits for the end of a queue of that name whose deletion has begun.
+    /// Finishes the deletion of a queue with that name, if one has begun.
     pub(crate) fn end_namesake(&mut self, name: &str, budget: &mut Budget) -> Result<(), Unfinished> {
         let Some(queue) = self.queue_named(name) else {
             return Ok(());
@@ -158,7 +160,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Goes on with deletions and purges that nobody waits for.
+    /// Continues deletions and purges that no command waits for.
     pub(crate) fn end_deletions(&mut self, budget: &mut Budget) {
         while let Some(&queue) = self.ending_purges.front() {
             if self.go_on_purging(queue, budget).is_err() {
@@ -183,13 +185,13 @@ impl Engine {
         }
     }
 
-    /// Deletes a queue, and answers the channel that asked for it before its own consumers hear of it, as RabbitMQ does:
-    /// a client that closes the channel on `basic.cancel` would lose the answer (amqplib's own tests do).
+    /// Deletes a queue. The channel that asked for it is answered before its own consumers are cancelled, as in
+    /// RabbitMQ: a client that closes the channel on `basic.cancel` would lose the answer (as amqplib's tests do).
     fn delete_queue_asked(&mut self, queue: QueueKey, asker: Option<(Link, ChannelNumber)>) {
         if !self.queues.contains(queue) {
             return;
         }
-        // Together or not at all: bindings of a queue that is not there would be taken for damage.
+        // All or none: bindings of a queue that does not exist would count as damage.
         let start = self.staging.group_start();
         let removed = self.router.remove_queue(router_slot(queue));
         let mut gate = self.log_removed(&removed);
@@ -212,7 +214,7 @@ impl Engine {
             self.answer(link, channel, Event::QueueDeleted { channel, messages }, gate);
         }
         if !q.consumers.is_empty() {
-            // A few at once: most queues have no more.
+            // A few at once, because most queues have no more.
             self.orphans.extend(q.consumers.iter());
             self.end_orphans(&mut Budget::of_hold(&self.settings));
         }
@@ -227,8 +229,8 @@ impl Engine {
         }
     }
 
-    /// Ends consumers whose queue is gone: all there are, or as many as there is to spend; the others in the holds that
-    /// follow. Until then they are consumers that nothing comes to.
+    /// Cancels consumers of deleted queues, as many as the budget permits; the others follow in later holds. Until then
+    /// they get nothing.
     pub(crate) fn end_orphans(&mut self, budget: &mut Budget) {
         let mut channels = Vec::new();
         while !budget.is_spent()
@@ -236,7 +238,7 @@ impl Engine {
         {
             let Some(c) = self.consumers.get(key) else { continue };
             let (link, channel, consumer, session) = (c.link, c.channel, c.token, c.session);
-            // What was reserved goes with the queue, the consumer before its reservations.
+            // Reservations are dropped with the queue, and the consumer before its reservations.
             let units = self.remove_consumer(key);
             budget.spend(units);
             if session.is_none() {

@@ -1,4 +1,4 @@
-//! Exchanges: declare, check, delete.
+//! Exchanges: declares, checks and deletes them.
 
 use super::access_checks::Resource;
 use super::bindings::BINDING_WORK;
@@ -76,7 +76,8 @@ impl Engine {
         Ok(Some(self.staging.wait()))
     }
 
-    /// Goes on with the deletion of an exchange. Its bindings go first, some in each hold: a client chooses how many there are.
+    /// Continues the deletion of an exchange. Its bindings are removed first, some in each hold, because clients choose
+    /// how many there are.
     pub(crate) fn delete_exchange(
         &mut self,
         link: Link,
@@ -86,7 +87,8 @@ impl Engine {
         let channel = c.channel;
         if let Some(Deleting::Exchange(_)) = self.take_deleting(link) {
             if !self.router.is_ending(&c.name) {
-                // Somebody declared an exchange of that name, which first ended the old one. The new one stays.
+                // A client declared an exchange with that name, which first finished this deletion. The new exchange
+                // stays.
                 self.answer_deleted(link, c.reply, channel, done(channel, Op::DeleteExchange));
                 return Ok(());
             }
@@ -120,7 +122,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Waits for the end of an exchange of that name whose deletion has begun.
+    /// Finishes the deletion of an exchange with that name, if one has begun.
     pub(crate) fn end_exchange_namesake(&mut self, name: &str, budget: &mut Budget) -> Result<(), Unfinished> {
         while self.router.is_ending(name) {
             budget.check()?;
@@ -136,7 +138,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Whether there is an exchange of that name.
+    /// Whether there is an exchange with that name.
     pub fn has_exchange(&self, name: &str) -> bool {
         self.router.exchange(name).is_some()
     }

@@ -1,4 +1,4 @@
-//! `Get`: one message of a queue, for a client that asks each time.
+//! `Get`: takes one message from a queue.
 
 use super::Engine;
 use super::asking;
@@ -17,12 +17,12 @@ use crate::queue::ready::Head;
 use crate::queue::unsettled::cost;
 use crate::slots::{Link, QueueKey};
 
-/// `Get`s of a connection whose messages are on their way from disk at once.
+/// The most `Get`s of a connection whose messages are being read at the same time.
 const GETS_WAITING_MAX: usize = 64;
 
 impl Engine {
-    /// Answers with the queue's first message. Where that is on its way from disk, the answer comes when it is here. Many
-    /// of those, and the next `Get` waits until one is answered: each looks through all that wait.
+    /// Answers with the queue's first message. If that has to be read first, the answer comes after the read. If many
+    /// such `Get`s wait, the next one waits until one is answered, because each report looks through all of them.
     pub(crate) fn get(&mut self, link: Link, g: Box<Get>) -> Result<(), Box<Get>> {
         if let Some(l) = self.links.get_mut(link)
             && l.waiting_gets() >= GETS_WAITING_MAX
@@ -34,7 +34,7 @@ impl Engine {
         Ok(())
     }
 
-    /// A `Get` whose message was on its way from disk, and whose answer has kept its place, is tried again.
+    /// Tries a `Get` again whose message was being read, and whose answer has kept its place.
     pub(crate) fn get_again(&mut self, link: Link, g: Get) {
         self.get_first(link, g, true);
         if let Some(l) = self.links.get_mut(link) {
@@ -99,7 +99,7 @@ impl Engine {
                         return self.get_again_later(link, g, queue, again);
                     }
                     let Some(units) = self.death_work(queue).filter(|_| work > 0) else {
-                        // Behind many that have expired: it goes on in the next turn.
+                        // Many expired messages precede it: it continues in the next turn.
                         self.timers.set_deferred(now.monotonic + SOON);
                         return self.get_again_later(link, g, queue, again);
                     };
@@ -112,7 +112,8 @@ impl Engine {
                 }
                 Body::Memory(_) => {
                     let (seq, flags) = (front.seq, front.flags);
-                    // The mark must be written before the message goes; the answer waits for it, and not for a sync.
+                    // The mark must be written before the message is handed out; the answer waits for that, not for a
+                    // sync.
                     let gate = if q.is_marked(seq, flags, written) {
                         Gate::Open
                     } else if let Some(ticket) = q.mark_staged_for(seq) {
@@ -136,7 +137,8 @@ impl Engine {
     ) -> Result<QueueKey, Fault> {
         let is_asked = self.links.get(link).is_some_and(|l| l.access.is_asked());
         let queue = if again && is_asked {
-            // It was permitted when it was first tried. It is no command any more, so it cannot wait for another answer.
+            // It was permitted when it was first tried. It is no longer a command, so it could not wait for another
+            // answer.
             let name = self.meant(link, channel, name)?;
             self.find_permitted_queue(link, &name)?
         } else {
@@ -150,7 +152,7 @@ impl Engine {
         Ok(queue)
     }
 
-    /// Comes back when the body is here.
+    /// It is tried again when the body has been read.
     fn get_later(&mut self, link: Link, g: Get, queue: QueueKey, again: bool) {
         self.load_head(queue);
         self.get_again_later(link, g, queue, again);
@@ -181,7 +183,7 @@ impl Engine {
         let Some(l) = self.links.get_mut(link) else {
             return;
         };
-        // It returns the message if it closes before that is taken.
+        // The channel returns the message if it is closed before the answer is taken.
         l.channel(channel);
         let Some(q) = self.queues.get_mut(queue) else { return };
         let Some(entry) = q.fetch() else { return };

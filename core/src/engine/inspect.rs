@@ -1,7 +1,7 @@
 //! Lists the vhost's objects in bounded holds.
 //!
-//! A listing takes several holds and keeps its place in a [`Cursor`]. An object that exists all the time is listed once; one
-//! that is created or deleted meanwhile may be listed or not.
+//! A listing takes several holds and keeps its place in a [`Cursor`]. An object that exists throughout is listed once;
+//! one that is created or deleted meanwhile may be listed or not.
 
 use super::link::{Channel, LinkState};
 use super::{Carried, ChannelCounts, Engine};
@@ -16,7 +16,7 @@ use crate::time::Wall;
 use std::ops::Bound;
 use std::sync::Arc;
 
-/// What to list.
+/// A kind of objects to list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Kind {
     /// Attached connections.
@@ -29,7 +29,7 @@ pub enum Kind {
     Queues,
     /// Exchanges.
     Exchanges,
-    /// Bindings, those of MQTT subscriptions included. Those of the default exchange are implied.
+    /// Bindings, including those of MQTT subscriptions, without the implied ones of the default exchange.
     Bindings,
     /// MQTT sessions.
     Sessions,
@@ -39,13 +39,13 @@ pub enum Kind {
     Retained,
 }
 
-/// Where a listing is.
+/// The progress of a listing.
 #[derive(Clone, Debug)]
 pub struct Cursor {
     kind: Kind,
     /// The next slot.
     slot: u32,
-    /// Within the slot, or instead of it: what was listed last.
+    /// What was listed last, within the slot or instead of it.
     after: After,
     done: bool,
 }
@@ -61,7 +61,7 @@ enum After {
 }
 
 impl Cursor {
-    /// At the beginning.
+    /// A cursor at the beginning.
     pub fn new(kind: Kind) -> Cursor {
         Cursor {
             kind,
@@ -77,118 +77,118 @@ impl Cursor {
     }
 }
 
-/// One of what is listed.
+/// One listed object.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum Item {
     /// A connection.
     Connection {
-        /// Names it, as long as it is attached.
+        /// Identifies it while it is attached.
         link: Link,
-        /// Who logged in.
+        /// The user who logged in.
         user: Name,
-        /// For example `MQTT 5.0`.
+        /// Protocol and version, for example `MQTT 5.0`.
         protocol: &'static str,
-        /// What the client calls itself.
+        /// The name that the client gives itself.
         client_name: Option<Name>,
-        /// Who is at the other end.
+        /// The other end of the connection.
         peer: Peer,
-        /// Channels open.
+        /// The number of open channels.
         channels: usize,
         /// When it was attached.
         connected_at: Wall,
-        /// Seconds of silence that were agreed on; 0: none.
+        /// The agreed seconds of silence; 0: none.
         heartbeat_s: u16,
-        /// What else the handshake settled.
+        /// Further results of the handshake.
         handshake: Option<Box<Handshake>>,
         /// What its socket has carried, as of its last visit to the engine.
         carried: Carried,
-        /// It has published, and publishers wait.
+        /// Whether it has published, and publishers have to wait.
         blocked: bool,
     },
     /// A channel.
     Channel {
         /// Its connection.
         link: Link,
-        /// Its number there.
+        /// Its number on that connection.
         number: u16,
-        /// Consumers on it.
+        /// The number of its consumers.
         consumers: usize,
-        /// What it has done so far.
+        /// Its counts so far.
         counts: ChannelCounts,
-        /// Publishes that wait for their confirm.
+        /// The number of publishes that wait for their confirm.
         unconfirmed: u64,
-        /// Deliveries that are not settled.
+        /// The number of unsettled deliveries.
         unsettled: usize,
         /// Prefetch of consumers started from now on; 0: no limit.
         prefetch_each: u32,
         /// Prefetch of the channel as a whole; 0: none.
         prefetch_all: u32,
-        /// Confirms or transactions.
+        /// Whether it uses confirms or transactions.
         mode: ChannelMode,
     },
     /// A consumer.
     Consumer {
         /// Its connection.
         link: Link,
-        /// Its channel there.
+        /// Its channel on that connection.
         channel: u16,
         /// The session's number for it.
         consumer: u32,
-        /// What it consumes.
+        /// Its queue.
         queue: Name,
-        /// Deliveries count as settled when taken.
+        /// Whether deliveries count as settled when they are taken.
         no_ack: bool,
-        /// Nobody else may consume the queue.
+        /// Whether no other consumer is permitted on the queue.
         exclusive: bool,
-        /// Deliveries reserved or unsettled.
+        /// The number of deliveries that are reserved or unsettled.
         in_flight: u32,
-        /// At most; 0: no limit.
+        /// The most of these; 0: no limit.
         prefetch: u32,
-        /// What the client calls it; of an MQTT session's: empty.
+        /// The client's tag for it; empty for consumers of MQTT sessions.
         tag: Name,
         /// Its arguments.
         arguments: Table,
-        /// Higher is served first.
+        /// Consumers of higher priority are served first.
         priority: i32,
-        /// It is offered messages: it is not one that waits behind the single active one.
+        /// Whether it is offered messages; false while it waits behind a single active consumer.
         active: bool,
     },
     /// A queue.
     Queue {
         /// Its name.
         name: Name,
-        /// Survives a restart.
+        /// Whether it survives a restart.
         durable: bool,
-        /// Belongs to this connection and goes with it.
+        /// The connection that owns it, and with which it is deleted.
         exclusive: Option<Link>,
-        /// Deleted when its last consumer goes.
+        /// Whether it is deleted when its last consumer is cancelled.
         auto_delete: bool,
-        /// Messages ready.
+        /// The number of waiting messages.
         ready: usize,
-        /// Messages reserved or unsettled.
+        /// The number of messages that are reserved or unsettled.
         unsettled: usize,
-        /// Consumers.
+        /// The number of consumers.
         consumers: usize,
         /// The policies that apply to it.
         policy: Option<Arc<Applied>>,
-        /// As declared.
+        /// Arguments as declared.
         arguments: Table,
-        /// Declared by name, and not an MQTT session's or group's.
+        /// Whether a client declared it; false for queues of MQTT sessions and groups.
         is_declared: bool,
         /// `classic` or `quorum`.
         queue_type: &'static str,
-        /// Bytes of the bodies of messages ready.
+        /// Bytes of the bodies of waiting messages.
         ready_bytes: u64,
-        /// Bytes of the bodies of messages reserved or unsettled.
+        /// Bytes of the bodies of messages that are reserved or unsettled.
         unsettled_bytes: u64,
-        /// Of the messages ready, those whose places are in memory.
+        /// The number of waiting messages with an entry in memory.
         ready_in_memory: usize,
-        /// What it has done since the start.
+        /// Counts since the process started.
         counts: QueueCounts,
-        /// The first consumer's tag, if that one is exclusive.
+        /// The tag of the first consumer, if that is exclusive.
         exclusive_consumer: Option<Name>,
-        /// The first consumer's tag, if only that one is served.
+        /// The tag of the first consumer, if only that is served.
         single_active_consumer: Option<Name>,
     },
     /// An exchange.
@@ -197,21 +197,21 @@ pub enum Item {
     Binding(crate::binding::Binding),
     /// An MQTT session.
     Session {
-        /// Whose it is: the client.
+        /// The client.
         client_id: Name,
-        /// Whose it is: the user.
+        /// The client's user.
         user: Name,
         /// The connection that drives it.
         link: Option<Link>,
-        /// Subscriptions.
+        /// The number of subscriptions.
         subscriptions: usize,
-        /// Deliveries its client has not finished with.
+        /// The number of deliveries that its client has not completed.
         in_flight: usize,
-        /// Messages that wait for it.
+        /// The number of waiting messages.
         waiting: usize,
-        /// Seconds it outlives its connection; `None`: for ever.
+        /// Seconds that it outlives its connection; `None`: without limit.
         expiry_s: Option<u32>,
-        /// When it ends, while its client is away.
+        /// When it ends; set while its client is away.
         expires_at: Option<Wall>,
     },
     /// An MQTT subscription.
@@ -235,8 +235,8 @@ pub enum Item {
 }
 
 impl Engine {
-    /// Lists some of what there is: at most `budget` items, and about so much work. Go on until [`Cursor::is_done`]; an
-    /// empty list does not mean that.
+    /// Lists some objects: at most `budget` items, with about as much work. Call it until [`Cursor::is_done`]; an empty
+    /// list does not mean that.
     pub fn inspect(&self, cursor: &mut Cursor, budget: usize) -> Vec<Item> {
         let mut items = Vec::new();
         if cursor.done || budget == 0 {
@@ -302,19 +302,20 @@ impl Engine {
         items
     }
 
-    /// The queue of that name, as [`Kind::Queues`] lists it.
+    /// The queue with that name, as [`Kind::Queues`] lists it.
     pub fn inspect_queue(&self, name: &str) -> Option<Item> {
         let queue = self.queues.get(self.queue_named(name)?)?;
         Some(self.queue_item(queue))
     }
 
-    /// What the queue of that name has done since the start, the messages ready in it, and those reserved or unsettled.
+    /// The counts of the queue with that name, and the numbers of its waiting and of its reserved or unsettled
+    /// messages.
     pub fn queue_counts(&self, name: &str) -> Option<(QueueCounts, usize, usize)> {
         let queue = self.queues.get(self.queue_named(name)?)?;
         Some((queue.counts(), queue.depth(), queue.unsettled()))
     }
 
-    /// What a channel of a connection has done so far, and how many of its deliveries are not settled.
+    /// The counts of a channel of a connection, and the number of its unsettled deliveries.
     pub fn channel_counts(&self, link: Link, number: u16) -> Option<(ChannelCounts, usize)> {
         let l = self.links.get(link)?;
         let found = l.channel_from(usize::from(number)).filter(|c| c.number == number);
@@ -324,8 +325,9 @@ impl Engine {
         Some(self.counts_of(l, number, found))
     }
 
-    /// What a channel has done, and its deliveries that are not settled. Deliveries to an MQTT session are counted at its queue
-    /// alone: this adds what that has done since the session began, or since the start if that was later.
+    /// The counts of a channel, and the number of its unsettled deliveries. Deliveries to an MQTT session are only
+    /// counted at its queue: this adds that queue's counts since the session began, or since the process started if
+    /// that was later.
     fn counts_of(&self, l: &LinkState, number: u16, c: Option<&Channel>) -> (ChannelCounts, usize) {
         let mut counts = c.map(Channel::counts).unwrap_or_default();
         let mut unsettled = c.map_or(0, |c| c.unsettled.len());
@@ -343,7 +345,7 @@ impl Engine {
         (counts, unsettled)
     }
 
-    /// A channel; `None`: an MQTT session's, of a link that has published nothing by it.
+    /// The item of a channel; `None`: of an MQTT session whose link has published nothing on it.
     fn channel_item(&self, l: &LinkState, c: Option<&Channel>) -> Item {
         let number = c.map_or(CHANNEL, |c| c.number);
         let session = l.session.filter(|_| number == CHANNEL);
@@ -362,12 +364,12 @@ impl Engine {
         }
     }
 
-    /// The exchange of that name, as [`Kind::Exchanges`] lists it.
+    /// The exchange with that name, as [`Kind::Exchanges`] lists it.
     pub fn inspect_exchange(&self, name: &str) -> Option<ExchangeInfo> {
         self.router.exchange(name)
     }
 
-    /// What the exchange of that name has done since the start.
+    /// Counts since the process started of the exchange with that name.
     pub fn exchange_counts(&self, name: &str) -> Option<ExchangeCounts> {
         self.router.exchange_counts(name)
     }
@@ -424,7 +426,7 @@ impl Engine {
 
     fn inspect_channels(&self, cursor: &mut Cursor, budget: usize, items: &mut Vec<Item>) {
         let end = self.links.slots_end();
-        // A slot costs as much as an item, or many empty ones would be passed in one hold.
+        // A slot costs as much as an item; otherwise many empty slots would be passed in one hold.
         let mut slots = 0;
         while cursor.slot < end && items.len() < budget && slots < budget {
             let after = match cursor.after {
@@ -499,12 +501,12 @@ impl Engine {
 }
 
 impl Cursor {
-    /// The slots to look at now.
+    /// The slots to look at in this hold.
     fn window(&self, budget: usize, end: u32) -> std::ops::Range<u32> {
         let most = u32::try_from(budget).unwrap_or(u32::MAX);
         self.slot.min(end)..self.slot.saturating_add(most).min(end)
     }
-    /// Goes to the beginning of a slot; `None`: there is none left.
+    /// Moves to the beginning of a slot; `None`: there is none left.
     fn at(&mut self, slot: Option<u32>) {
         self.after = After::Nothing;
         match slot {
