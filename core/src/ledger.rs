@@ -27,7 +27,7 @@ pub enum ObjectKind {
 }
 
 impl ObjectKind {
-    /// All of them, in the order of their numbers.
+    /// All kinds, in the order of their numbers.
     pub const ALL: [ObjectKind; 5] = [
         ObjectKind::Retained,
         ObjectKind::Routes,
@@ -78,7 +78,7 @@ pub(crate) struct Charge {
 }
 
 impl Charge {
-    /// What it counts.
+    /// The bytes that it counts.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes as usize
     }
@@ -130,22 +130,23 @@ pub(crate) const fn allocation(bytes: usize) -> usize {
     if rounded < 32 { 32 } else { rounded }
 }
 
-/// An `Arc<str>` or the like: two counters before the text.
+/// Bytes of an `Arc<str>` or the like: two counters precede the text.
 pub(crate) const fn text(bytes: usize) -> usize {
     allocation(16 + bytes)
 }
 
-/// An entry of a hash table, which is between 7/16 and 7/8 full: on average a half more than it needs.
+/// Bytes of an entry of a hash table, which is between 7/16 and 7/8 full: on average half as much again as it needs.
 pub(crate) const fn hashed<T>() -> usize {
     (size_of::<T>() + 1) * 3 / 2
 }
 
-/// An entry of a B-tree, whose nodes are two thirds full on average.
+/// Bytes of an entry of a B-tree, whose nodes are two thirds full on average.
 pub(crate) const fn sorted<K, V>() -> usize {
     (size_of::<K>() + size_of::<V>()) * 3 / 2 + 4
 }
 
-/// What the log's index keeps in memory of a definition with a key of that many bytes: the key and where its record lies.
+/// Bytes that the log's index keeps for a definition with a key of this length: the key, and the position of its
+/// record.
 pub(crate) const fn indexed(key: usize) -> usize {
     hashed::<(Box<[u8]>, [u64; 4])>() + allocation(key)
 }

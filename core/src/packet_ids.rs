@@ -1,9 +1,9 @@
 //! Sets and maps of packet ids.
 //!
-//! An id has 16 bits, and one connection has as many of them as its window allows. Each message of quality of service 2 looks
-//! its id up several times, so the hash is not the usual one against chosen keys: it is the id itself. A peer that chooses its
-//! ids cannot make that slow. In a table of 2^k places at most 2^(16-k) ids want the same one, and there are at most 2^k, so
-//! that no look-up passes more than 256.
+//! An id has 16 bits, and a connection has as many of them as its window allows. Each message of quality of service 2
+//! looks its id up several times, so the hash is not one that resists chosen keys: it is the id itself. A peer that
+//! chooses its ids cannot make that slow. In a table of 2^k places at most 2^(16-k) ids belong to the same place, and
+//! there are at most 2^k ids, so no look-up passes more than 256.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasher, Hasher};
@@ -11,7 +11,7 @@ use std::hash::{BuildHasher, Hasher};
 /// A set of packet ids.
 pub type PacketIds = HashSet<u16, ById>;
 
-/// Something of each packet id.
+/// A map from packet ids.
 pub type ByPacketId<V> = HashMap<u16, V, ById>;
 
 /// Hashes a packet id by its own bits.
@@ -33,8 +33,8 @@ impl BuildHasher for ById {
 impl Hasher for IdHasher {
     #[inline]
     fn write_u16(&mut self, id: u16) {
-        // The place comes from the low bits. The table tells those that share one apart by the topmost seven, so these are the
-        // bits of the id that a table of few places does not use.
+        // The place comes from the low bits. The table distinguishes ids of one place by the highest seven bits of the
+        // hash, so these are the bits of the id that a small table does not use for the place.
         self.0 = u64::from(id) | u64::from(id >> 9) << 57;
     }
     #[inline]
@@ -49,16 +49,16 @@ impl Hasher for IdHasher {
     }
 }
 
-/// What a set of them takes in memory, beside itself.
+/// Bytes of a set's memory on the heap.
 pub(crate) fn memory(ids: &PacketIds) -> usize {
     // A place takes the id and a byte; seven of eight places are used.
     ids.capacity() * (size_of::<u16>() + 1) * 8 / 7
 }
 
-/// Places that an empty set keeps after a burst.
+/// The capacity that an empty set keeps after a burst.
 const KEPT_PLACES: usize = 256;
 
-/// Takes an id out. A set that is empty then gives back what a burst took: an idle session is to be small.
+/// Removes an id. If the set is empty then, it frees the memory of a burst, because an idle session should be small.
 #[inline]
 pub(crate) fn remove(ids: &mut PacketIds, id: u16) -> bool {
     let known = ids.remove(&id);
@@ -72,7 +72,7 @@ pub(crate) fn remove(ids: &mut PacketIds, id: u16) -> bool {
 mod tests {
     use super::*;
 
-    /// Ids that all want the same place, and all ids there are.
+    /// Ids that all belong to the same place, and all ids there are.
     #[test]
     fn whatever_ids_are_chosen_are_kept_apart() {
         for step in [1, 16, 255, 256, 257, 4096] {

@@ -1,4 +1,4 @@
-//! Replays the corpora of the fuzz targets: what they once found stays found, without cargo-fuzz.
+//! Replays the corpora of the fuzz targets, so that what they once found is tested without cargo-fuzz.
 
 use gatepost_core::store::fuzz::{fuzz_record, fuzz_segment};
 use gatepost_core::testing::corpus::replay;

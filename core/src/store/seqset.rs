@@ -237,7 +237,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn it_agrees_with_a_plain_set_whatever_is_done_to_it() {
+    fn the_set_agrees_with_a_plain_set_under_random_operations() {
         for seed in 0..40u64 {
             let mut state = seed;
             let mut random = |below: u64| {

@@ -18,10 +18,10 @@ fn a_queue_settled_in_order_keeps_one_span_and_no_set() {
     assert_eq!(index.live(1), Live::default());
 }
 
-/// The fuzzer wrote checkpoints, with checksums that held, whose settled runs were together wider than a number, or
-/// one wider than the spans: written again, that one could not be read.
+/// The fuzzer wrote checkpoints with valid checksums whose settled runs were together longer than a number can hold, or
+/// one longer than the spans: when such a checkpoint was written again, it could not be read.
 #[test]
-fn runs_that_no_spans_can_hold_are_no_queue() {
+fn runs_that_fit_no_spans_are_refused() {
     let span = Span {
         first: 0,
         extent: 9,
@@ -79,7 +79,7 @@ fn a_deletion_is_kept_as_long_as_an_older_copy_is_on_disk() {
     assert!(index.keys.is_empty());
 }
 
-/// Deletions pinned their own segment: what they deleted lay in it, and could not go before they did.
+/// Deletions kept their own segment: what they deleted was in it, and could not be removed before they were.
 #[test]
 fn a_deletion_beside_the_only_older_copy_is_not_kept() {
     let mut index = Index::default();
@@ -92,7 +92,7 @@ fn a_deletion_beside_the_only_older_copy_is_not_kept() {
     }
 }
 
-/// A key that came back after its deletion was forgotten had one copy too few in the books: the next deletion was
+/// A key that was set again after its deletion had been forgotten counted one copy too few: the next deletion was
 /// forgotten while a value was still on disk.
 #[test]
 fn a_key_that_comes_back_is_protected_from_all_its_values() {
@@ -108,7 +108,7 @@ fn a_key_that_comes_back_is_protected_from_all_its_values() {
     assert_eq!(index.live(3), Live::default());
 }
 
-/// The index beside a plain map that is told the same, and a generator of what to do to both.
+/// The index and a plain map that get the same operations, and a generator of these.
 #[derive(Default)]
 struct Compared {
     state: u64,
@@ -179,7 +179,7 @@ impl Compared {
         assert_eq!(self.index.lookup(QUEUE, seq), expected, "{step} seq {seq}");
     }
 
-    /// Returns how many spans there are.
+    /// Returns the number of spans.
     fn assert_same_spans(&mut self, step: &str) -> usize {
         let from = self.random(self.next + 2);
         let Some(known) = self.index.queues.get(&QUEUE) else {
@@ -202,7 +202,7 @@ impl Compared {
 }
 
 #[test]
-fn it_agrees_with_a_plain_map_whatever_is_done_to_it() {
+fn the_index_agrees_with_a_plain_map_under_random_operations() {
     let mut most = 0;
     for seed in 0..60 {
         let mut compared = Compared {

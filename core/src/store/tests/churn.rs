@@ -112,24 +112,24 @@ fn rest(store: &mut Store<SimDisk>, from: u64, until: u64) {
     }
 }
 
-/// The active segment and one before it, two spares, cold segments for messages and keys being written, one of each that
-/// was filled before, the checkpoints.
+/// The number of files allowed: the active segment and the one before it, two spares, cold segments for messages and
+/// keys being written and one of each filled before, the checkpoints.
 const FILES_MAX: usize = 10;
 
-/// What exists all the time: a key and a message, in the oldest segment at first.
+/// Objects that exist throughout: a key and a message, in the oldest segment at first.
 fn settle_in(store: &mut Store<SimDisk>) {
     let stays = key(VhostId(1), KeyKind::Exchange, &[b"stays"]);
     let records = vec![set(&stays, b"v"), publish(&message(7, 50), queue(1).0, 0)];
     store.commit(&mut [batch(records, true)], at(0)).unwrap();
 }
 
-/// Makes and ends things, but for those that stay, and lets a minute pass. `keys` is how many each has.
+/// Creates and deletes objects, and then lets a minute pass. `keys`: the number of keys of each.
 fn churn(what: &str, kind: Kind, things: u64, keys: usize, stays: fn(u64) -> bool) {
     let disk = SimDisk::new(1);
     let (mut store, _) = open_with(&disk, shipped());
     let stats = store.stats();
     settle_in(&mut store);
-    // Each lives for a while, so that it often ends in another segment.
+    // Each exists for a while, so that it is often deleted in another segment.
     const ALIVE: usize = 150;
     let (mut alive, mut now, mut files, mut stayed) = (VecDeque::new(), 0, 0, 0);
     for n in 0..things {
@@ -163,10 +163,10 @@ fn churn(what: &str, kind: Kind, things: u64, keys: usize, stays: fn(u64) -> boo
         stats.live_keys.load(Ordering::Relaxed)
     );
     assert!(checkpoints <= logged, "{what}");
-    // A thing takes 500 bytes at most, and they take a sixth of their segments at least.
+    // An object takes 500 bytes at most, and the live ones take at least a sixth of their segments.
     let files_max = FILES_MAX + 1 + stayed * 500 / (64 << 10) * 7;
     assert_small(what, &store, &disk, files_max, stayed, keys);
-    // And then it is quiet.
+    // After that, nothing is written.
     let changes = disk.changes();
     rest(&mut store, now + 60_000, now + 6_000_000);
     assert_eq!(disk.changes(), changes, "{what}");
@@ -184,7 +184,8 @@ fn assert_small(what: &str, store: &Store<SimDisk>, disk: &SimDisk, files_max: u
     let (live, live_keys) = index.live_total();
     let (live, live_keys) = (live as usize, live_keys as usize);
     assert!(live <= 1 + stayed, "{what}: {live} live messages");
-    // The active segment may have deletions of what lay before it, and others may outlive what lies beside what stays.
+    // The active segment may have deletions of earlier objects, and others may outlive what is next to the lasting
+    // objects.
     let exist = 1 + stayed * keys;
     assert!(live_keys <= exist + exist + 4 * 150, "{what}: {live_keys} live keys");
     let room = |exist: usize| 4 * exist.next_power_of_two() + 4096;
@@ -204,11 +205,11 @@ fn nothing(_: u64) -> bool {
     false
 }
 
-/// 100,000 queues that were declared and deleted left 213 of 1,600 segments for good. A queue's deletion outlives all
-/// segments that may have its messages, and was not told that they were gone if none of them had the queue's record. Each
-/// of those kept its segment, and that the deletions in the next one.
+/// 100,000 queues that were declared and deleted left 213 of 1,600 segments for ever. A queue's deletion outlives all
+/// segments that may have its messages, and did not learn that they no longer existed if none of them had the queue's
+/// record. Each of these deletions kept its segment, and that the deletions in the next one.
 #[test]
-fn what_came_and_went_is_gone_from_the_disk_a_minute_later() {
+fn deleted_objects_are_gone_from_the_disk_a_minute_later() {
     churn("queues", queues, 60_000, 2, nothing);
     churn("sessions", sessions, 40_000, 3, nothing);
     churn("retained messages", retained, 100_000, 1, nothing);
@@ -216,10 +217,10 @@ fn what_came_and_went_is_gone_from_the_disk_a_minute_later() {
     churn("vhosts", vhosts, 40_000, 2, nothing);
 }
 
-/// Segments that are half full of what stays keep the deletions of what died beside it, and these kept the segment
-/// behind, with all that came and went since.
+/// Segments half full of lasting objects keep the deletions of objects next to them, and these kept the following
+/// segment, with everything created and deleted since.
 #[test]
-fn what_stays_keeps_nothing_that_came_and_went_later() {
+fn lasting_objects_keep_nothing_that_was_deleted_later() {
     let first: fn(u64) -> bool = |n| n < 400 && n % 2 == 0;
     let one_in_50: fn(u64) -> bool = |n| n % 50 == 0;
     for (when, stays) in [("first", first), ("one in 50", one_in_50)] {
@@ -228,9 +229,9 @@ fn what_stays_keeps_nothing_that_came_and_went_later() {
     }
 }
 
-/// Two million queues that came and went left 56 MB in memory, and 9 MB after a restart. The directory of a segment of
-/// small keyed records was a third of it, and was copied into one buffer when the segment was sealed: what the heap grew
-/// to then was not given back. So was a checkpoint, which is as long as what exists.
+/// Two million queues that were created and deleted left 56 MB in memory, and 9 MB after a restart. The directory of a
+/// segment of small keyed records was a third of it, and was copied into one buffer when the segment was sealed; the
+/// heap never shrank again. So it was with a checkpoint, which is as long as what exists.
 #[test]
 fn no_buffer_grows_with_what_a_segment_or_a_checkpoint_lists() {
     const SEGMENT_BYTES: u32 = 4 << 20;
@@ -268,7 +269,7 @@ fn no_buffer_grows_with_what_a_segment_or_a_checkpoint_lists() {
     assert_eq!(recovered.keys.len() as u64, 2 * stay);
 }
 
-/// One message may have more to list than a directory may be long: it gets a segment of its own.
+/// One message may have a longer entry than a directory may be: it gets a segment of its own.
 #[test]
 fn a_message_for_more_queues_than_a_directory_lists_is_stored() {
     let disk = SimDisk::new(1);
@@ -302,10 +303,10 @@ fn a_message_for_more_queues_than_a_directory_lists_is_stored() {
     assert_eq!(messages.map(|counted| counted.count).sum::<u64>(), 20_002);
 }
 
-/// A segment that is short because its directory was full, with everything in it live, counted as one with little in it: it
-/// was copied, and so was the copy, for ever.
+/// A segment that is short because its directory was full, with everything in it live, counted as one with little in
+/// it: it was copied, and so was the copy, for ever.
 #[test]
-fn what_lives_in_segments_of_full_directories_is_not_copied_over_and_over() {
+fn segments_with_full_directories_are_not_copied_again_and_again() {
     let settings = StoreSettings {
         segment_bytes: 4 << 20,
         ..shipped()

@@ -1,4 +1,4 @@
-//! Bytes that are not what they were: the start succeeds, and what is intact is served.
+//! Bytes change on the medium: the start succeeds, and everything intact is served.
 
 use super::behaviour::{ack, at, commit, open_with, publish};
 use super::script::{Script, message, runs, settings};
@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// A data directory as some life left it.
+/// A data directory left by a random run.
 pub(super) fn lived(seed: u64) -> Script {
     let mut script = Script::new(seed);
     script.is_plain = true;
@@ -28,7 +28,7 @@ pub(super) fn lived(seed: u64) -> Script {
     script
 }
 
-/// Flips, cuts, zeroes, scrambles or removes something of a file.
+/// Flips, cuts, zeroes, scrambles or removes a part of a file.
 pub(super) fn damage(disk: &SimDisk, path: &str, rng: &mut Rng) {
     disk.damage(path, |bytes| {
         let len = bytes.len() as u64;
@@ -40,7 +40,7 @@ pub(super) fn damage(disk: &SimDisk, path: &str, rng: &mut Rng) {
             2 => bytes[at..at + run].fill(0),
             3 => bytes[at..at + run].iter_mut().for_each(|byte| *byte = rng.word() as u8),
             4 => bytes.clear(),
-            // A misdirected write: good bytes in the wrong place.
+            // A misdirected write: valid bytes in the wrong place.
             _ => {
                 let from = rng.below(len - run as u64 + 1) as usize;
                 bytes.copy_within(from..from + run, at);
@@ -51,7 +51,7 @@ pub(super) fn damage(disk: &SimDisk, path: &str, rng: &mut Rng) {
 
 pub(super) type Content = BTreeMap<(u64, u64), u64>;
 
-/// What is served, and what is listed and lost. A body that is served is what was published.
+/// What is served, and what is listed and lost. A body that is served equals the one published.
 pub(super) fn contents(
     script: &Script,
     store: &Store<SimDisk>,
@@ -90,11 +90,11 @@ pub(super) fn contents(
 }
 
 #[test]
-fn a_damaged_file_never_stops_the_start_and_costs_only_itself() {
+fn a_damaged_file_never_stops_the_start_and_affects_nothing_else() {
     for seed in 0..runs(400) {
         let script = lived(3_000_000 + seed);
         let mut rng = Rng::new(seed);
-        // What an unharmed copy serves, and from where.
+        // What an undamaged copy serves, and from where.
         let copy = script.disk.restart(Crash::Process);
         let (store, whole) = Store::open(Arc::new(copy), script.settings.clone(), Wall(0)).unwrap();
         let (expected, lost) = contents(&script, &store, &whole);
@@ -113,7 +113,7 @@ fn a_damaged_file_never_stops_the_start_and_costs_only_itself() {
         let report = check(&harmed, &mut |_| {}).unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         assert!(is_harmed || report.is_clean(), "seed {seed}: {report}");
 
-        // Reads that fail for a while make no difference to what is damaged. Two such whiles may follow each other.
+        // Reads that fail for a while do not change what counts as damaged. Two such periods may follow each other.
         harmed.set_patience(12);
         for _ in 0..seed % 3 {
             harmed.fail_reads(None, rng.below(60), 1 + rng.below(5));
@@ -139,7 +139,7 @@ fn a_damaged_file_never_stops_the_start_and_costs_only_itself() {
                 "seed {seed}: key {key:?} has a value that it never had"
             );
         }
-        // It goes on, and starts again.
+        // It continues, and starts again.
         drop(store);
         let again = harmed.restart(Crash::Power);
         let (store, recovered) = Store::open(Arc::new(again), script.settings.clone(), Wall(0))
@@ -163,7 +163,7 @@ fn many_damaged_files_never_stop_the_start() {
         let (store, recovered) = Store::open(Arc::new(disk.clone()), script.settings.clone(), Wall(0))
             .unwrap_or_else(|error| panic!("seed {seed}: {error}"));
         contents(&script, &store, &recovered);
-        // Work goes on upon what is left.
+        // The store continues with what is left.
         script.adopt(&store, &recovered);
         script.store = Some(store);
         script.disk = disk;
@@ -171,7 +171,7 @@ fn many_damaged_files_never_stop_the_start() {
     }
 }
 
-/// A segment and the checkpoint were gone together, and neither a start nor `check` said a word.
+/// A segment and all checkpoints were missing, and neither a start nor `check` reported it.
 #[test]
 fn a_segment_that_is_missing_together_with_all_checkpoints_is_noticed() {
     let disk = SimDisk::new(1);
@@ -196,7 +196,7 @@ fn a_segment_that_is_missing_together_with_all_checkpoints_is_noticed() {
         check(&without(0..0), &mut |_| {}).unwrap().is_clean(),
         "all segments are there"
     );
-    // One, and the newest ones.
+    // One segment, and the newest ones.
     let one = (1..=segments).map(|id| id..id + 1);
     let newest = (2..segments).map(|id| id..segments + 1);
     for lost in one.chain(newest) {
@@ -213,13 +213,13 @@ fn a_segment_that_is_missing_together_with_all_checkpoints_is_noticed() {
         store.close(at(200)).unwrap();
         let repaired = repair(Arc::new(disk.clone()), settings(), at(300), &mut |_| {}).unwrap();
         assert!(repaired.is_clean(), "{gone}: {repaired}");
-        // Once a checkpoint knows what is there, it is said no more.
+        // Once a checkpoint knows what exists, it is not reported again.
         let (store, _) = open_with(&disk, settings());
         assert_eq!(store.stats().quarantined.load(Ordering::Relaxed), 0, "{gone}");
     }
 }
 
-/// The newest segments were gone, and the checkpoint was older than they: it named none of them.
+/// The newest segments were missing, and the checkpoint was older and named none of them.
 #[test]
 fn newest_segments_that_no_checkpoint_names_are_noticed() {
     let disk = SimDisk::new(1);
@@ -235,7 +235,7 @@ fn newest_segments_that_no_checkpoint_names_are_noticed() {
     let segments: Vec<String> = disk.paths().into_iter().filter(|path| path.ends_with(".seg")).collect();
     assert!(segments.len() > 4);
     assert!(check(&disk, &mut |_| {}).unwrap().is_clean());
-    // One of this run is left, at least.
+    // At least one of this run is left.
     for left in 2..segments.len() {
         let disk = disk.restart(Crash::Process);
         segments[left..].iter().for_each(|path| disk.remove(path).unwrap());
@@ -246,10 +246,10 @@ fn newest_segments_that_no_checkpoint_names_are_noticed() {
     }
 }
 
-/// A checkpoint named the segment that was being written, in which nothing was live then. It was gone, and with it what was
-/// written to it later.
+/// A checkpoint named the segment that was being written, in which nothing was live then. It went missing, with
+/// everything written to it later.
 #[test]
-fn the_segment_that_was_being_written_is_missed() {
+fn a_missing_segment_that_was_being_written_is_noticed() {
     let disk = SimDisk::new(1);
     let (mut store, _) = open_with(&disk, settings());
     commit(&mut store, vec![publish(&message(0, 100), 1, 0), ack(1, 0, 0)], 0);
@@ -264,8 +264,8 @@ fn the_segment_that_was_being_written_is_missed() {
     assert_eq!(store.stats().quarantined.load(Ordering::Relaxed), 1);
 }
 
-/// The newest value of a retained message was damaged. A start had none of that topic, and a repair, which does not list
-/// the damaged record any more, brought the outdated value back.
+/// The newest value of a retained message was damaged. A start had no message for that topic. A repair, after which the
+/// damaged record is no longer listed, brought the outdated value back.
 #[test]
 fn an_outdated_retained_message_does_not_come_back_where_the_newest_is_damaged() {
     let topic = key(VhostId(1), KeyKind::Retained, &[b"state\0"]);
@@ -297,7 +297,7 @@ fn an_outdated_retained_message_does_not_come_back_where_the_newest_is_damaged()
     let report = repair(Arc::new(repaired.clone()), settings(), at(400), &mut |_| {}).unwrap();
     assert!(report.is_clean(), "{report}");
     for disk in [started, without, repaired] {
-        // A start, what it writes, and one that finds that.
+        // A start, what it writes, and a start that finds that.
         for n in 0..2 {
             let (mut store, recovered) = open_with(&disk, settings());
             assert!(!recovered.keys.contains_key(&topic), "start {n}");
@@ -311,8 +311,8 @@ fn an_outdated_retained_message_does_not_come_back_where_the_newest_is_damaged()
     }
 }
 
-/// The same in a segment that a crash left without a footer: nothing lists its records. Whatever bit is flipped, of the key or
-/// of the value, a start has the newest value or none.
+/// The same in a segment that a crash left without a footer, so that nothing lists its records. Whichever bit of the
+/// key or the value is flipped, a start has the newest value or none.
 #[test]
 fn an_outdated_retained_message_does_not_come_back_from_a_segment_without_a_footer() {
     let topic = key(VhostId(1), KeyKind::Retained, &[b"state\0"]);

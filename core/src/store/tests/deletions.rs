@@ -1,4 +1,4 @@
-//! What is deleted costs nothing for long, and never comes back.
+//! Deleted objects cost nothing for long, and never come back.
 
 use super::behaviour::{at, open_with, publish};
 use super::script::{batch, message, runs, settings};
@@ -28,10 +28,10 @@ fn rest(store: &mut Store<SimDisk>, from: u64, until: u64) {
     }
 }
 
-/// 568,000 queues were declared and deleted under 100 names: 568,000 live keys and 177 MB of disk stayed, for ever. Each
-/// deletion was kept because an older copy of its key was on disk, in the very segment that the deletion kept there.
+/// 568,000 queues were declared and deleted under 100 names: 568,000 live keys and 177 MB of disk stayed for ever. Each
+/// deletion was kept because an older copy of its key was on disk, in the same segment that the deletion kept there.
 #[test]
-fn declaring_and_deleting_leaves_nothing_behind() {
+fn declaring_and_deleting_leaves_nothing_on_disk() {
     let disk = SimDisk::new(1);
     let settings = StoreSettings {
         segment_bytes: 64 << 10,
@@ -40,7 +40,7 @@ fn declaring_and_deleting_leaves_nothing_behind() {
     };
     let (mut store, _) = open_with(&disk, settings.clone());
     let stats = store.stats();
-    // One that stays, in the oldest segment.
+    // A lasting one in the oldest segment.
     store
         .commit(&mut [batch(vec![record(b"\x07stays", Some(b"v"))], true)], at(0))
         .unwrap();
@@ -53,7 +53,7 @@ fn declaring_and_deleting_leaves_nothing_behind() {
             let binding = format!("\x01b{name}").into_bytes();
             records.push(record(&queue, Some(&[1; 60])));
             records.push(record(&binding, Some(&[1; 20])));
-            // Half of them live until the next round, so that many die in another segment.
+            // Half of them exist until the next round, so that many are deleted in another segment.
             let (queue, binding) = match (name % 2, round.checked_sub(1)) {
                 (0, _) => (queue, binding),
                 (_, Some(before)) => (
@@ -87,7 +87,7 @@ fn declaring_and_deleting_leaves_nothing_behind() {
         "{live} live keys: one, and what the active segment deletes"
     );
     let paths = disk.paths();
-    // The active segment, one before it, two spares, the survivor's, two checkpoints.
+    // The active segment, the one before it, two spares, the lasting record's segment, two checkpoints.
     assert!(paths.len() <= 9, "{} files: {paths:?}", paths.len());
     store.close(at(now + 120_000)).unwrap();
     let (mut store, recovered) = open_with(&disk, settings);
@@ -96,7 +96,7 @@ fn declaring_and_deleting_leaves_nothing_behind() {
     assert!(disk.paths().len() <= 9, "{:?}", disk.paths());
 }
 
-/// What was said of each key: the commits, and the values that they gave.
+/// The history of each key: the commits, and the values that they set.
 type Book = BTreeMap<Vec<u8>, Vec<(u64, Option<Vec<u8>>)>>;
 
 struct Life {
@@ -105,7 +105,7 @@ struct Life {
     confirmed: u64,
 }
 
-/// Sets and deletes keys, some of them again and again, beside messages that hold segments back, until the machine stops.
+/// Sets and deletes keys, some of them again and again, with messages that keep segments, until the machine stops.
 fn live(seed: u64, crash_at: Option<u64>, fail_at: Option<u64>) -> Life {
     let mut life = Life {
         disk: SimDisk::new(seed),
@@ -128,7 +128,7 @@ fn work(seed: u64, life: &mut Life) -> Result<(), StoreError> {
     for commit in 1..=80u64 {
         let mut records = Vec::new();
         for _ in 0..1 + rng.below(8) {
-            // Few names that come and go, and some that come once.
+            // Few names that are created and deleted often, and some that are created once.
             let name = if rng.chance(1, 2) { rng.below(12) } else { 100 + commit };
             let key = [b"\x01".as_slice(), &name.to_be_bytes()].concat();
             let value = rng.chance(1, 2).then(|| vec![commit as u8; rng.below(500) as usize]);
@@ -147,7 +147,7 @@ fn work(seed: u64, life: &mut Life) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Every key has its last confirmed value, or one that came later.
+/// Every key has its last confirmed value, or a later one.
 fn check(life: &Life, disk: &SimDisk, what: &str) {
     let (_, recovered) = Store::open(Arc::new(disk.clone()), settings(), Wall(0)).unwrap();
     for (key, versions) in &life.book {
@@ -164,7 +164,7 @@ fn check(life: &Life, disk: &SimDisk, what: &str) {
     assert!(recovered.keys.keys().all(|key| life.book.contains_key(&**key)));
 }
 
-/// A disk on which no checkpoint is left: what is there is told from the records alone.
+/// A disk without checkpoints: everything is found from the records alone.
 fn without_checkpoints(disk: &SimDisk) -> SimDisk {
     let disk = disk.restart(Crash::Process);
     for file in ["checkpoint", "checkpoint.old"] {
@@ -194,7 +194,7 @@ fn a_deleted_key_never_comes_back_wherever_the_machine_stops() {
     }
 }
 
-/// The file of a segment that held what was deleted could not be removed, or its removal was not synced.
+/// The file of a segment with deleted records could not be removed, or its removal was not synced.
 #[test]
 fn a_deleted_key_never_comes_back_whatever_fails() {
     for seed in 0..runs(400).div_ceil(200) {
@@ -207,8 +207,8 @@ fn a_deleted_key_never_comes_back_whatever_fails() {
     }
 }
 
-/// The segment with the deletions is lost and the checkpoint knows them. They are written again: another start, that has
-/// no checkpoint, must not find the older copies alone.
+/// The segment with the deletions is lost and the checkpoint knows them. They are written again: another start, without
+/// a checkpoint, must not find only the older copies.
 #[test]
 fn losing_the_segment_with_a_deletion_brings_nothing_back() {
     let disk = SimDisk::new(3);
@@ -216,7 +216,7 @@ fn losing_the_segment_with_a_deletion_brings_nothing_back() {
     let say = |store: &mut Store<SimDisk>, ms, records| {
         store.commit(&mut [batch(records, true)], at(ms)).unwrap();
     };
-    // A message that stays keeps the segment with the value.
+    // A lasting message keeps the segment with the value.
     say(
         &mut store,
         0,

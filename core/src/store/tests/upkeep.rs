@@ -1,4 +1,4 @@
-//! What the store does in the background, and what that costs.
+//! The store's background work, and what it costs.
 
 use super::behaviour::{ack, at, commit, open_with, publish};
 use super::script::{batch, message, settings};
@@ -8,7 +8,7 @@ use crate::time::Time;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-/// As shipped, but for small segments.
+/// Default settings except for small segments.
 fn shipped(segment_bytes: u32) -> StoreSettings {
     StoreSettings {
         segment_bytes,
@@ -24,7 +24,7 @@ fn key(n: u64, value: &[u8]) -> Record {
     }
 }
 
-/// Lets time pass, calling the store whenever it asks to be called. Returns how long that went on.
+/// Lets time pass, calling the store whenever it asks to be called. Returns for how long it did.
 fn rest(store: &mut Store<SimDisk>, from: u64, until: u64) -> u64 {
     let mut now = from;
     while let Some(Time(next)) = store.tick(at(now)).unwrap() {
@@ -70,8 +70,8 @@ fn a_checkpoint_of_many_keys_is_not_written_over_and_over() {
     );
 }
 
-/// Bytes written per record in the long run, of records of 200 bytes at 1,000 a second: those of the first 30 seconds do
-/// not count.
+/// Bytes written per record in the long run, for records of 200 bytes at 1,000 a second. The first 30 seconds do not
+/// count.
 fn bytes_per_record(mut records: impl FnMut(u64) -> Vec<Record>) -> f64 {
     let disk = SimDisk::new(1);
     let (mut store, _) = open_with(&disk, shipped(256 << 10));
@@ -97,7 +97,7 @@ fn bytes_per_record(mut records: impl FnMut(u64) -> Vec<Record>) -> f64 {
     (disk.bytes_written() - before) as f64 / 60_000.0
 }
 
-/// Retained messages are keyed records: their updates cost what they weigh, and what compaction and checkpoints add.
+/// Retained messages are keyed records: an update costs its size, and what compaction and checkpoints add.
 #[test]
 fn updates_of_keys_at_random_cost_at_most_half_more_than_messages() {
     let messages = bytes_per_record(|tenth| {
@@ -128,7 +128,7 @@ fn after_a_purge_the_directory_shrinks_within_a_minute() {
     for is_drained in [false, true] {
         let disk = SimDisk::new(1);
         let (mut store, _) = open_with(&disk, shipped(64 << 10));
-        // One that stays, in the oldest segment, and a key.
+        // A lasting message in the oldest segment, and a key.
         commit(&mut store, vec![publish(&message(7, 50), 5, 0), key(1, b"v")], 0);
         let mut now = 0;
         for seq in 0..4_000 {
@@ -140,7 +140,7 @@ fn after_a_purge_the_directory_shrinks_within_a_minute() {
         }
         let full = disk.paths().len();
         assert!(full > 60);
-        // It rests, and is told to come back after a long time.
+        // It is idle, and asks to be called after a long time.
         let mut next = store.tick(at(now)).unwrap();
         while next.is_some_and(|Time(next)| next < now + 30_000) {
             now = now.max(next.map_or(0, |Time(next)| next));
@@ -161,9 +161,9 @@ fn after_a_purge_the_directory_shrinks_within_a_minute() {
         let Time(wake) = next.map_or(store.due_after(Time(now)), |next| next.min(store.due_after(Time(now))));
         rest(&mut store, wake, purged + 60_000);
         let paths = disk.paths();
-        // The active segment, two spares, what holds the survivors, two checkpoints.
+        // The active segment, two spares, the segment with the lasting records, two checkpoints.
         assert!(paths.len() <= 9, "{} of {full} files are left: {paths:?}", paths.len());
-        // And then it is quiet.
+        // After that, nothing is written.
         let quiet = rest(&mut store, now + 60_000, now + 600_000);
         let changes = disk.changes();
         rest(&mut store, quiet, now + 6_000_000);
@@ -179,7 +179,7 @@ fn compaction_leaves_a_slow_medium_most_of_its_time() {
     for seq in 0..200 {
         commit(&mut store, vec![publish(&message(seq, 1000), 1, seq)], seq);
     }
-    // All but every tenth are settled: each segment has a little left.
+    // All but every tenth are settled: each segment has little left.
     let acks = (0..20).map(|n| ack(1, n * 10 + 1, n * 10 + 9)).collect();
     commit(&mut store, acks, 200);
     let stats = store.stats();
@@ -200,6 +200,6 @@ fn compaction_leaves_a_slow_medium_most_of_its_time() {
         now = next.max(now + 1);
     }
     assert!(slices >= 3, "{slices} slices");
-    // A commit in between is not kept waiting by any of it.
+    // None of this delays a commit in between.
     store.commit(&mut [batch(vec![ack(1, 0, 0)], true)], at(now)).unwrap();
 }

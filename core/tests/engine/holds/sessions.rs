@@ -1,4 +1,4 @@
-//! Subscriptions, and the ends of sessions.
+//! Subscriptions, and the ends of sessions with many of them.
 
 use super::*;
 use gatepost_core::command::Unsubscribe;

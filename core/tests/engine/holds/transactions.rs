@@ -1,4 +1,4 @@
-//! Transactions: whole, or refused.
+//! Transactions are applied as a whole, or refused.
 
 use super::*;
 use gatepost_core::engine::Limit;

@@ -1,4 +1,4 @@
-//! Wills.
+//! Wills whose routing takes many holds.
 
 use super::*;
 use gatepost_core::testing::disk::Crash;

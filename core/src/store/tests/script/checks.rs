@@ -1,9 +1,9 @@
-//! What a start gave back, against the book.
+//! Compares what a start found with the model.
 
 use super::*;
 
 impl Script {
-    /// What was recovered must be what the book allows.
+    /// What was recovered must be permitted by the model.
     pub(super) fn check(&self, store: &Store<SimDisk>, recovered: &Recovered) {
         let seed = self.seed;
         let mut live = BTreeSet::new();
@@ -28,7 +28,7 @@ impl Script {
         self.check_keys(recovered);
         self.check_bodies(store, recovered);
     }
-    /// What a start counts without listing it is what there is.
+    /// What a start counts without listing it must exist.
     fn check_counts(&self, id: QueueId, found: &RecoveredQueue, entries: &[LogEntry]) {
         let seed = self.seed;
         assert!(
@@ -52,7 +52,7 @@ impl Script {
             assert!(in_flight || counted, "seed {seed}: {id:?} {entry:?}");
         }
     }
-    /// No number is given twice, and no hand-out mark is forgotten.
+    /// No sequence is used twice, and no hand-out mark is lost.
     fn check_numbers(&self, id: QueueId, book: &Queue, found: &RecoveredQueue) {
         let (seed, sure) = (self.seed, self.book.confirmed);
         let marks = book.handed_out.iter();
@@ -97,7 +97,7 @@ impl Script {
         assert_eq!(entry.body_len as usize, known.len, "seed {seed}: {at:?}");
         assert!(found.next_seq > entry.seq, "seed {seed}: {at:?} would be given twice");
     }
-    /// `live`: queue and sequence of all that was recovered.
+    /// `live`: queue and sequence of everything recovered.
     fn check_nothing_lost(&self, live: &BTreeSet<(u64, u64)>) {
         let (seed, sure) = (self.seed, self.book.confirmed);
         let gone = |queue: &u64| self.book.queues[queue].deleted.is_some();
@@ -189,7 +189,7 @@ impl Script {
             );
         }
     }
-    /// Every body comes back as it went.
+    /// Every body is unchanged.
     pub(super) fn check_bodies(&self, store: &Store<SimDisk>, recovered: &Recovered) {
         let seed = self.seed;
         let reads: Vec<Read> = recovered
