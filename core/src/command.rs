@@ -62,7 +62,7 @@ pub enum Command {
     },
     /// Opens a channel whose first failure ends it: after `Failed`, its commands are ignored until `CloseChannel`. Answered
     /// by `Done { op: Op::OpenChannel }`, or by `Failed` if its user may have no more.
-    /// Other channels are opened by the first command that needs them, and go on after a failure.
+    /// Other channels are opened by the first command that needs them, and stay open after a failure.
     OpenChannel {
         /// The channel.
         channel: Channel,

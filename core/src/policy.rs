@@ -21,23 +21,23 @@ use hashbrown::HashMap;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// Policies of a vhost, at most, and as many operator policies. Each is matched with each new queue.
+/// The most policies of a vhost, and the most operator policies. Each is matched with each new queue.
 pub const POLICIES_MAX: usize = 512;
-/// Bytes of a policy's name.
+/// The most bytes of a policy's name.
 const NAME_BYTES_MAX: usize = 255;
-/// Bytes of a pattern's text.
+/// The most bytes of a pattern's text.
 const PATTERN_BYTES_MAX: usize = 1024;
-/// Memory of a policy's definition, at most. It is kept unchanged, including keys that we ignore.
+/// The most bytes of memory of a policy's definition. It is kept unchanged, including keys that are ignored.
 const DEFINITION_BYTES_MAX: usize = 16 << 10;
-/// Memory of a compiled pattern, at most. Patterns of permissions may be larger, because they are not matched with every queue.
+/// The most bytes of memory of a compiled pattern. Patterns of permissions may be larger, because they are not matched with every queue.
 const COMPILED_BYTES_MAX: usize = 16 << 10;
 
-/// Compiled bytes of all patterns of a vhost together, at most. A name is held against all of them in one hold of the engine's
+/// The most compiled bytes of all patterns of a vhost together. A name is matched with all of them in one hold of the engine's
 /// lock. The worst patterns and a name of 255 bytes take 60 µs for each KiB, so 30 ms; most take less than 1 µs.
 /// `^text`, `^text.*` and `^text$` are not compiled.
 pub(crate) const COMPILED_BYTES_TOTAL_MAX: usize = 512 << 10;
 
-/// A pattern weighs one, and one more for so many bytes of its compiled form. So much weight is one work unit.
+/// The weight of a pattern is one, and one more for this many bytes of its compiled form. This much weight is one work unit.
 const COMPILED_BYTES_PER_WEIGHT: usize = 64;
 const WEIGHT_PER_UNIT: usize = 16;
 
@@ -115,9 +115,9 @@ pub(crate) struct Policy {
     pattern: NamePattern,
     apply_to: ApplyTo,
     definition: Definition,
-    /// Bytes of the compiled pattern, about.
+    /// Bytes of the compiled pattern, roughly.
     pub(crate) compiled: usize,
-    /// What it costs in memory.
+    /// Bytes of memory that it occupies.
     pub(crate) charge: Charge,
 }
 
@@ -153,7 +153,7 @@ impl Policy {
         })
     }
 
-    /// What it costs in memory.
+    /// Bytes of memory that it occupies.
     pub(crate) fn memory(&self) -> usize {
         let text = allocation(self.record.pattern.len()) + allocation(self.name.len());
         // Each character of the pattern compiles to an instruction of several words.
@@ -176,7 +176,7 @@ pub struct Applied {
     pub policy: Option<Name>,
     /// The operator policy that applies.
     pub operator: Option<Name>,
-    /// The combined definition, for people.
+    /// The combined definition, for listings.
     pub definition: AppliedTable,
     pub(crate) effective: Definition,
 }
@@ -209,25 +209,25 @@ impl Policies {
         }
     }
 
-    /// How many there are.
+    /// The number of policies.
     #[cfg(test)]
     fn len(&self) -> usize {
         self.user.0.len() + self.operator.0.len()
     }
 
-    /// Work units of holding a name against all patterns.
+    /// Work units of matching a name with all patterns.
     pub(crate) fn match_units(&self) -> usize {
         let all = self.user.0.len() + self.operator.0.len();
         (all + self.compiled_bytes() / COMPILED_BYTES_PER_WEIGHT) / WEIGHT_PER_UNIT
     }
 
-    /// Of all patterns together.
+    /// Compiled bytes of all patterns together.
     pub(crate) fn compiled_bytes(&self) -> usize {
         let all = self.user.0.iter().chain(&self.operator.0);
         all.map(|policy| policy.compiled).sum()
     }
 
-    /// Of the pattern of one policy; 0: there is none of that name.
+    /// Compiled bytes of the pattern of one policy; 0 if there is no policy with that name.
     pub(crate) fn compiled_bytes_of(&self, kind: PolicyKind, name: &str) -> usize {
         let mut all = self.of(kind).0.iter();
         all.find(|policy| *policy.name == *name)
@@ -239,18 +239,18 @@ impl Policies {
         self.of(kind).0.len() + more <= POLICIES_MAX
     }
 
-    /// The policy of that name.
+    /// The policy with that name.
     pub(crate) fn get(&self, kind: PolicyKind, name: &str) -> Option<&PolicyRecord> {
         let mut all = self.of(kind).0.iter();
         all.find(|policy| *policy.name == *name).map(|policy| &policy.record)
     }
 
-    /// All of one kind, highest priority first.
+    /// All policies of one kind, highest priority first.
     pub(crate) fn all(&self, kind: PolicyKind) -> impl Iterator<Item = (&Name, &PolicyRecord)> {
         self.of(kind).0.iter().map(|policy| (&policy.name, &policy.record))
     }
 
-    /// Adds one, or replaces the one of that name.
+    /// Adds a policy, or replaces the one with that name.
     pub(crate) fn put(&mut self, kind: PolicyKind, policy: Policy) {
         self.remove(kind, &policy.name.clone());
         let ranked = self.of_mut(kind);
@@ -259,7 +259,7 @@ impl Policies {
         ranked.0.insert(at, policy);
     }
 
-    /// Removes one. Returns whether there was one of that name.
+    /// Removes a policy. Returns whether it existed.
     pub(crate) fn remove(&mut self, kind: PolicyKind, name: &str) -> bool {
         self.applied.clear();
         let ranked = self.of_mut(kind);

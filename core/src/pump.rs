@@ -135,7 +135,7 @@ const COPY_MAX: usize = 4 << 10;
 /// Bytes of one read while there is no memory for buffers: enough for small packets.
 const SMALL_READ: usize = 2 << 10;
 /// Turns in which a connection that loses its session, or whose stream takes no more output, still reads what had arrived by
-/// then. With a peer that never stops sending, it would go on for ever otherwise.
+/// then. With a peer that never stops sending, it would continue for ever otherwise.
 const LAST_TURNS: u16 = 256;
 
 /// One connection between two turns. `V` is the broker's [`Broker::Vhost`].
@@ -302,12 +302,12 @@ impl<V> Pump<V> {
         self.ended && self.bound.is_none()
     }
 
-    /// Who logged in.
+    /// The user who logged in.
     pub fn user(&self) -> Option<&Name> {
         self.user.as_ref()
     }
 
-    /// Who is at the other end.
+    /// The other end of the connection.
     pub fn peer(&self) -> &Peer {
         &self.peer
     }

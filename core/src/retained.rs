@@ -1,6 +1,6 @@
 //! Retained messages: the last value of each topic, found by pattern.
 //!
-//! They are in one ordered map, whose keys are the topics' levels as octets:
+//! They are in one ordered map, whose keys are the topics' levels as bytes:
 //!
 //! ```text
 //!   plant ⟂ 1 ⟂ temp ⟂        each level ends in 00; a level's own 00 is 01 01, its own 01 is 01 02
@@ -46,7 +46,7 @@ pub(crate) type Key = Arc<[u8]>;
 struct Topic {
     /// `None`: it is only in the log.
     message: Option<Message>,
-    /// See the module.
+    /// The number of the state that the message is in: see the module.
     number: u64,
     deadline: Deadline,
     /// Bytes of its payload.
@@ -104,7 +104,7 @@ pub enum Walked {
 pub struct Wanted {
     /// Its topic: see [`Retained::key_of`].
     pub key: Arc<[u8]>,
-    /// See the module.
+    /// The number of the state that the message is in: see the module.
     pub number: u64,
     /// Bytes of its payload.
     pub len: u32,

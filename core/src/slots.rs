@@ -162,7 +162,7 @@ impl<K: Key, T> Slots<K, T> {
     }
 }
 
-/// For a key whose value must exist. Panics if it does not, because going on would use another object's state.
+/// For a key whose value must exist. Panics if it does not, because continuing would use another object's state.
 impl<K: Key, T> Index<K> for Slots<K, T> {
     type Output = T;
     fn index(&self, key: K) -> &T {

@@ -4,8 +4,8 @@
 //! a pattern is found by its leading literal levels:
 //!
 //! ```text
-//!   plant/app/17/+        begins with  plant app 17   and goes on with one level
-//!   plant/{username}/#    begins with  plant          and goes on with a user's name and any number of levels
+//!   plant/app/17/+        begins with  plant app 17   and continues with one level
+//!   plant/{username}/#    begins with  plant          and continues with a user's name and any number of levels
 //!   #                     begins with  nothing
 //! ```
 //!

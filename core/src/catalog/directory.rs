@@ -138,7 +138,7 @@ pub struct ParameterRecord {
     pub more: Table,
 }
 
-/// Whose limits.
+/// The owner of limits.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LimitOf {
     /// A vhost's.

@@ -5,21 +5,21 @@
 //!
 //! | what | what bounds it in one hold |
 //! |---|---|
-//! | publish, transaction, dead letter, will | finding the queues stops and goes on, by steps that `headers.rs` and `topic/` count |
+//! | publish, transaction, dead letter, will | finding the queues stops and continues, by steps that `headers.rs` and `topic/` count |
 //! | a message put into its queues | one hold: 0.07 to 0.17 us for each queue; `max_queues`, and sessions as many as objects may |
 //! | further routing keys of a message (CC, BCC) | `message_keys_max` |
 //! | transaction | `transaction_deliveries_max`: messages times queues, and deliveries settled |
-//! | memory of what stopped | an eighth of that for objects, and one walk more (`walks.rs`) |
+//! | memory of walks that stopped | an eighth of the memory for objects, and one walk more (`walks.rs`) |
 //! | settle, recover, close, detach | a unit for each delivery, taken or not; rejects wait while many dead letters are under way (`routing.rs`) |
-//! | consume, cancel, prefetch | a unit for 16 consumers that are listed |
-//! | get | 64 of a connection wait for the disk |
-//! | purge | ready messages go at once; unsettled ones are looked up in steps (`purging.rs`) |
+//! | consume, cancel, prefetch | a unit for 16 consumers in the lists searched |
+//! | get | at most 64 of a connection wait for the disk |
+//! | purge | waiting messages are removed at once; outstanding ones are searched in steps (`purging.rs`) |
 //! | declare, bind, unbind, delete | units for each binding; chains of exchanges are deleted over several holds |
 //! | queues that refuse a message | a unit each; their dead letters are made over several holds (`queue_limits.rs`) |
 //! | subscribe, unsubscribe, end of a session | units for each filter |
 //! | replay of retained messages | a unit for each look-up |
-//! | expiry, length limits, consumers passed over | a budget of their own, and 32 units for each queue when that is spent |
-//! | eviction, dropping of what was purged | steps of their own (`memory.rs`) |
+//! | expiry, length limits, consumers passed over | a budget of their own, and 32 units for each queue after that |
+//! | eviction, deferred drops | steps of their own (`memory.rs`) |
 //! | a jump of the clock | a unit for each queue and session |
 
 use super::Settings;

@@ -1,4 +1,4 @@
-//! From a queue to its consumers: reserving messages, in order, to whoever has credit and room.
+//! From a queue to its consumers: reserves messages, in order, for consumers with credit and room.
 
 use super::Engine;
 use super::budget::Budget;

@@ -196,7 +196,7 @@ impl Definition {
     }
 }
 
-/// The same for two tables, for people.
+/// The same for two tables, for listings.
 pub(super) fn merged_tables(user: &Table, operator: &Table) -> Table {
     let mut merged = user.clone();
     for (key, value) in &operator.0 {
@@ -307,7 +307,7 @@ mod tests {
         );
         assert_eq!(merged.overflow, Some(Overflow::DropHead));
         assert_eq!(merged.dead_letter_exchange.as_deref(), Some("dlx"));
-        // The table that people are shown has the same effect.
+        // The table for listings has the same effect.
         assert_eq!(parse(&merged_tables(&user, &operator), false), merged);
     }
 }

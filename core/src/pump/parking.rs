@@ -5,7 +5,7 @@
 //! stream is not read. When the disk is full, publishes go to the engine if their peers can be told that they are
 //! refused.
 //!
-//! If the log is slow, short of disk or full, only publishes that need the log are parked. Others go on, unless they would
+//! If the log is slow, short of disk or full, only publishes that need the log are parked. Others continue, unless they would
 //! overtake a parked publish of the same channel that must keep its order.
 
 use crate::command::{Channel, Command, PublishFlags};

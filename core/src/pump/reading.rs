@@ -76,7 +76,7 @@ impl<V> Pump<V> {
         }
     }
 
-    /// Has the session parse the kept bytes.
+    /// Makes the session parse the kept bytes.
     pub(super) fn offer(&mut self, now: Now, s: &mut Scratch, codecs: &Codecs) -> Result<(), End> {
         let before = s.commands.len();
         let (mut cx, _) = s.cx(now, codecs);

@@ -1,7 +1,7 @@
 //! How a segment ended: the head of its FOOTER.
 //!
 //! ```text
-//!   end of the records │ ending 1 │ log goes on up to │ holes: count, (from - end of the one before, length)*
+//!   end of the records │ ending 1 │ log continues to  │ holes: count, (from - end of the one before, length)*
 //! ```
 //!
 //! A segment is sealed after the next one was created. Its footer says so, by the place behind all segments created by

@@ -35,9 +35,9 @@ pub(crate) struct Index {
 /// Bytes that a checkpoint takes to list the keys, roughly, without the segments of their older copies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ListedBytes {
-    /// Of keys with a value.
+    /// Bytes for keys with a value.
     pub(crate) values: u64,
-    /// Of deletions, which are listed only until the older copies no longer exist.
+    /// Bytes for deletions, which are listed only until the older copies no longer exist.
     pub(crate) deletions: u64,
 }
 
