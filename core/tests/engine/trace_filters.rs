@@ -1,6 +1,6 @@
-//! Which messages a trace catches, whatever was noted of their addresses for the traces of before.
+//! Which messages a trace catches, whatever was noted about their addresses for earlier traces.
 //!
-//! What traces ask of an address is noted with its remembered route, and in a small table where none is remembered.
+//! What traces ask about an address is noted with its remembered route, and in a small table if no route is remembered.
 
 use crate::support::*;
 use crate::traces::*;
@@ -18,7 +18,7 @@ fn end(w: &mut World, id: u64) {
     assert!(w.turn(|engine| engine.remove_trace(id)));
 }
 
-/// A trace that nothing matches: with it, what others ask of addresses is noted.
+/// A trace that matches nothing. While it is active, notes about addresses are made.
 fn idle(w: &mut World) -> u64 {
     start(w, request("nobody/publishes/here"))
 }
@@ -55,7 +55,7 @@ fn asks(exchange: Option<&str>, filter: Option<&str>, property: Option<(&str, &s
     }
 }
 
-/// Publishes along a remembered route, by a queue's name, and along a route that cannot be remembered.
+/// Publishes on a remembered route, by a queue's name, and on a route that cannot be remembered.
 fn publish_all(w: &mut World, app: Client) {
     let headers = Properties::default();
     run(
@@ -66,7 +66,7 @@ fn publish_all(w: &mut World, app: Client) {
 }
 
 #[test]
-fn a_trace_that_starts_catches_what_was_of_no_interest_before_and_one_that_ends_does_not() {
+fn a_new_trace_catches_messages_that_none_asked_for_before() {
     let (mut w, app, worker) = world();
     run(&mut w, worker, [exchange("h", "headers"), bind("h", "q", "")]);
     let idle = idle(&mut w);
@@ -87,9 +87,9 @@ fn a_trace_that_starts_catches_what_was_of_no_interest_before_and_one_that_ends_
     assert_eq!((caught(&mut w, idle), caught(&mut w, again)), (0, 1));
 }
 
-/// One that is full asks for nothing more. The others do.
+/// A full trace asks for nothing more. The others do.
 #[test]
-fn a_full_trace_does_not_keep_others_from_catching() {
+fn a_full_trace_does_not_prevent_others_from_catching() {
     let (mut w, app, _) = world();
     let few = TraceRequest {
         messages: 2,
@@ -107,9 +107,9 @@ fn a_full_trace_does_not_keep_others_from_catching() {
     assert_eq!(caught(&mut w, new), 1);
 }
 
-/// The table of routes is full, so a new route takes another's place; and a binding makes all routes anew.
+/// The table of routes is full, so a new route replaces another; and a binding makes all routes be computed again.
 #[test]
-fn routes_that_are_forgotten_or_computed_anew_are_asked_for_anew() {
+fn routes_that_are_forgotten_or_computed_again_are_compared_again() {
     let (mut w, app, worker) = world();
     let idle = idle(&mut w);
     let id = start(&mut w, asks(None, Some("plant.*"), None));
@@ -136,10 +136,9 @@ fn routes_that_are_forgotten_or_computed_anew_are_asked_for_anew() {
     assert_eq!(caught(&mut w, idle), 0);
 }
 
-/// Of an address that is asked for, messages with other properties, or none, are not caught; and what one trace does not ask for,
-/// another may.
+/// Messages to a requested address with other properties, or none, are not caught; and another trace may ask for them.
 #[test]
-fn exchange_topic_and_property_are_asked_for_together() {
+fn exchange_topic_and_property_must_all_match() {
     let (mut w, app, _) = world();
     let requests = [
         asks(Some("amq.topic"), Some("plant.*"), Some(("header:colour", "red"))),
@@ -158,7 +157,7 @@ fn exchange_topic_and_property_are_asked_for_together() {
             for properties in [&none, &red, &blue] {
                 run(&mut w, app, [with(exchange, key, properties)]);
             }
-            // Without any octet of properties.
+            // Without any bytes of properties.
             run(
                 &mut w,
                 app,
@@ -176,9 +175,9 @@ fn exchange_topic_and_property_are_asked_for_together() {
     assert_eq!(caught(&mut w, ids[0]), 5);
 }
 
-/// What died in a queue is followed although nothing asks for where it goes.
+/// A dead letter is followed even if no trace asks for its new address.
 #[test]
-fn a_dead_letter_is_followed_to_an_address_that_nobody_asks_for() {
+fn a_dead_letter_is_followed_to_an_address_that_no_trace_asks_for() {
     let (mut w, app, worker) = world();
     let dying = declare("dying", |d| {
         d.arguments.push("x-dead-letter-exchange", Value::text(""));
@@ -192,7 +191,7 @@ fn a_dead_letter_is_followed_to_an_address_that_nobody_asks_for() {
     );
     let id = start(&mut w, asks(Some("amq.topic"), Some("plant.1"), None));
     for n in 1..=2 {
-        // The address of the dead letter is noted to be of no interest.
+        // It is noted that no trace asks for the dead letter's address.
         run(&mut w, app, [put("q", "m")]);
         run(&mut w, app, [topic("plant.1", false)]);
         hear(&mut w, worker);
