@@ -1,25 +1,28 @@
-//! Octets to frames. Limits are checked on the seven octets in front of a payload, before the rest may grow.
+//! Splits the input into frames. Limits are checked on the seven octets before a payload, before the rest is waited
+//! for.
 
 use crate::error::{Code, Reply, Snippet};
 use crate::frame::{FRAME_END, Frame, HEAD, OVERHEAD};
 
 /// Octets of the protocol header.
 pub(crate) const PROTOCOL_HEADER: usize = 8;
-/// What we answer to a header that we do not speak (AMQP 0-9-1 4.2.2), and what we expect.
+/// The protocol header of AMQP 0-9-1. Also our answer to any other header (AMQP 0-9-1 4.2.2).
 pub(crate) const AMQP_0_9_1: [u8; PROTOCOL_HEADER] = *b"AMQP\x00\x00\x09\x01";
-/// How 0-9 clients open. They speak 0-9-1 as far as anyone could tell.
+/// The protocol header of AMQP 0-9. Some clients send it, although what they speak after it is 0-9-1.
 pub(crate) const AMQP_0_9: [u8; PROTOCOL_HEADER] = *b"AMQP\x01\x01\x00\x09";
 
-/// The first frame of `input` and the octets it takes, or `None` if it is not all there yet.
+/// Finds the first frame of `input`. Returns it with its length in octets, or `None` if the frame is not complete yet.
 ///
 /// # Errors
-/// The frame is too big or does not end where it says. Where the next one starts is then unknown.
+/// The frame is larger than `frame_max`, or its last octet is not the frame end. The start of the next frame is then
+/// unknown.
 pub(crate) fn split(input: &[u8], frame_max: u32) -> Result<Option<(Frame<'_>, usize)>, Reply> {
     let [kind, c0, c1, s0, s1, s2, s3, after @ ..] = input else {
         return Ok(None);
     };
     let size = u32::from_be_bytes([*s0, *s1, *s2, *s3]);
-    // RabbitMQ compares the payload with frame-max itself, so 8 octets more than it should; clients that miscount live.
+    // RabbitMQ compares frame-max with the payload alone, so it accepts frames that are 8 octets too long. We do the
+    // same: some clients miscount, and would lose their connection.
     if size > frame_max {
         let allowed = frame_max.saturating_sub(OVERHEAD as u32);
         let detail = format!("type {kind}, {}: {{frame_too_large,{size},{allowed}}}", Snippet(&[]));

@@ -1,10 +1,10 @@
-//! What a peer is told when it, or we, did something wrong: reply codes, and how far each error reaches.
+//! Errors that a client is told of: reply codes, and whether an error closes the channel or the connection.
 
 use gatepost_core::session::Close;
 use std::borrow::Cow;
 use std::fmt;
 
-/// AMQP 0-9-1 1.2 reply codes, those that are ever sent.
+/// The reply codes of AMQP 0-9-1 1.2 that this server sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u16)]
 pub(crate) enum Code {
@@ -24,7 +24,7 @@ pub(crate) enum Code {
 }
 
 impl Code {
-    /// The name that opens a reply text.
+    /// The code's name, which begins each reply text.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Code::ConnectionForced => "CONNECTION_FORCED",
@@ -43,7 +43,7 @@ impl Code {
         }
     }
 
-    /// Whether an error of this code ends one channel and not the connection.
+    /// Whether an error of this code closes only its channel, not the connection.
     pub(crate) fn is_soft(self) -> bool {
         matches!(
             self,
@@ -52,13 +52,13 @@ impl Code {
     }
 }
 
-/// What a close method carries.
+/// Content of a `channel.close` or `connection.close`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Reply {
     pub(crate) code: Code,
-    /// The text without the code's name. May be longer than the wire allows: the encoder cuts it.
+    /// The text without the code's name. The encoder cuts it to what a short string can hold.
     pub(crate) detail: Cow<'static, str>,
-    /// Class and method that failed; zeros for faults below the level of methods.
+    /// Class and method that failed; zeros for errors below the level of methods.
     pub(crate) method: (u16, u16),
 }
 
@@ -71,7 +71,7 @@ impl Reply {
         }
     }
 
-    /// A fault of framing: 0,0 stands for the method.
+    /// An error of framing. It belongs to no method: class and method are 0.
     pub(crate) fn frame(code: Code, detail: impl Into<Cow<'static, str>>) -> Reply {
         Reply::new(code, detail, (0, 0))
     }
@@ -83,7 +83,7 @@ impl fmt::Display for Reply {
     }
 }
 
-/// Why a session cannot go on as it was.
+/// What an error does to the channel or the connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Error {
     /// The channel is closed with this reply; the connection goes on.
@@ -92,7 +92,7 @@ pub(crate) enum Error {
     /// The connection is closed with this reply.
     #[error("connection closed: {0}")]
     Connection(Reply),
-    /// The connection is closed with this reply, and where the next frame starts is unknown.
+    /// The connection is closed with this reply. Where the next frame starts is unknown, so nothing more is parsed.
     #[error("framing lost: {0}")]
     FramingLost(Reply),
     /// Nothing more is sent: the socket is closed.
@@ -101,7 +101,7 @@ pub(crate) enum Error {
 }
 
 impl Error {
-    /// An error of `method`. Its code says whether it ends the channel or the connection.
+    /// An error of `method`. Its code decides whether it closes the channel or the connection.
     pub(crate) fn new(code: Code, detail: impl Into<Cow<'static, str>>, method: (u16, u16)) -> Error {
         Error::from(Reply::new(code, detail, method))
     }
@@ -117,8 +117,8 @@ impl From<Reply> for Error {
     }
 }
 
-/// Octets as Erlang prints a binary, because clients and people know the texts with these in them: `<<"abc">>` if all
-/// are printable, else `<<1,2,3>>`.
+/// Octets as Erlang prints a binary: `<<"abc">>` if all are printable, else `<<1,2,3>>`. RabbitMQ's error texts contain
+/// them, and clients compare those texts.
 pub(crate) struct ErlangBinary<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Display for ErlangBinary<'_> {
@@ -137,7 +137,7 @@ impl fmt::Display for ErlangBinary<'_> {
     }
 }
 
-/// Octets as numbers, `<<1,2,3>>`, whatever they are; at most 64 of them, which fills a reply text.
+/// Octets as numbers, `<<1,2,3>>`, printable or not. At most 64 are shown: more does not fit into a reply text.
 pub(crate) struct ErlangOctets<'a>(pub(crate) &'a [u8]);
 
 impl fmt::Display for ErlangOctets<'_> {

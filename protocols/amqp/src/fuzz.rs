@@ -1,4 +1,4 @@
-//! Bodies of the fuzz targets. They panic where something is wrong; what they are fed is decided by the caller.
+//! Bodies of the fuzz targets. They panic when they find a fault. The caller supplies the input.
 
 use crate::codec;
 use crate::error::{ErlangBinary, Snippet};
@@ -19,14 +19,14 @@ use gatepost_core::time::{Now, Time, Wall};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-/// Splits `data` into frames and decodes them. What decodes must survive being encoded and decoded again.
+/// Splits `data` into frames and decodes them. A frame that decodes must decode to the same value after it was encoded.
 pub fn fuzz_codec(data: &[u8]) {
     let mut rest = data;
     while let Ok(Some((frame, used))) = codec::split(rest, 131_072) {
         decode(frame);
         rest = rest.get(used..).unwrap_or_default();
     }
-    // Also without the frame around them: otherwise only payloads of valid frames would be decoded.
+    // Payloads are decoded without a frame around them too: random data is seldom a valid frame.
     for kind in [METHOD, HEADER] {
         decode(Frame {
             kind,
@@ -75,7 +75,7 @@ pub fn fuzz_session(data: &[u8]) {
     let mut script = Script(data);
     while let Some(step) = script.octet() {
         let alive = match step % 8 {
-            // A good start makes the rest of the script more interesting.
+            // Begin logged in: the rest of the script then reaches more of the session.
             0 => driver.log_in(),
             1..=3 => {
                 let length = usize::from(script.octet().unwrap_or(0));
@@ -167,7 +167,7 @@ impl Driver {
         alive
     }
 
-    /// What we write is whole frames, in the limits that were agreed on.
+    /// Checks that the output consists of whole frames within the negotiated limits.
     fn check_output(&mut self) {
         let mut rest = self.out.strip_prefix(&codec::AMQP_0_9_1).unwrap_or(&self.out);
         while !rest.is_empty() {
@@ -227,7 +227,7 @@ impl Driver {
         self.feed(&octets) && self.tell(Event::Attached) && self.feed(&[])
     }
 
-    /// Answers the oldest command, well or badly.
+    /// Answers the oldest command, with success or with a fault.
     fn answer(&mut self, script: &mut Script<'_>) -> bool {
         let Some(command) = self.unanswered.pop_front() else {
             return true;
@@ -272,7 +272,7 @@ impl Driver {
         }
     }
 
-    /// Answers what is no operation of a channel that succeeds or fails.
+    /// Answers a command that is not an operation of a channel.
     fn answer_other(&mut self, command: &Command, refuse: bool, script: &mut Script<'_>) -> Option<Event> {
         match command {
             Command::Authenticate(login) => {
@@ -311,7 +311,7 @@ impl Driver {
         }
     }
 
-    /// Something nobody asked for.
+    /// Sends an event that answers no command.
     fn event(&mut self, script: &mut Script<'_>) -> bool {
         let channel = u16::from(script.octet().unwrap_or(0)) % 4;
         let consumer = u32::from(script.octet().unwrap_or(0)) % 4;
@@ -331,7 +331,8 @@ impl Driver {
     }
 }
 
-/// The channel and operation of a command that is answered with success or a fault, and whether it wants to hear of success.
+/// Channel and operation of a command that is answered with success or a fault, and whether it wants to be told of
+/// success.
 fn operation(command: &Command) -> Option<(u16, Op, bool)> {
     Some(match command {
         Command::OpenChannel { channel } => (*channel, Op::OpenChannel, true),
@@ -375,7 +376,7 @@ fn delivery(channel: u16, consumer: u32, script: &mut Script<'_>) -> Delivery {
         extra_keys: flags & 4 != 0,
         ..Envelope::default()
     };
-    // A session of this origin once accepted the properties, so they decode.
+    // An AMQP session has accepted these properties before, so they decode.
     let mut raw = Vec::new();
     BasicProperties::default().encode(&mut raw);
     let body = script.octets(usize::from(flags));

@@ -5,12 +5,13 @@
 //!   octets ◄───────── frame ◄─ session ◄─ Event ◄─── engine
 //! ```
 //!
-//! A session translates: channels, consumer tags and content assembly live here; queues, credit, delivery numbers and
-//! confirms are the engine's. A publish that lies whole in the input becomes a message with one allocation, the message
-//! itself; a delivery of a message that came in over AMQP is copied out with its property list as it came.
+//! A session translates. Channels, consumer tags and the assembly of content live here; queues, credit, delivery
+//! numbers and confirms belong to the engine. A publish that is complete in the input becomes a message with one
+//! allocation, the message itself. A delivery of a message that came in over AMQP is written with its property list
+//! unchanged.
 //!
-//! What this crate does not do: sockets, TLS, deciding who may do what, and AMQP 1.0. In a transaction, publishes are routed
-//! at commit and not when they are sent, so a missing exchange is reported there.
+//! This crate does not do: sockets, TLS, decisions about who may do what, AMQP 1.0. Publishes in a transaction are
+//! routed at commit, not when they are sent, so a missing exchange is reported at commit.
 
 mod codec;
 mod error;
@@ -35,18 +36,18 @@ use gatepost_core::session::{Description, FirstBytes, Protocol, Session, WebSock
 use gatepost_core::time::Now;
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// What the gateway knows of AMQP 0-9-1.
+/// How the gateway describes and starts AMQP 0-9-1.
 pub const PROTOCOL: Description = Description {
     name: NAME,
     port: Some(5672),
     tls_port: Some(5671),
-    // Dashboards made for RabbitMQ know it by this name.
+    // RabbitMQ's name for the protocol: dashboards made for RabbitMQ look for it.
     metrics_label: "amqp091",
     versions: &[("AMQP 0-9-1", "amqp091")],
-    // AMQP has a SASL mechanism of its own for that: ANONYMOUS, where `auth.mechanisms` has it.
+    // No login without a name. AMQP has a SASL mechanism for that, ANONYMOUS, which `auth.mechanisms` can offer.
     nameless_logins: false,
     strangers_are_nameless: false,
-    // AMQP 0-9-1 4.2.2: the protocol header. AMQP 1.0 has 0, 1, 0, 0 or 3, 1, 0, 0 behind the name.
+    // AMQP 0-9-1 4.2.2: the protocol header. AMQP 1.0 has 0, 1, 0, 0 or 3, 1, 0, 0 after the name.
     first_bytes: |bytes| FirstBytes::starts_with(bytes, b"AMQP\x00\x00\x09\x01"),
     // No default port: browsers' clients of AMQP 0-9-1 are told where, and others use a socket.
     websocket: Some(&WebSocket {

@@ -1,4 +1,4 @@
-//! Core words to AMQP words: faults to reply codes, verbs to method ids, reasons to texts.
+//! The core's words in AMQP: faults become reply codes, operations method ids, reasons texts.
 
 use crate::error::{Code, Reply};
 use gatepost_core::event::{CloseReason, Op, Pressure};
@@ -15,7 +15,8 @@ fn code(kind: FaultKind) -> Code {
         FaultKind::NotFound => Code::NotFound,
         FaultKind::AccessRefused => Code::AccessRefused,
         FaultKind::ResourceLocked => Code::ResourceLocked,
-        // RabbitMQ answers a queue limit with 406, and a limit must not cost the whole connection.
+        // RabbitMQ answers a queue's limit with 406, which closes the channel. A limit must not cost the whole
+        // connection.
         FaultKind::PreconditionFailed | FaultKind::QuotaExceeded => Code::PreconditionFailed,
         FaultKind::NotAllowed => Code::NotAllowed,
         FaultKind::InvalidCommand => Code::CommandInvalid,
@@ -25,8 +26,8 @@ fn code(kind: FaultKind) -> Code {
     }
 }
 
-/// Class and method id of the method that `op` stands for. Where there are two (bindings to queues and to exchanges, the
-/// ways to settle) the channel knows better.
+/// Class and method id for `op`. Where two methods share an operation (bindings to queues and to exchanges, ways to
+/// settle) the channel remembers which one it was.
 pub(crate) fn method(op: Op) -> (u16, u16) {
     match op {
         Op::OpenChannel => (20, 10),
@@ -46,12 +47,12 @@ pub(crate) fn method(op: Op) -> (u16, u16) {
         Op::Settle => (60, 80),
         Op::Recover => (60, 110),
         Op::Commit => (90, 20),
-        // Other protocols' verbs, and an operator's.
+        // Operations of other protocols, or of operators.
         Op::OpenSession | Op::Subscribe | Op::Unsubscribe | Op::SetPolicies => (0, 0),
     }
 }
 
-/// The reason in `connection.blocked`; `None` for pressure that is over before a client could react.
+/// The reason in `connection.blocked`; `None` for pressure that ends before a client could react.
 pub(crate) fn blocked(pressure: Pressure) -> Option<&'static str> {
     match pressure {
         Pressure::Memory => Some("low on memory"),
@@ -64,7 +65,7 @@ pub(crate) fn blocked(pressure: Pressure) -> Option<&'static str> {
 pub(crate) fn forced(reason: CloseReason, user: &str, vhost: &str) -> Reply {
     let detail: Cow<'static, str> = match reason {
         CloseReason::Shutdown => "broker forced connection closure with reason 'shutdown'".into(),
-        // As RabbitMQ has it.
+        // RabbitMQ's text.
         CloseReason::VhostDeleted => format!("vhost '{vhost}' is down").into(),
         CloseReason::UserDeleted => format!("user '{user}' is deleted").into(),
         CloseReason::CredentialsExpired => "the credentials of this connection have expired".into(),

@@ -1,7 +1,7 @@
-//! The property list of a message, as the core sees it, and the core's properties as a property list.
+//! Translates between an AMQP property list and the core's neutral properties.
 //!
-//! An AMQP message keeps its list as it came (flags and values, BCC header included), and another AMQP client is sent
-//! just that. Everything here is for messages that cross protocols, carry BCC, or meet a headers exchange.
+//! An AMQP message keeps its list unchanged (flags and values, BCC header included), and another AMQP client is sent
+//! the same octets. The code here serves messages that cross protocols, have BCC, or are routed by a headers exchange.
 
 use crate::frame::content::BasicProperties;
 use crate::frame::field::SHORT_MAX;
@@ -16,18 +16,18 @@ use std::collections::HashSet;
 /// The on-disk code of AMQP property lists. Part of the log's format: it never changes.
 pub const ORIGIN: Origin = Origin(1);
 
-/// Reply addresses that are topics, towards AMQP: what a service publishes to through the default exchange.
+/// Prefix of a reply address that is a topic. A service publishes to it through the default exchange.
 const REPLY_TOPIC: &str = "amq.gatepost.topic.";
-/// Reply addresses that are an exchange and a key: `<exchange>/<key>` follows.
+/// Prefix of a reply address that is an exchange and a key: `<exchange>/<key>` follows.
 const REPLY_EXCHANGE: &str = "amq.gatepost.x.";
-/// Headers that stand for properties AMQP has no place for.
+/// Headers for properties that AMQP does not have.
 const X_CORRELATION_ID: &str = "x-correlation-id";
 const X_REPLY_TO_TOPIC: &str = "x-reply-to-topic";
 const X_UTF8: &str = "x-mqtt-utf8";
 pub(crate) const X_RETAIN: &str = "x-mqtt-retain";
-/// How often a delivery from a quorum queue came back from consumers. Clients read it to give a message up in time.
+/// How often consumers returned this message of a quorum queue. Clients read it to give up on a message.
 const X_DELIVERY_COUNT: &str = "x-delivery-count";
-/// Further routing keys. `BCC` is not for the receivers' eyes.
+/// Headers with further routing keys. `BCC` is removed before delivery.
 pub(crate) const CC: &str = "CC";
 pub(crate) const BCC: &str = "BCC";
 
@@ -50,7 +50,7 @@ impl PropertyCodec for AmqpProperties {
         mentions(raw, text.as_bytes())
     }
 
-    /// The keys of the headers CC and BCC, in that order. What is not text there is skipped, as RabbitMQ does.
+    /// The keys in the headers CC and BCC, in that order. A value that is not text is skipped, as in RabbitMQ.
     fn extra_keys(&self, raw: &[u8]) -> Vec<Name> {
         let headers = BasicProperties::decode(raw)
             .ok()
@@ -79,7 +79,7 @@ fn text(octets: &[u8]) -> Option<Name> {
     std::str::from_utf8(octets).ok().map(Name::from)
 }
 
-/// Whether a header's value means yes. Libraries differ in what they make of a boolean.
+/// Whether a header's value means true. Client libraries encode booleans in different types.
 pub(crate) fn is_true(value: Raw<'_>) -> bool {
     match value.letter {
         b't' => value.octets != [0],
@@ -128,7 +128,7 @@ fn neutral(list: &BasicProperties<'_>) -> Properties {
     }
 }
 
-/// Removes all values under `name`, returning the first.
+/// Removes all values under `name` and returns the first.
 fn take(headers: &mut Table, name: &str) -> Option<Value> {
     let value = headers.lookup(name)?.clone();
     headers.0.retain(|(n, _)| &**n != name);
@@ -148,13 +148,13 @@ fn reply_address(address: &str) -> ReplyTo {
     }
 }
 
-/// Milliseconds a message may live at most: ten years, as RabbitMQ has it.
+/// Maximum time to live in milliseconds: ten years, RabbitMQ's limit.
 const EXPIRATION_MAX_MS: u64 = 315_360_000_000;
 
 /// Reads an expiration property.
 ///
 /// # Errors
-/// Why the octets are no expiration, in RabbitMQ's words.
+/// Why the octets are not an expiration, in RabbitMQ's words.
 pub(crate) fn expiration(octets: &[u8]) -> Result<u64, String> {
     let (negative, unsigned) = match octets {
         [b'-', rest @ ..] => (true, rest),
@@ -186,16 +186,17 @@ pub(crate) fn expiration(octets: &[u8]) -> Result<u64, String> {
     }
 }
 
-/// What a delivery's headers say that its message's do not.
+/// Headers that a delivery adds to those of its message.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Notes {
-    /// It set or cleared its topic's retained message, or is replayed.
+    /// The message set or cleared its topic's retained message, or is a replayed retained message.
     pub(crate) retained: bool,
-    /// How often it came back from consumers, where its queue counts that.
+    /// How often consumers returned it. `None` where the queue does not count that.
     pub(crate) returned: Option<u32>,
 }
 
-/// Writes the list of an AMQP message without its BCC header, and with how often it came back, if that is counted.
+/// Writes the property list of an AMQP message without its BCC header, and with the count of returns where there is
+/// one.
 pub(crate) fn put_own(out: &mut Vec<u8>, raw: &[u8], returned: Option<u32>) {
     match BasicProperties::decode(raw) {
         Ok(list) => {
@@ -224,7 +225,8 @@ fn put_delivery_count(headers: &mut Vec<u8>, returned: Option<u32>) {
     }
 }
 
-/// Writes the list for a message of another protocol (or none). What AMQP cannot say is left out, and counted in `drops`.
+/// Writes the property list for a message of another protocol, or of none. What AMQP cannot express is left out and
+/// counted in `drops`.
 pub(crate) fn put_foreign(
     out: &mut Vec<u8>,
     message: &Message,
@@ -242,7 +244,8 @@ pub(crate) fn put_foreign(
         if notes.returned.is_some() && &**name == X_DELIVERY_COUNT {
             continue;
         }
-        // Client libraries make a map of a table, and some let the last duplicate win; the first is the one that counts.
+        // Client libraries turn a table into a map, and in some the last duplicate wins. Only the first is written,
+        // since the first one counts.
         if name.len() > SHORT_MAX || !seen.insert(&**name) {
             dropped(Field::Header);
             continue;
@@ -297,7 +300,7 @@ pub(crate) fn put_foreign(
     .encode(out);
 }
 
-/// A text that a short string can hold. A longer one is left out rather than cut, which would make it another one.
+/// A text that fits into a short string. A longer one is left out: cut, it would be another text.
 fn short<'a>(text: Option<&'a str>, field: Field, dropped: &impl Fn(Field)) -> Option<&'a [u8]> {
     let octets = text?.as_bytes();
     if octets.len() > SHORT_MAX {
@@ -363,7 +366,7 @@ mod tests {
 
     /// A trace by property decodes only messages that may have it.
     #[test]
-    fn what_is_decoded_was_mentioned() {
+    fn a_property_that_decodes_may_be_mentioned() {
         let table = headers(&[("colour", Value::text("red")), ("size", Value::Int(7, 32))]);
         let raw = list(&BasicProperties {
             content_type: Some(b"text/plain"),
@@ -395,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_protocol_said_survives_the_way_to_amqp_and_back() {
+    fn properties_of_another_protocol_survive_the_way_to_amqp_and_back() {
         let mut table = Table::default();
         table.push("a", Value::text("1"));
         let before = Properties {
@@ -421,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_long_for_amqp_is_left_out_and_counted() {
+    fn properties_too_long_for_amqp_are_left_out_and_counted() {
         let (long, fits): (Name, Name) = ("x".repeat(256).into(), "x".repeat(255).into());
         for (text, kept) in [(&long, 0), (&fits, 1)] {
             let drops = Drops::default();
@@ -517,7 +520,7 @@ mod tests {
         );
     }
 
-    /// A client that republishes a delivery sends its old count along.
+    /// A client that republishes a delivery sends the old count in its headers.
     #[test]
     fn the_delivery_count_is_the_queues_and_replaces_a_senders() {
         let content = headers(&[("x-delivery-count", Value::Int(77, 64)), ("x", Value::Void)]);

@@ -1,4 +1,4 @@
-//! One connection: its states, its frames, its time-outs. Channels and the handshake have files of their own.
+//! One connection: its states, frames and time-outs. Channels and the handshake have files of their own.
 //!
 //! ```text
 //!            header         start-ok           Authenticated       tune-ok        open             Attached
@@ -8,11 +8,11 @@
 //!   (dropped)           Silent ◄───── (no capability)      Closing ◄──────────────────────┴─────────────────────┘
 //! ```
 //!
-//! In `LoggingIn` and `Attaching` nothing is parsed: what follows in the input waits for the directory's answer. In
-//! `Running`, what follows `channel.open` waits for the engine's, unless it is another `channel.open`: the answer to any
-//! other frame, above all a close of the connection, would overtake the `open-ok`. In
-//! `Closing` all is discarded but `close` and `close-ok`; in `Silent` all. A client's own `close` leads from `Running` to
-//! `Leaving`, where what it asked for before is still answered, and `close-ok` is our last word.
+//! In `LoggingIn` and `Attaching` nothing is parsed: the rest of the input waits for the directory's answer. In
+//! `Running`, frames after `channel.open` wait for the engine's answer, unless they are `channel.open` too. The answer
+//! to any other frame, above all to a close of the connection, would overtake the `open-ok`. In `Closing` all frames
+//! but `close` and `close-ok` are discarded; in `Silent` all. A client's own `close` leads from `Running` to `Leaving`:
+//! earlier requests are still answered there, and `close-ok` is the last frame sent.
 
 mod answering;
 mod channel;
@@ -46,18 +46,18 @@ use std::time::Duration;
 /// A connection's state machine.
 pub(crate) struct AmqpSession {
     settings: Arc<Settings>,
-    /// Shared with all sessions.
+    /// Counts properties that could not be expressed in AMQP; shared by all sessions.
     drops: Arc<Drops>,
     state: State,
     client: Client,
     channels: Channels,
     heartbeat: Heartbeat,
-    /// The handshake must be over by then.
+    /// The handshake must be finished by then.
     handshake_until: Time,
-    /// Agreed on in `tune-ok`; until then what the protocol guarantees.
+    /// Negotiated in `tune-ok`; before, the minimum that the protocol guarantees.
     frame_max: u32,
     channel_max: u16,
-    /// Octets of unfinished bodies and uncommitted transactions, of all channels.
+    /// Octets of unfinished bodies and uncommitted transactions, over all channels.
     unfinished_bytes: usize,
 }
 
@@ -71,13 +71,13 @@ enum State {
     Opening,
     Attaching,
     Running,
-    /// The client sent `close`, and waits for `close-ok` until its channels are closed.
+    /// The client sent `close`. `close-ok` follows when its channels are closed.
     Leaving {
         until: Time,
     },
     /// We sent `close` and wait for `close-ok`.
     Closing(Closing),
-    /// The login failed and the client is told nothing, so that guessing passwords is slow.
+    /// The login failed and the client gets no answer for a while, so that guessing passwords is slow.
     Silent {
         until: Time,
     },
@@ -86,44 +86,44 @@ enum State {
 /// See [`State::Closing`].
 #[derive(Debug)]
 struct Closing {
-    /// The socket is closed then, whatever came.
+    /// The socket is closed then, even without `close-ok`.
     until: Time,
-    /// Where frames start is unknown: only a `close-ok` that ends the input is understood.
+    /// Where frames start is unknown: only a `close-ok` at the very end of the input is recognised.
     framing_lost: bool,
     why: Close,
 }
 
-/// What is known of the other end.
+/// What is known of the client.
 #[derive(Debug)]
 pub(super) struct Client {
     user: Name,
     vhost: Name,
-    /// `connection_name` of its properties.
+    /// `connection_name` of its client properties.
     name: Option<Name>,
-    /// What else they say, until the engine knows it.
+    /// Its other client properties, until they are passed to the engine.
     properties: ClientProperties,
-    /// SASL mechanism it chose.
+    /// The SASL mechanism it chose.
     mechanism: &'static str,
-    /// Its transport has verified a certificate of its own.
+    /// The transport has verified a client certificate.
     has_certificate: bool,
-    /// Wants `basic.cancel` when a queue goes.
+    /// It wants `basic.cancel` when a queue it consumes from is deleted.
     cancel_notify: bool,
-    /// Wants `connection.blocked`.
+    /// It wants `connection.blocked`.
     blocked_notify: bool,
-    /// Wants to be told of a failed login.
+    /// It wants `connection.close` after a failed login.
     login_failure_close: bool,
     /// It has published on this connection.
     publishes: bool,
-    /// Why publishers wait, while they do.
+    /// Why publishers have to wait, while they do.
     pressure: Option<Pressure>,
-    /// `connection.blocked` was sent and not yet taken back.
+    /// `connection.blocked` was sent, and `connection.unblocked` not yet.
     told_blocked: bool,
-    /// A vhost's engine knows the connection.
+    /// The connection is registered at a vhost's engine.
     attached: bool,
 }
 
 impl Client {
-    /// Tells the client that publishers wait, if it cares and is one, once.
+    /// Sends `connection.blocked`, once, to a client that publishes and asked for it.
     fn tell_blocked(&mut self, out: &mut Vec<u8>) {
         if let Some(reason) = self.pressure.and_then(map::blocked)
             && self.blocked_notify
@@ -197,7 +197,7 @@ impl AmqpSession {
                     };
                     at += PROTOCOL_HEADER;
                     if header != AMQP_0_9_1 && header != AMQP_0_9 {
-                        // AMQP 0-9-1 4.2.2: answer with what we speak, then close.
+                        // AMQP 0-9-1 4.2.2: answer with the header that we support, then close.
                         cx.out.extend_from_slice(&AMQP_0_9_1);
                         return Err(Close::abnormal("not an AMQP 0-9-1 client"));
                     }
@@ -229,7 +229,7 @@ impl AmqpSession {
         Ok(at)
     }
 
-    /// Handles one frame. `rest` is what follows it; returns how much of that was used too.
+    /// Handles one frame. `rest` is the input after it; returns how many octets of `rest` were used too.
     fn handle_frame(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>, rest: &[u8]) -> Result<usize, Error> {
         if let State::Closing(closing) = &self.state {
             // AMQP 0-9-1 1.4.2.9: after close, only close and close-ok mean anything.
@@ -295,9 +295,9 @@ impl AmqpSession {
                 };
                 self.leave(cx)
             }
-            // RabbitMQ takes a close before open for an error; it is just a client that changed its mind.
-            (_, Connection::Close { .. }) => Err(self.goodbye(cx)),
-            // Nothing more is read until it is answered: see `login_event`.
+            // RabbitMQ treats a close before open as an error. Here it just ends the connection.
+            (_, Connection::Close { .. }) => Err(self.finish_close(cx)),
+            // Nothing more is read until the directory has answered: see `login_event`.
             (State::Running, Connection::UpdateSecret { secret, .. }) => {
                 cx.commands.push(Command::Authenticate(Box::new(Login::Renewal {
                     user: self.client.user.clone(),
@@ -324,10 +324,10 @@ impl AmqpSession {
         )
     }
 
-    /// Acts on an error that a frame or an event of `channel` caused.
+    /// Closes the channel or the connection after an error that a frame or event of `channel` caused.
     fn fail(&mut self, cx: &mut Cx<'_>, channel: u16, error: Error) -> Result<(), Close> {
         match error {
-            // A channel error needs a channel.
+            // A channel error needs a channel. On channel 0 it closes the connection.
             Error::Channel(reply) if channel != 0 => {
                 cx.complain(|| format!("channel {channel} closed: {} {reply}", reply.code as u16));
                 self.channels.fail(cx, channel, &reply, &mut self.unfinished_bytes);
@@ -339,11 +339,11 @@ impl AmqpSession {
         Ok(())
     }
 
-    /// Says goodbye: everything of the connection is given up, and the answer awaited.
+    /// Sends `connection.close`: releases everything the connection has, then waits for `close-ok`.
     fn close(&mut self, cx: &mut Cx<'_>, reply: &Reply, framing_lost: bool) {
         let normal = reply.code == Code::ConnectionForced;
         if !normal {
-            // The peer may go without an answer, and then nothing else says why.
+            // The client may disconnect without an answer; then only this line says why.
             cx.complain(|| format!("connection closed: {} {reply}", reply.code as u16));
         }
         self.release(cx);
@@ -373,8 +373,8 @@ impl AmqpSession {
         });
     }
 
-    /// Gives up all that the engine has of the connection. In the same batch, and so before the peer hears of it:
-    /// clients rely on their exclusive queues being gone when close-ok arrives.
+    /// Releases everything the connection has in the engine. This happens in the same batch, so before the client reads
+    /// `close-ok`: clients rely on their exclusive queues being gone by then.
     fn release(&mut self, cx: &mut Cx<'_>) {
         self.channels = Channels::default();
         self.unfinished_bytes = 0;
@@ -384,16 +384,16 @@ impl AmqpSession {
         }
     }
 
-    /// Answers the client's `close` once no channel has anything left to say.
+    /// Answers the client's `close` once all channels are closed.
     fn leave(&mut self, cx: &mut Cx<'_>) -> Result<(), Error> {
         if self.channels.are_closing() {
             Ok(())
         } else {
-            Err(self.goodbye(cx))
+            Err(self.finish_close(cx))
         }
     }
 
-    fn goodbye(&mut self, cx: &mut Cx<'_>) -> Error {
+    fn finish_close(&mut self, cx: &mut Cx<'_>) -> Error {
         self.release(cx);
         Connection::CloseOk {}.encode(0, cx.out);
         Error::Closed(Close::normal("closed by the client"))
@@ -407,7 +407,7 @@ impl AmqpSession {
             }
             (State::Closing(_) | State::Silent { .. }, _) => Ok(()),
             (State::Header, Event::Closed(_) | Event::ClosedBecause(_)) => return Err(Close::normal("shutdown")),
-            (State::Leaving { .. }, Event::Closed(_) | Event::ClosedBecause(_)) => Err((0, self.goodbye(cx))),
+            (State::Leaving { .. }, Event::Closed(_) | Event::ClosedBecause(_)) => Err((0, self.finish_close(cx))),
             (State::Leaving { .. }, event) => {
                 let may_be_last = matches!(
                     event,
@@ -416,7 +416,7 @@ impl AmqpSession {
                         ..
                     }
                 );
-                // The client has closed the connection: it is not told what fails now.
+                // The client has closed the connection, so errors are not reported to it any more.
                 let _ = self.channel_event(cx, event);
                 if may_be_last {
                     self.leave(cx).map_err(|error| (0, error))
@@ -438,7 +438,7 @@ impl AmqpSession {
         }
     }
 
-    /// What a channel needs of its connection, and the channels apart from it.
+    /// Borrows the channels, and apart from them what a channel needs of its connection.
     fn split<'e, 'c>(&'e mut self, cx: &'e mut Cx<'c>, number: u16) -> (&'e mut Channels, Env<'e, 'c>) {
         let env = Env {
             cx,
@@ -453,7 +453,7 @@ impl AmqpSession {
     }
 }
 
-/// How long a peer may take to answer our close.
+/// How long we wait for `close-ok`.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn decode(payload: &[u8]) -> Result<Method<'_>, Reply> {
@@ -510,7 +510,7 @@ impl Session for AmqpSession {
             _ => {}
         }
         if self.heartbeat.is_dead(now) {
-            // 4.2.7: the socket is closed without the close handshake, which nobody would answer.
+            // 4.2.7: the socket is closed without the close handshake, since nobody would answer.
             return Err(Close::abnormal("missed heartbeats from client"));
         }
         if self.heartbeat.is_due(now) {

@@ -1,31 +1,33 @@
-//! What an operator can set about AMQP: names, offers and limits.
+//! What an operator can configure for AMQP: names, offers and limits.
 
 use gatepost_core::keys::{Applies, Key, Kind, Values};
 use gatepost_core::properties::Name;
 use std::time::Duration;
 
-/// Settings of the AMQP protocol. `Default` is right for most.
+/// Settings of AMQP. The defaults suit most uses.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Channels a connection may have open, 1 to 65,535. Offered in `tune`; clients may lower it.
+    /// Maximum open channels of a connection, 1 to 65,535. Offered in `tune`; clients may lower it.
     pub channel_max: u16,
-    /// Octets of a frame, its eight of overhead included; at least 4,096. Offered in `tune`; clients may lower it.
+    /// Maximum frame size in octets, the eight octets of overhead included; at least 4,096. Offered in `tune`; clients
+    /// may lower it.
     pub frame_max: u32,
-    /// Interval offered in `tune`, in whole seconds up to 65,535; zero offers none. What the client answers counts.
+    /// Heartbeat interval offered in `tune`, in whole seconds up to 65,535; zero offers none. The client's answer
+    /// counts.
     pub heartbeat: Duration,
-    /// From the accepted socket to `connection.open-ok`.
+    /// Time from the accepted socket to `connection.open-ok`. A slower client is disconnected.
     pub handshake_timeout: Duration,
-    /// How long a client whose login failed hears nothing before it is dropped.
+    /// Time for which a client whose login failed gets no answer before it is disconnected.
     pub refusal_delay: Duration,
-    /// Octets of a message's body at most.
+    /// Maximum size of a message's body, in octets.
     pub max_message_size: usize,
-    /// Octets of unfinished bodies and uncommitted transactions a connection may have at most.
+    /// Maximum octets of unfinished bodies and uncommitted transactions of a connection.
     pub unfinished_bytes_max: usize,
-    /// Consumers of a channel at most.
+    /// Maximum consumers of a channel.
     pub consumers_max: usize,
-    /// SASL mechanisms offered, in this order: `PLAIN`, `AMQPLAIN`, `EXTERNAL`, `ANONYMOUS`. Others are left out. `EXTERNAL` is
-    /// offered only to peers that have shown a certificate. Who an anonymous
-    /// client is, and from where, is the node's to say.
+    /// SASL mechanisms offered, in this order: `PLAIN`, `AMQPLAIN`, `EXTERNAL`, `ANONYMOUS`. Others are ignored.
+    /// `EXTERNAL` is offered only to clients that have shown a certificate. The node decides which user an anonymous
+    /// client is, and from which addresses it may log in.
     pub mechanisms: Vec<Name>,
     /// `product` in the server properties.
     pub product: Name,
@@ -67,7 +69,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The settings that these values stand for.
+    /// Reads the settings from the configuration's values.
     pub fn read(values: &Values) -> Settings {
         let mut s = Settings::default();
         values.set("limits.channel_max", &mut s.channel_max);
@@ -86,7 +88,7 @@ impl Settings {
     }
 }
 
-/// The keys that AMQP alone reads.
+/// The configuration keys that only AMQP reads.
 pub(crate) const KEYS: &[Key] = &[
     Key {
         name: "limits.channel_max",
@@ -97,7 +99,7 @@ pub(crate) const KEYS: &[Key] = &[
     },
     Key {
         name: "limits.frame_max",
-        // AMQP 0-9-1 4.2.3: every peer takes frames of 4096 octets.
+        // AMQP 0-9-1 4.2.3: every peer accepts frames of 4096 octets.
         kind: Kind::Size {
             min: 4 << 10,
             max: 16 << 20,
@@ -116,8 +118,8 @@ pub(crate) const KEYS: &[Key] = &[
     },
 ];
 
-/// SASL mechanisms there are.
+/// All SASL mechanisms of this crate.
 pub(crate) const MECHANISMS: &[&str] = &["PLAIN", "AMQPLAIN", "EXTERNAL", "ANONYMOUS"];
 
-/// The smallest frame-max that a peer may ask for, and the limit until one is agreed on (AMQP 0-9-1 4.9).
+/// The smallest frame-max that a client may choose, and the limit until one is negotiated (AMQP 0-9-1 4.9).
 pub(crate) const FRAME_MIN: u32 = 4096;

@@ -1,9 +1,9 @@
-//! Runs the bodies of the fuzz targets over pseudo-random octets and over conversations with octets changed. Always the
-//! same ones: what fails here fails again.
+//! Runs the bodies of the fuzz targets over pseudo-random octets and over mutated conversations. The seeds are fixed,
+//! so a failure repeats.
 
 use gatepost_amqp::{fuzz_codec, fuzz_session};
 
-/// xorshift64*: enough to spread over the inputs.
+/// xorshift64*: random enough to spread over the inputs.
 struct Random(u64);
 
 impl Random {
@@ -22,7 +22,7 @@ impl Random {
         (0..length).map(|_| self.next() as u8).collect()
     }
 
-    /// `data` with a few octets changed, dropped, doubled or made up.
+    /// `data` with a few octets changed, removed, doubled or inserted.
     fn mutate(&mut self, data: &[u8]) -> Vec<u8> {
         let mut data = data.to_vec();
         for _ in 0..1 + self.below(4) {
@@ -46,7 +46,7 @@ fn frame(kind: u8, channel: u8, payload: &[u8]) -> Vec<u8> {
     [&[kind, 0, channel], size.as_slice(), payload, &[0xCE]].concat()
 }
 
-/// Well-formed frames of channels 1 and 2, of every class a client uses.
+/// Valid frames of channels 1 and 2, of every class that a client uses.
 fn frames() -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
     // Two octets of body; headers with an empty array under CC, and delivery mode 2.
@@ -98,7 +98,7 @@ fn conversation(random: &mut Random, frames: &[Vec<u8>]) -> Vec<u8> {
             5 => script.extend([4, random.next() as u8, random.next() as u8]),
             6 => script.extend([6, random.next() as u8, random.next() as u8, random.next() as u8, 9]),
             _ => {
-                // A publish in one piece: method, header, body.
+                // A publish in one piece of input: method, header, body.
                 let publish = [&frames[10][..], &frames[18], &frames[19]].concat();
                 feed(&mut script, &publish);
             }
@@ -127,7 +127,7 @@ fn mutated_frames_break_nothing() {
         fuzz_codec(frame);
         let mutated = random.mutate(frame);
         fuzz_codec(&mutated);
-        // The payload alone is what is decoded without an envelope.
+        // Without the seven octets of the frame's envelope, so that the payload itself is decoded.
         fuzz_codec(mutated.get(7..).unwrap_or_default());
     }
 }

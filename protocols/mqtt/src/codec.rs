@@ -1,23 +1,23 @@
-//! Bytes to packets: where a packet ends, and whether it may be that long, before any of it is kept.
+//! Finds packets in the input. A packet's length is checked on its header, before the rest of it is kept.
 
 use crate::error::{Error, Reason};
 use crate::frame::{Header, Kind, Packet, Sender, Version};
 
-/// Bytes of whole packet (header included) that are accepted, by type. Checked on the header.
+/// Maximum size of a whole packet (header included) in bytes, by type. Checked on the header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// CONNECT: it comes from somebody unknown.
+    /// CONNECT. The limit is low, because the sender is unknown.
     pub connect: usize,
     /// PUBLISH.
     pub publish: usize,
     /// SUBSCRIBE and UNSUBSCRIBE.
     pub subscribe: usize,
-    /// All others: a code and at most a few texts.
+    /// All other types: they hold a code and at most a few texts.
     pub other: usize,
 }
 
 impl Limits {
-    /// What the wire can carry.
+    /// No limits but those of the wire format.
     pub const WIRE: Limits = Limits {
         connect: usize::MAX,
         publish: usize::MAX,
@@ -35,20 +35,20 @@ impl Limits {
     }
 }
 
-/// One whole packet, not yet decoded.
+/// A complete packet that is not decoded yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Frame<'a> {
     /// Its fixed header.
     pub header: Header,
-    /// What follows the header.
+    /// The bytes after the header.
     pub body: &'a [u8],
 }
 
 impl<'a> Frame<'a> {
-    /// Cuts the first packet off `input`. `Ok(None)`: more bytes are needed, within the limits.
+    /// Takes the first packet from `input`. `Ok(None)`: more bytes are needed, within the limits.
     ///
     /// # Errors
-    /// A bad header, or a packet over its limit. Nothing can be read after that.
+    /// The header is bad, or the packet is over its limit. Nothing can be parsed after that.
     pub fn cut(input: &'a [u8], version: Version, limits: &Limits) -> Result<Option<Frame<'a>>, Error> {
         let Some(header) = Header::read(input, version)? else {
             return Ok(None);
@@ -59,16 +59,16 @@ impl<'a> Frame<'a> {
         Ok(input.get(header.len..header.size()).map(|body| Frame { header, body }))
     }
 
-    /// Bytes it takes in the input.
+    /// Size of the packet in the input, in bytes.
     pub fn size(&self) -> usize {
         self.header.size()
     }
 }
 
-/// Decodes the first packet of `input`, and says how many bytes it took. `Ok(None)`: more bytes are needed.
+/// Decodes the first packet of `input` and returns it with its size in bytes. `Ok(None)`: more bytes are needed.
 ///
 /// # Errors
-/// As [`Frame::cut`] and [`Packet::decode`].
+/// Those of [`Frame::cut`] and [`Packet::decode`].
 pub fn decode<'a>(
     input: &'a [u8],
     version: Version,
@@ -104,7 +104,7 @@ mod tests {
                 Err(Error::Reason(Reason::PACKET_TOO_LARGE, _))
             ));
         }
-        // The header's three bytes count.
+        // The header's three bytes count too.
         assert_eq!(Frame::cut(&[0x30, 0xA9, 0x02], Version::V5, &LIMITS), Ok(None));
         assert!(Frame::cut(&[0x30, 0xAA, 0x02], Version::V5, &LIMITS).is_err());
     }

@@ -1,7 +1,7 @@
-//! What a peer did wrong and what it is told: reason codes, and the errors that carry them.
+//! Errors of a client and the reason codes that report them.
 //!
-//! MQTT 5 is answered with the code, in CONNACK before the session is open and in DISCONNECT after; MQTT 3 has only
-//! the five return codes of its CONNACK; for all else its connection is closed without an answer.
+//! An MQTT 5 client is told the code: in CONNACK before the session is open, in DISCONNECT after. MQTT 3 has only the
+//! five return codes of CONNACK; for any other error its connection is closed without an answer.
 
 use std::fmt;
 
@@ -49,7 +49,7 @@ impl Reason {
         self.0 >= 0x80
     }
 
-    /// The return code of an MQTT 3 CONNACK that says nearly the same; `None` where MQTT 3 just closes.
+    /// The nearest return code of an MQTT 3 CONNACK; `None` where MQTT 3 only closes.
     pub fn return_code(self) -> Option<u8> {
         match self {
             Reason::SUCCESS => Some(0),
@@ -69,36 +69,36 @@ impl fmt::Debug for Reason {
     }
 }
 
-/// Why a packet was not accepted, or could not be written.
+/// Why a packet was not accepted, or could not be encoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// It cannot be parsed.
     #[error("malformed packet: {0}")]
     Malformed(&'static str),
-    /// It parses and is not allowed.
+    /// It can be parsed but is not allowed.
     #[error("protocol error: {0}")]
     Protocol(&'static str),
-    /// Another fault that has its own reason code.
+    /// Another error that has its own reason code.
     #[error("{1} ({0:?})")]
     Reason(Reason, &'static str),
-    /// A CONNECT that is not MQTT at all: it is not answered.
+    /// A CONNECT with another protocol's name. It is not answered.
     #[error("the protocol name is not MQTT's")]
     NotMqtt,
-    /// A CONNECT of a version that is not spoken here.
+    /// A CONNECT of a version that this server does not support.
     #[error("protocol level {level} is not supported")]
     Version {
         /// The level it announced.
         level: u8,
-        /// Whether it understands a CONNACK of MQTT 3 rather than one of MQTT 5.
+        /// Whether the client understands a CONNACK of MQTT 3 rather than one of MQTT 5.
         old: bool,
     },
-    /// On encoding: a text is longer than 65,535 bytes, or the packet than 256 MiB.
+    /// Cannot be encoded: a text is longer than 65,535 bytes, or the packet is longer than 256 MiB.
     #[error("too long for the wire")]
     TooLong,
 }
 
 impl Error {
-    /// The code that tells an MQTT 5 peer.
+    /// The reason code for an MQTT 5 client.
     pub fn reason(&self) -> Reason {
         match *self {
             Error::Malformed(_) => Reason::MALFORMED_PACKET,
@@ -109,7 +109,7 @@ impl Error {
         }
     }
 
-    /// What happened, as a text for the peer.
+    /// A description, sent to the client as reason string.
     pub fn text(&self) -> &'static str {
         match *self {
             Error::Malformed(text) | Error::Protocol(text) | Error::Reason(_, text) => text,
@@ -122,7 +122,7 @@ impl Error {
 
 impl<'a> nom::error::ParseError<&'a [u8]> for Error {
     fn from_error_kind(_: &'a [u8], _: nom::error::ErrorKind) -> Self {
-        // The only primitive that fails by itself is one that runs out of input within its bounds.
+        // The only primitive parser that fails by itself is one that runs out of input.
         Error::Malformed("a field is cut off")
     }
     fn append(_: &'a [u8], _: nom::error::ErrorKind, other: Self) -> Self {

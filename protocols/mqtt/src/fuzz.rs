@@ -1,4 +1,4 @@
-//! The bodies of the fuzz targets, and the same over pseudo-random inputs as a test.
+//! The bodies of the fuzz targets, and tests that run them over pseudo-random inputs.
 
 use crate::codec::{Limits, decode};
 use crate::error::Reason;
@@ -16,11 +16,11 @@ use gatepost_core::time::{Now, Time, Wall};
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Decodes `data` (behind two bytes that choose version and direction) packet by packet. What decodes must encode, and
-/// decode to the same again.
+/// Decodes `data` packet by packet; its first two bytes choose version and direction. A decoded packet must encode, and
+/// decode to the same packet again.
 ///
 /// # Panics
-/// If it does not.
+/// If such a packet does not encode, or decodes differently.
 pub fn fuzz_codec(data: &[u8]) {
     let Some((&choice, mut rest)) = data.split_first() else {
         return;
@@ -47,11 +47,11 @@ pub fn fuzz_codec(data: &[u8]) {
     }
 }
 
-/// Runs a connection through the steps that `data` spells: bytes from the peer, answers and deliveries from a tiny
-/// engine, time. Whatever comes, what the session sends is well-formed MQTT in an order that MQTT allows.
+/// Runs a connection through the steps in `data`: bytes from the client, answers and deliveries from a tiny engine,
+/// time. Whatever happens, the session must send well-formed MQTT in an order that MQTT allows.
 ///
 /// # Panics
-/// If it is not.
+/// If it does not.
 pub fn fuzz_session(data: &[u8]) {
     let mut data = Bytes(data);
     let mut run = Run::new(data.next());
@@ -83,14 +83,14 @@ impl Bytes<'_> {
     }
 }
 
-/// A connection, its driver and an engine that says yes, no or nothing.
+/// A connection, its driver, and an engine that accepts, refuses or does not answer.
 struct Run {
     session: Box<dyn Session>,
     now: Now,
     input: Vec<u8>,
     commands: Vec<Command>,
     out: Vec<u8>,
-    /// Answers that the engine has ready.
+    /// Answers that the engine has not sent yet.
     pending: VecDeque<Event>,
     published: u64,
     random: u64,
@@ -173,11 +173,11 @@ impl Run {
         }
     }
 
-    /// Turns commands into the answers of an engine that finds everything in order.
+    /// Queues the answers of an engine that accepts every command.
     fn collect(&mut self) {
         for command in self.commands.drain(..) {
             self.pending.extend(match command {
-                // A method has a round, or with an empty name none.
+                // The authentication method has one round, or none if its name is empty.
                 Command::Authenticate(login) => Some(match *login {
                     Login::Mechanism { name, data } if !name.is_empty() => Event::Challenge(data),
                     Login::Response { data } => Event::Authenticated { user: "u".into(), data },
@@ -241,7 +241,7 @@ impl Run {
         self.read();
     }
 
-    /// Hands over a few answers, or turns the first one down.
+    /// Sends a few answers, or turns the first one into a refusal.
     fn answer(&mut self, choice: u8) {
         let count = usize::from(choice >> 4) + 1;
         let mut events: Vec<Event> = self.pending.drain(..count.min(self.pending.len())).collect();
@@ -342,14 +342,14 @@ impl Run {
         let mut rest = &self.out[..];
         let mut first = true;
         while !rest.is_empty() {
-            // A version that is not ours is answered in the form that its sender can be expected to read.
+            // An unsupported version is answered in the form that such a client can read.
             let (packet, used) = [version, Version::V5, Version::V311]
                 .into_iter()
                 .find_map(|version| decode(rest, version, Sender::Server, &Limits::WIRE).ok().flatten())
                 .unwrap_or_else(|| panic!("{version:?} {rest:02x?}"));
             let in_turn = match packet {
                 Packet::ConnAck(_) => first,
-                // Rounds before CONNACK.
+                // Rounds of authentication may come before CONNACK.
                 Packet::Auth(Auth { reason, .. }) if first => reason == Reason::CONTINUE_AUTHENTICATION,
                 Packet::Disconnect(_) => !first && used == rest.len(),
                 _ => !first,
@@ -365,7 +365,7 @@ impl Run {
 mod tests {
     use super::*;
 
-    /// xorshift64*: enough to spell inputs, the same on every machine.
+    /// xorshift64*: random enough for inputs, and the same on every machine.
     struct Random(u64);
 
     impl Random {
@@ -381,7 +381,7 @@ mod tests {
         fn bytes(&mut self, most: usize) -> Vec<u8> {
             (0..self.below(most)).map(|_| self.next() as u8).collect()
         }
-        /// Flips, drops, doubles or inserts a few bytes.
+        /// Flips, removes, doubles or inserts a few bytes.
         fn mutated(&mut self, bytes: &[u8]) -> Vec<u8> {
             let mut bytes = bytes.to_vec();
             for _ in 0..=self.below(4) {
@@ -433,7 +433,7 @@ mod tests {
         ],
     ];
 
-    /// As `fuzz_session` reads it: chunks, with answers, deliveries and a little time between.
+    /// A script in the form that `fuzz_session` reads: chunks, with answers, deliveries and short waits between them.
     fn script(random: &mut Random, packets: &[&[u8]]) -> Vec<u8> {
         let mut script = vec![random.next() as u8 & 2];
         for packet in packets {
@@ -486,14 +486,14 @@ mod tests {
     }
 
     #[test]
-    fn no_course_of_events_makes_the_session_panic_or_send_nonsense() {
+    fn no_script_makes_the_session_panic_or_send_invalid_packets() {
         let mut random = Random(2);
         for _ in 0..4_000 {
             fuzz_session(&random.bytes(200));
             for packets in CONVERSATIONS {
                 let valid = script(&mut random, packets);
                 fuzz_session(&random.mutated(&valid));
-                // The same packets with the steps between them gone astray.
+                // The same packets, without the steps between them.
                 let mut packets: Vec<Vec<u8>> = packets.iter().map(|packet| packet.to_vec()).collect();
                 let at = random.below(packets.len());
                 packets[at] = random.mutated(&packets[at]);

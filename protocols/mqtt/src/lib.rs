@@ -1,16 +1,16 @@
-//! Gatepost's MQTT: the packets of 3.1, 3.1.1 and 5.0, and the state machine of one connection.
+//! MQTT 3.1, 3.1.1 and 5.0, server side: packets and the state machine of a connection.
 //!
 //! ```text
 //!   bytes ─► codec ─► frame ─► session ─► Command
 //!   bytes ◄────────── frame ◄─ session ◄─ Event
 //! ```
 //!
-//! The engine owns what outlives a packet: sessions, packet identifiers of what is sent, in-flight windows, retained
-//! messages, wills, the memory of QoS 2. The session translates, keeps the peer to the rules, and remembers only what
-//! belongs to the connection: topic aliases, which acknowledgements are owed, when the peer was last heard.
+//! The engine owns state that outlives a packet: sessions, packet identifiers of outgoing messages, in-flight windows,
+//! retained messages, wills, the state of QoS 2. The session translates, enforces the protocol's rules, and keeps only
+//! the state of the connection: topic aliases, pending acknowledgements, when input last came.
 //!
-//! Not here: sockets and clocks (the gateway's), topic matching and permissions (the engine's), and the mechanisms of MQTT 5's
-//! authentication (the gateway's; here their data only passes).
+//! Not here: sockets and clocks (in the gateway), topic matching and permissions (in the engine), the mechanisms of
+//! MQTT 5's authentication (in the gateway; the session only passes their data).
 
 pub mod codec;
 mod error;
@@ -37,7 +37,7 @@ use gatepost_core::time::Now;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// What the gateway knows of MQTT.
+/// How the gateway describes and starts MQTT.
 pub const PROTOCOL: Description = Description {
     name: NAME,
     port: Some(1883),
@@ -51,7 +51,8 @@ pub const PROTOCOL: Description = Description {
     nameless_logins: true,
     strangers_are_nameless: true,
     first_bytes,
-    // MQTT 5 6: binary messages, and `mqtt` among the subprotocols. Clients of 3.1 offer `mqttv3.1`, as Mosquitto has it.
+    // MQTT 5 6: binary messages, and `mqtt` among the subprotocols. Clients of 3.1 offer `mqttv3.1`; Mosquitto uses
+    // that name.
     websocket: Some(&WebSocket {
         port: Some(15675),
         tls_port: Some(15676),
@@ -62,8 +63,8 @@ pub const PROTOCOL: Description = Description {
     }),
     quic: true,
     keys: settings::KEYS,
-    // The subscriber needs a moment to be there: a message published before it is not kept for it.
-    // Two commands for two terminals: in one line, the publisher could be faster than the subscriber.
+    // Two commands for two terminals. The subscriber must be connected first, because a message published earlier is
+    // not kept for it. In one line the publisher could be faster.
     try_it: Some(
         "mosquitto_sub -p {port} -t 'plant/#'   then, beside it: mosquitto_pub -p {port} -t plant/1/temp -m 21.5",
     ),
@@ -72,7 +73,7 @@ pub const PROTOCOL: Description = Description {
 
 const NAME: &str = "mqtt";
 
-/// MQTT 5 3.1: CONNECT, its length of one to four bytes, and the protocol's name, `MQTT` or (3.1) `MQIsdp`.
+/// MQTT 5 3.1: CONNECT, its length in one to four bytes, and the protocol's name, `MQTT` or (3.1) `MQIsdp`.
 fn first_bytes(bytes: &[u8]) -> FirstBytes {
     let Some((&kind, rest)) = bytes.split_first() else {
         return FirstBytes::More;
@@ -88,26 +89,27 @@ fn first_bytes(bytes: &[u8]) -> FirstBytes {
     }
 }
 
-/// The protocol, as the gateway lists it.
+/// The protocol: makes a session for each connection.
 #[derive(Debug)]
 pub struct Mqtt {
-    /// What new connections are given; replaced by a reload, which keeps the counts.
+    /// Settings and counters of new connections. A reload replaces the settings and keeps the counters.
     shared: RwLock<Arc<Shared>>,
 }
 
-/// What all connections read, and the few numbers that they count together.
+/// Settings that all connections read, and counters that they share.
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) settings: Settings,
     counts: Arc<Counts>,
-    /// What messages of other protocols, or of MQTT 5, lost on their way out.
+    /// Counts properties that were lost: those of other protocols' messages that MQTT cannot express, and all towards
+    /// MQTT 3 clients.
     pub(crate) drops: Arc<Drops>,
 }
 
 #[derive(Debug, Default)]
 struct Counts {
     oversize: AtomicU64,
-    /// Topics and filters of more levels than `limits.topic_levels_max`.
+    /// Refused topics and filters with more levels than `limits.topic_levels_max`.
     too_deep: AtomicU64,
 }
 
@@ -121,7 +123,7 @@ pub struct Dropped {
 }
 
 impl Mqtt {
-    /// MQTT as `settings` say.
+    /// MQTT with these settings.
     pub fn new(settings: Settings) -> Mqtt {
         Mqtt {
             shared: RwLock::new(Arc::new(Shared {
@@ -131,7 +133,7 @@ impl Mqtt {
         }
     }
 
-    /// What was dropped so far, for the metrics.
+    /// Messages dropped so far, for the metrics.
     pub fn dropped(&self) -> Dropped {
         let shared = self.shared();
         Dropped {
@@ -156,7 +158,7 @@ impl Shared {
         self.counts.oversize.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether a topic or filter has more levels than it may. It is refused then, so this counts it.
+    /// Whether a topic or filter has too many levels. The caller then refuses it, so this counts it.
     pub(crate) fn refuses_levels(&self, text: &str) -> bool {
         let refuses = is_too_deep(text, self.settings.topic_levels_max);
         if refuses {

@@ -1,7 +1,7 @@
-//! Wire words to core words and back: reasons of a refusal, properties of messages.
+//! Translates between MQTT and the core: reasons of a refusal, properties of messages.
 //!
-//! A message of MQTT 5 carries its PUBLISH properties as they were on the wire, less what belongs to one hop (topic
-//! alias, subscription identifiers) or to the envelope (expiry). MQTT 3 messages carry none.
+//! A message of MQTT 5 keeps its PUBLISH properties as they were on the wire, without those that belong to one hop
+//! (topic alias, subscription identifiers) or to the envelope (expiry). MQTT 3 messages have none.
 
 use crate::error::Reason;
 use crate::frame::{Properties as Block, Property, PropertyBuf, is_plain, topic_name};
@@ -11,7 +11,7 @@ use gatepost_core::message::Dialect;
 use gatepost_core::properties::{Name, Origin, Properties, PropertyCodec, ReplyTo, Value, mentions};
 use gatepost_core::topic::translate;
 
-/// The stable code of MQTT 5 properties in the log.
+/// The on-disk code of MQTT 5 properties. It never changes.
 pub const ORIGIN: Origin = Origin(2);
 
 /// The decoder of MQTT 5 properties.
@@ -46,7 +46,7 @@ pub(crate) fn reason(kind: FaultKind) -> Reason {
     }
 }
 
-/// How a refused filter is told: `PreconditionFailed` is one whose form is bad.
+/// The reason code for a refused filter. `PreconditionFailed` means that the filter is malformed.
 pub(crate) fn filter_reason(kind: FaultKind) -> Reason {
     if kind == FaultKind::PreconditionFailed {
         Reason::FILTER_INVALID
@@ -55,21 +55,21 @@ pub(crate) fn filter_reason(kind: FaultKind) -> Reason {
     }
 }
 
-/// How a refused session is told, in CONNACK.
+/// The reason code for a refused session, in CONNACK.
 pub(crate) fn connect_reason(kind: FaultKind) -> Reason {
     match kind {
-        // A missing vhost is answered like one that the user may not use, so that names cannot be guessed.
+        // A missing vhost is answered like a forbidden one, so that names cannot be guessed.
         FaultKind::NotFound | FaultKind::NotAllowed => Reason::NOT_AUTHORIZED,
         FaultKind::ResourceError => Reason::SERVER_UNAVAILABLE,
         kind => reason(kind),
     }
 }
 
-/// Reply addresses that are no topics, as response topics.
+/// Prefixes of response topics that stand for reply addresses other than topics.
 const QUEUE_PREFIX: &str = "$queue/";
 const EXCHANGE_PREFIX: &str = "$exchange/";
 
-/// The neutral fields that MQTT has no property for travel as user properties of these names.
+/// Names of the user properties that stand for neutral properties which MQTT does not have.
 mod user {
     pub(super) const CONTENT_ENCODING: &str = "content-encoding";
     pub(super) const PRIORITY: &str = "priority";
@@ -95,7 +95,7 @@ fn neutral(block: &Block<'_>) -> Properties {
     to
 }
 
-/// The first user property that can be read as one of ours is that field; all others are headers.
+/// Reads a user property. The first valid one of each name above sets that property; all others are headers.
 fn user_property(to: &mut Properties, name: &str, value: &str) {
     fn once<T>(field: &mut Option<T>, value: Option<T>) -> bool {
         let free = field.is_none() && value.is_some();
@@ -131,9 +131,9 @@ fn reply_to(topic: &str) -> Option<ReplyTo> {
     translate(topic, Dialect::Slash, Dialect::Dot).map(|key| ReplyTo::Topic(key.into()))
 }
 
-/// PUBLISH properties for a message of another protocol. What MQTT cannot say (binary, lists, tables, null
-/// characters, what is too long for the wire) is left out and told to `dropped`. The expiry is not here: it is the
-/// envelope's.
+/// PUBLISH properties for a message of another protocol. What MQTT cannot express (binary values, lists, tables, null
+/// characters, texts too long for the wire) is left out and reported to `dropped`. The expiry is added by the caller,
+/// from the envelope.
 pub(crate) fn publish_properties(from: &Properties, mut dropped: impl FnMut(Field)) -> PropertyBuf {
     let mut block = PropertyBuf::default();
     let mut push = |field: Field, property: Option<Property<'_>>| {
@@ -164,7 +164,7 @@ pub(crate) fn publish_properties(from: &Properties, mut dropped: impl FnMut(Fiel
         user::CONTENT_ENCODING,
         from.content_encoding.as_deref(),
     );
-    // Numbers always have a text.
+    // Numbers always have a text form.
     let number = from.priority.map(|p| p.to_string());
     user(Field::Header, user::PRIORITY, number.as_deref());
     user(Field::MessageId, user::MESSAGE_ID, from.message_id.as_deref());
@@ -178,18 +178,18 @@ pub(crate) fn publish_properties(from: &Properties, mut dropped: impl FnMut(Fiel
         push(Field::Header, pair.map(|(name, value)| Property::User(name, value)));
     }
     if from.user_id.is_some() {
-        // Devices are not told who the backend's users are.
+        // Devices must not learn the names of the backend's users.
         push(Field::UserId, None);
     }
     block
 }
 
-/// Text that may stand in an MQTT string.
+/// The text, if an MQTT string can contain it.
 fn expressible(text: &str) -> Option<&str> {
     (!text.contains('\0')).then_some(text)
 }
 
-/// A header's value as text, for the types that have one.
+/// A header's value as text, for types that have a text form.
 fn text(value: &Value) -> Option<String> {
     Some(match value {
         Value::Void => String::new(),
@@ -205,7 +205,7 @@ fn text(value: &Value) -> Option<String> {
     })
 }
 
-/// `unscaled` with `scale` digits after the point.
+/// `unscaled` as a decimal number with `scale` digits after the point.
 fn decimal(scale: u8, unscaled: u32) -> String {
     let scale = usize::from(scale);
     let digits = format!("{unscaled:0>width$}", width = scale + 1);
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_mqtt_has_no_property_for_comes_back_from_user_properties() {
+    fn properties_that_mqtt_lacks_survive_as_user_properties() {
         let mut headers = Table::default();
         headers.push("type", Value::text("a header of that name"));
         let there = Properties {
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn typed_headers_become_text_and_what_has_none_is_left_out() {
+    fn typed_headers_become_text_and_others_are_left_out() {
         let mut headers = Table::default();
         headers.push("i", Value::Int(-3, 32));
         headers.push("u", Value::Uint(255, 8));

@@ -1,4 +1,4 @@
-//! One connection's state machine.
+//! The state machine of one connection.
 //!
 //! ```text
 //!            CONNECT            Authenticated         Attached           SessionOpened
@@ -8,9 +8,9 @@
 //!     └──────────────────┴────────────────────┴──────► Closed ◄──┴────────────────┘
 //! ```
 //!
-//! Between CONNECT and CONNACK nothing is read: what a client sends early waits in the driver, and is thrown away
-//! unread if the answer is a refusal [MQTT-3.1.4-6]. The exception is the answer to a question of an authentication method:
-//! `LoggingIn` becomes `Challenged`, and AUTH leads back to it (`authenticating.rs`).
+//! Between CONNECT and CONNACK nothing is parsed. Packets that a client sends early wait in the driver, and are
+//! discarded if the answer is a refusal [MQTT-3.1.4-6]. The exception is the answer to a challenge of an authentication
+//! method: `LoggingIn` becomes `Challenged`, and AUTH leads back to it (`authenticating.rs`).
 
 mod authenticating;
 mod connect;
@@ -38,15 +38,15 @@ enum State {
     Fresh { deadline: Time },
     /// The directory checks the credentials.
     LoggingIn(Box<Opening>),
-    /// An authentication method has asked the client something.
+    /// The client must answer a challenge of its authentication method.
     Challenged(Box<Opening>),
-    /// The directory looks for the vhost.
+    /// The directory checks the vhost.
     Attaching(Box<Opening>),
     /// The engine opens the session.
     Opening(Box<Opening>),
-    /// CONNACK went out.
+    /// CONNACK was sent.
     Open(Box<Open>),
-    /// Nothing matters any more.
+    /// The connection has ended: all input and events are ignored.
     Closed,
 }
 
@@ -82,9 +82,9 @@ impl Connection {
         }
     }
 
-    /// An event before the session is open.
+    /// Handles an event before the session is open.
     fn login(&mut self, cx: &mut Cx<'_>, event: Event) -> Result<(), Close> {
-        // CONNACK has codes and no room for more before MQTT 5, and nobody closes what has not begun.
+        // Before MQTT 5, CONNACK has codes but no reason text, and a session that never began need not be closed.
         let event = match event {
             Event::ClosedBecause(_) => Event::Closed(CloseReason::Forced),
             event => event,
@@ -143,7 +143,7 @@ impl Connection {
     }
 }
 
-/// Why the engine ends a connection, for our log.
+/// Why the engine ends a connection: for the log, and as reason string.
 fn closed(why: CloseReason) -> &'static str {
     match why {
         CloseReason::Shutdown => "the gateway is stopping",

@@ -1,4 +1,4 @@
-//! Limits and choices of the protocol, the same for all its connections.
+//! What an operator can configure for MQTT, the same for all its connections.
 
 use crate::codec::Limits;
 use crate::error::Reason;
@@ -6,47 +6,49 @@ use gatepost_core::keys::{Applies, Key, Kind, Values};
 use gatepost_core::properties::Name;
 use std::time::Duration;
 
-/// Limits and choices of the protocol.
+/// Settings of MQTT. The defaults suit most uses.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Exchange that messages are published to.
+    /// The exchange that messages are published to.
     pub exchange: Name,
-    /// Vhost of clients that do not name one.
+    /// Vhost of clients that name none.
     pub default_vhost: Name,
-    /// A user name `vhost:user` names the vhost, up to its last colon.
+    /// Whether a user name `vhost:user` names the vhost, up to its last colon.
     pub vhost_in_username: bool,
-    /// Until CONNECT is complete, and again until it is answered.
+    /// Maximum time until CONNECT is complete, and again until it is answered.
     pub connect_timeout: Duration,
-    /// Bytes of a whole CONNECT packet, which comes from somebody unknown. MQTT 5 clients over it are told 0x95.
+    /// Maximum size of a CONNECT packet in bytes. The sender is unknown, so it is low. MQTT 5 clients over it are told
+    /// 0x95.
     pub connect_bytes_max: usize,
-    /// Bytes of a message's payload, a will's included; its packet may have 128 KiB of headers more.
+    /// Maximum size of a message's or will's payload in bytes. The packet may have 128 KiB more of headers.
     pub max_message_size: usize,
-    /// Levels of a topic or filter.
+    /// Maximum levels of a topic or filter.
     pub topic_levels_max: usize,
-    /// Unacknowledged QoS 1 and 2 messages that a client may have on their way to us.
+    /// Maximum unacknowledged QoS 1 and 2 messages from a client.
     pub receive_maximum: u16,
-    /// Close the connection of an MQTT 5 client that exceeds `receive_maximum` (reason 0x93). Off: read no further
-    /// until it is below, as with MQTT 3 clients; Mosquitto had to do that for clients in the field.
+    /// Whether an MQTT 5 client that exceeds `receive_maximum` is disconnected (reason 0x93). If not, no more is read
+    /// until it is below the limit, as with MQTT 3 clients; Mosquitto does that because some clients exceed it.
     pub enforce_receive_maximum: bool,
-    /// QoS 1 and 2 messages on their way to an MQTT 3 client, which cannot say how many it takes.
+    /// Maximum unacknowledged QoS 1 and 2 messages to an MQTT 3 client, which cannot state a limit of its own.
     pub max_inflight: u16,
-    /// The most on their way to an MQTT 5 client, whatever it would take.
+    /// Maximum unacknowledged QoS 1 and 2 messages to an MQTT 5 client, even if its own limit is higher.
     pub max_inflight_v5: u16,
-    /// Seconds that a session outlives its connection at most; `None`: for ever.
+    /// Maximum seconds that a session outlives its connection; `None`: unlimited.
     pub session_expiry_max: Option<u32>,
     /// Whether messages may be retained.
     pub retain_available: bool,
-    /// 0 to 2; what is published above it is refused, what is subscribed above it gets it.
+    /// Maximum QoS, 0 to 2. Publishes above it are refused; subscriptions above it are granted it.
     pub maximum_qos: u8,
-    /// Aliases that an MQTT 5 client may use towards us.
+    /// Highest topic alias that an MQTT 5 client may use.
     pub topic_alias_maximum: u16,
-    /// Aliases used towards an MQTT 5 client, if it takes that many.
+    /// Highest topic alias used towards an MQTT 5 client, if it allows that many.
     pub topic_alias_maximum_out: u16,
-    /// Seconds of keep-alive that an MQTT 5 client is told to use if its own value is larger or 0.
+    /// Maximum keep-alive of an MQTT 5 client in seconds. A client whose own value is larger or 0 is told to use this
+    /// one.
     pub keep_alive_max: Option<u16>,
-    /// Whether SUBACK, PUBACK and PUBREC of MQTT 5 say that rights are missing; else they give no reason.
+    /// Whether SUBACK, PUBACK and PUBREC of MQTT 5 report missing rights. If not, they give no reason.
     pub reveal_denied: bool,
-    /// Answer to a client that asks for response information: this, a slash and its client id.
+    /// Response information for a client that asks for it: this, a slash, and its client id.
     pub response_prefix: Option<Name>,
 }
 
@@ -57,7 +59,7 @@ impl Default for Settings {
             default_vhost: "/".into(),
             vhost_in_username: true,
             connect_timeout: Duration::from_secs(10),
-            // A will of the largest size that the wire has, its topic, and a token as password.
+            // Fits a will of the largest size, its topic, and a token as password.
             connect_bytes_max: 192 << 10,
             max_message_size: 16 << 20,
             topic_levels_max: gatepost_core::topic::LEVELS_MAX,
@@ -78,7 +80,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The settings that these values stand for.
+    /// Reads the settings from the configuration's values.
     pub fn read(values: &Values) -> Settings {
         let mut s = Settings::default();
         let mut session_expiry_max = Duration::from_secs(86_400);
@@ -99,44 +101,44 @@ impl Settings {
         s
     }
 
-    /// What an acknowledgement says for `reason`. MQTT 5 has a code for a server that does not wish to give its reason (3.4.2.1,
-    /// 3.9.3).
-    pub(crate) fn told(&self, reason: Reason) -> Reason {
+    /// The code that an acknowledgement gives for `reason`. MQTT 5 has one for a server that does not wish to give its
+    /// reason (3.4.2.1, 3.9.3).
+    pub(crate) fn disclosed(&self, reason: Reason) -> Reason {
         match reason {
             Reason::NOT_AUTHORIZED if !self.reveal_denied => Reason::UNSPECIFIED,
             reason => reason,
         }
     }
 
-    /// The packet sizes that follow from the settings.
+    /// The packet limits that follow from the settings.
     pub(crate) fn limits(&self) -> Limits {
         Limits {
             connect: self.connect_bytes_max,
             publish: self.packet_bytes_max(),
-            // A thousand filters of a kilobyte, or sixteen of the longest. A client may legally send more, if it finds
-            // a reason to; it is told 0x95.
+            // Fits a thousand filters of a kilobyte, or sixteen of the longest. A client may legally send more; it is
+            // then told 0x95.
             subscribe: self.packet_bytes_max().min(1 << 20),
             other: self.packet_bytes_max().min(64 << 10),
         }
     }
 
-    /// The largest packet accepted, as announced in CONNACK.
+    /// The largest packet accepted, in bytes, as announced in CONNACK.
     pub(crate) fn packet_bytes_max(&self) -> usize {
-        // The longest topic, and as much again of properties.
+        // The longest topic, and properties of the same size.
         const HEADERS: usize = 128 << 10;
-        // The wire has no larger ones.
+        // The wire format has no larger packets.
         self.max_message_size
             .saturating_add(HEADERS)
             .min(crate::frame::varint::MAX as usize + 5)
     }
 }
 
-/// The keys that MQTT alone reads.
+/// The configuration keys that only MQTT reads.
 pub(crate) const KEYS: &[Key] = &[
     Key {
         name: "mqtt.default_vhost",
         kind: Kind::Checked {
-            expected: "\"/\" (other vhosts are not supported yet)",
+            expected: "\"/\" (set a listener's `vhost` for another one)",
             check: |vhost| vhost == "/",
         },
         default: "\"/\"",

@@ -1,4 +1,4 @@
-//! Replays the corpora of the fuzz targets: what they once found stays found, without cargo-fuzz.
+//! Replays the corpora of the fuzz targets, without cargo-fuzz. An input that once failed must pass.
 
 use gatepost_core::testing::corpus::replay;
 use gatepost_mqtt::fuzz::{fuzz_codec, fuzz_session};

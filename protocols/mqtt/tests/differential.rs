@@ -1,14 +1,14 @@
-//! The 3.1.1 codec against mqttbytes 0.6.
+//! Compares the 3.1.1 codec with mqttbytes 0.6.
 //!
-//! Valid packets must mean the same to both and be written the same by both. Of damaged packets, what ours accepts
-//! theirs must accept, and write as ours does. The other way round does not hold, and where theirs is known to differ
-//! it is not asked:
+//! Both must decode valid packets to the same values, and encode them to the same bytes. Of damaged packets, mqttbytes
+//! must accept every packet that this crate accepts, and encode it the same. The other way round does not hold. Known
+//! differences of mqttbytes are not tested:
 //!
 //! - it does not check the flags of the fixed header, the reserved connect flag, DUP at QoS 0, wildcards and control
-//!   characters in topics, empty topics and filters, packet ids of 0 in acknowledgements, bytes that are left over,
-//!   padded lengths, or an empty SUBSCRIBE;
-//! - it reads a password as text, and takes an empty user name or password for none;
-//! - it has no MQTT 3.1 (and no bridge bit), and says `InsufficientBytes` of a frame that it has consumed.
+//!   characters in topics, empty topics and filters, packet ids of 0 in acknowledgements, left-over bytes, padded
+//!   lengths, or an empty SUBSCRIBE;
+//! - it decodes a password as text, and takes an empty user name or password for an absent one;
+//! - it has no MQTT 3.1 (and no bridge bit), and reports `InsufficientBytes` for a frame that it has consumed.
 
 use bytes::BytesMut;
 use gatepost_mqtt::Reason;
@@ -83,7 +83,7 @@ fn publish<'a>(random: &mut Random, packet_id: u16, payload: &'a [u8]) -> Publis
     }
 }
 
-/// A valid packet, its sender, and the bytes that theirs writes for it.
+/// Makes a valid packet, and passes it to `check` with its sender.
 fn valid(random: &mut Random, payload: &[u8], check: impl FnOnce(&Packet<'_>, Sender)) {
     let packet_id = random.id();
     let ack = Ack {
@@ -172,7 +172,7 @@ fn ours(packet: &Packet<'_>) -> Vec<u8> {
     out
 }
 
-/// What theirs makes of one packet.
+/// Decodes one packet with mqttbytes.
 fn theirs(bytes: &[u8]) -> Result<v4::Packet, mqttbytes::Error> {
     v4::read(&mut BytesMut::from(bytes), usize::MAX)
 }
@@ -199,7 +199,7 @@ fn written_by_theirs(packet: &v4::Packet) -> Vec<u8> {
     out.to_vec()
 }
 
-/// Whether theirs reads the packet as it was meant, judged by the fields that a second writing could hide.
+/// Whether mqttbytes decoded the packet correctly, judged by the fields that encoding it again could hide.
 fn means_the_same(ours: &Packet<'_>, theirs: &v4::Packet) -> bool {
     match (ours, theirs) {
         (Packet::Connect(a), v4::Packet::Connect(b)) => {
@@ -225,13 +225,13 @@ fn means_the_same(ours: &Packet<'_>, theirs: &v4::Packet) -> bool {
                     .eq(b.filters.iter().map(|f| (&*f.path, f.qos as u8)))
         }
         (Packet::Unsubscribe(a), v4::Packet::Unsubscribe(b)) => a.packet_id == b.pkid && a.filters == b.topics,
-        // The others have no more than what is written.
+        // The other packets have no fields that encoding could hide.
         _ => true,
     }
 }
 
 #[test]
-fn valid_packets_mean_the_same_to_both_and_are_written_the_same() {
+fn both_codecs_decode_and_encode_valid_packets_the_same() {
     let mut random = Random(11);
     for round in 0..3_000 {
         let payload = vec![round as u8; [0, 1, 100, 127, 128, 20_000][round % 6]];
@@ -247,7 +247,7 @@ fn valid_packets_mean_the_same_to_both_and_are_written_the_same() {
 }
 
 #[test]
-fn of_damaged_packets_ours_accepts_nothing_that_theirs_does_not() {
+fn mqttbytes_accepts_every_damaged_packet_that_this_codec_accepts() {
     let mut random = Random(12);
     let mut accepted = 0;
     for _ in 0..20_000 {

@@ -6,11 +6,12 @@
 //!   octets ◄────────────── session ◄─ Event ◄─── engine
 //! ```
 //!
-//! A subject is a routing key of the topic exchange: tokens are levels, `*` is one level, `>` at the end is one or more.
-//! A subscription is a queue of its own; those of one queue group and subject share a queue.
+//! A subject is a routing key of the topic exchange: tokens are levels, `*` matches one level, `>` at the end one or
+//! more. A subscription has a queue of its own; subscriptions of one queue group and subject share one.
 //!
-//! Not here: JetStream, headers (`HPUB`), TLS, `echo: false`. A subscription with the token `#`, which is a wildcard for
-//! the engine, is refused. A message whose topic has an empty level is not delivered: no subject can name it.
+//! Not here: JetStream, headers (`HPUB`), TLS, `echo: false`. A subscription with the token `#` is refused, because the
+//! engine would read a wildcard. A message whose topic has an empty level is not delivered, because no subject can
+//! express it.
 
 mod operation;
 mod properties;
@@ -24,17 +25,18 @@ pub use settings::Settings;
 
 use gatepost_core::session::{Description, FirstBytes};
 
-/// What the gateway knows of NATS.
+/// How the gateway describes and starts NATS.
 pub const PROTOCOL: Description = Description {
     name: NAME,
-    // An example does not open a port unasked: `listeners.nats.bind` says where.
+    // An example opens no port by default. `listeners.nats.bind` names one.
     port: None,
     tls_port: None,
     metrics_label: NAME,
     versions: &[("NATS", NAME)],
     nameless_logins: true,
     strangers_are_nameless: false,
-    // Clients wait for the server's INFO and begin with CONNECT then, as STOMP's do: the blank tells them apart.
+    // NATS clients wait for the server's INFO, then send CONNECT as STOMP's clients do. The blank and the brace tell
+    // them apart.
     first_bytes: |bytes| FirstBytes::starts_with(bytes, b"CONNECT {"),
     websocket: None,
     quic: false,

@@ -1,9 +1,9 @@
-//! What a client sends: lines, of which PUB has a body behind it.
+//! Parses a client's input: lines, and the body that follows a PUB.
 
 use memchr::memchr;
 use serde::Deserialize;
 
-/// A line at most, its end included.
+/// Maximum length of a line in bytes, its end included.
 pub(crate) const LINE_MAX: usize = 4096;
 
 /// One operation.
@@ -25,19 +25,19 @@ pub(crate) enum Operation<'a> {
     },
     Unsubscribe {
         sid: &'a str,
-        /// After so many messages; 0: now.
+        /// The subscription ends after this many messages; 0: at once.
         max: u64,
     },
 }
 
-/// The argument of CONNECT, as far as it matters here.
+/// The JSON argument of CONNECT. Fields that this crate does not use are left out.
 #[derive(Debug, Default, PartialEq, Deserialize)]
 #[serde(default)]
 pub(crate) struct Connect {
     pub(crate) user: Option<String>,
     pub(crate) pass: Option<String>,
     pub(crate) name: Option<String>,
-    /// nats-server's default, for clients that say nothing.
+    /// nats-server's default is true, for clients that leave it out.
     #[serde(default = "yes")]
     pub(crate) verbose: bool,
     #[serde(default = "yes")]
@@ -48,7 +48,7 @@ fn yes() -> bool {
     true
 }
 
-/// What is wrong with an operation. The text is NATS's own.
+/// Why an operation is refused. The texts are those of nats-server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Wrong {
     Unknown,
@@ -68,8 +68,8 @@ impl Wrong {
     }
 }
 
-/// The first operation of `input` and its length; `None` if it is not whole yet. Nothing longer than a line and
-/// `payload_max` is waited for.
+/// Parses the first operation of `input`. Returns it with its length, or `None` if it is not complete yet. It never
+/// waits for more than a line and `payload_max` bytes.
 pub(crate) fn parse(input: &[u8], payload_max: usize) -> Result<Option<(Operation<'_>, usize)>, Wrong> {
     let window = input.get(..LINE_MAX).unwrap_or(input);
     let Some(end) = memchr(b'\n', window) else {
@@ -110,7 +110,7 @@ pub(crate) fn parse(input: &[u8], payload_max: usize) -> Result<Option<(Operatio
         ("PUB" | "SUB" | "UNSUB", _) => return Err(Wrong::Arguments),
         _ => return Err(Wrong::Unknown),
     };
-    // Blank lines are not in the protocol, and a person at a terminal sends them.
+    // A person at a terminal sends blank lines. The protocol does not have them; they are skipped.
     while input.get(used) == Some(&b'\n') {
         used += 1;
     }

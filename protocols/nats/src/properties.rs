@@ -1,8 +1,8 @@
-//! What a NATS message carries besides its subject and body: where the answer goes.
+//! The one property of a NATS message besides subject and body: the reply subject.
 
 use gatepost_core::properties::{Origin, Properties, PropertyCodec, ReplyTo};
 
-/// The stable code of this encoding: the answer's routing key in the dot dialect.
+/// The on-disk code of this encoding: the reply's routing key in the dot dialect. It never changes.
 pub const ORIGIN: Origin = Origin(32);
 
 /// Decodes the properties of messages that NATS clients publish.

@@ -1,4 +1,4 @@
-//! One connection's state machine.
+//! The state machine of one connection.
 
 use crate::operation::{Connect, Operation, parse};
 use crate::properties::{NatsProperties, ORIGIN};
@@ -16,14 +16,14 @@ use gatepost_core::time::{Now, Time};
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// The protocol: makes a session per connection.
+/// The protocol: makes a session for each connection.
 pub struct Nats {
-    /// What new sessions are given; replaced by a reload.
+    /// Settings of new sessions; a reload replaces them.
     settings: RwLock<Arc<Settings>>,
 }
 
 impl Nats {
-    /// NATS under these settings.
+    /// NATS with these settings.
     pub fn new(settings: Settings) -> Nats {
         Nats {
             settings: RwLock::new(Arc::new(settings)),
@@ -56,7 +56,7 @@ impl Protocol for Nats {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     AwaitingConnect,
-    /// What is pipelined behind CONNECT waits.
+    /// Operations pipelined after CONNECT wait.
     LoggingIn,
     Ready,
 }
@@ -67,21 +67,21 @@ struct NatsSession {
     state: State,
     /// When it was accepted.
     opened: Time,
-    /// INFO is sent. The server speaks first, so it is due at once.
+    /// INFO was sent. The server speaks first, so it is sent on the first turn.
     greeted: bool,
-    /// Answer each operation with `+OK`.
+    /// Each operation is answered with `+OK`.
     verbose: bool,
     client_name: Option<Name>,
-    /// By the client's names for them.
+    /// By the client's names (`sid`).
     subscriptions: BTreeMap<Box<str>, Subscription>,
-    /// The client's names by the engine's numbers, which are never used again in this connection.
+    /// The client's names by the engine's consumer numbers. A number is never used again in this connection.
     sids: BTreeMap<ConsumerToken, Box<str>>,
     last_token: ConsumerToken,
-    /// Since when nothing came, or since the last PING.
+    /// When input last came, or when the last PING was sent.
     quiet_since: Time,
-    /// PINGs since the client was heard.
+    /// PINGs sent since input last came.
     unanswered: u32,
-    /// We do not read, so silence is our doing.
+    /// The driver does not read, so silence of the client proves nothing.
     paused: bool,
 }
 
@@ -90,15 +90,15 @@ struct Subscription {
     channel: Channel,
     token: ConsumerToken,
     delivered: u64,
-    /// Ends after so many messages; 0: never.
+    /// The subscription ends after this many messages; 0: never.
     max: u64,
 }
 
-/// PINGs that a client may leave unanswered.
+/// How many PINGs a client may leave unanswered.
 const UNANSWERED_MAX: u32 = 2;
-/// Bytes of a queue group and its subject, which name a queue.
+/// Maximum bytes of a queue group and its subject together, since they name a queue.
 const GROUP_MAX: usize = 200;
-/// Subscriptions have channels from 1; messages are published on this one.
+/// The channel of all publishes. Subscriptions have channels from 1.
 const PUBLISHING: Channel = 0;
 
 impl NatsSession {
@@ -136,7 +136,7 @@ impl NatsSession {
     fn handle(&mut self, cx: &mut Cx<'_>, operation: &Operation<'_>) -> Result<(), Close> {
         match operation {
             Operation::Ping if self.state == State::AwaitingConnect => cx.out.extend_from_slice(b"PONG\r\n"),
-            // Once the engine has done all that was sent before, as clients expect of an answer to PING.
+            // PONG is sent when the engine has applied everything sent before: clients use PING for that.
             Operation::Ping => cx.commands.push(Command::Echo {
                 channel: PUBLISHING,
                 token: 0,
@@ -199,7 +199,7 @@ impl NatsSession {
         };
         cx.commands.push(Command::Publish {
             channel: PUBLISHING,
-            // At most once: nothing is confirmed, and a missing exchange is nobody's concern.
+            // At most once: nothing is confirmed, and a missing exchange is not an error.
             flags: PublishFlags::LENIENT,
             packet_id: 0,
             message: Message::new(envelope, &self.settings.exchange, &key, raw.as_bytes(), body),
@@ -273,7 +273,8 @@ impl NatsSession {
         Ok(())
     }
 
-    /// The queue goes with its last consumer. What is still on its way has a number that nobody knows any more.
+    /// Ends a subscription. The queue is deleted with its last consumer. Deliveries already on their way carry a number
+    /// that is no longer known, and are dropped.
     fn unsubscribe(&mut self, cx: &mut Cx<'_>, sid: &str) {
         if let Some(subscription) = self.subscriptions.remove(sid) {
             self.sids.remove(&subscription.token);
@@ -331,13 +332,13 @@ impl NatsSession {
                 error(cx.out, "Server Shutdown");
                 return Err(Close::normal("the engine closes the connection"));
             }
-            // Answers to what is not asked for here.
+            // Answers to nothing that this session asks.
             _ => {}
         }
         Ok(())
     }
 
-    /// A subscription could not be made. Its further commands fail too, and are not reported again.
+    /// A subscription could not be made. Its later commands fail too; only the first failure is reported.
     fn failed(&mut self, cx: &mut Cx<'_>, channel: Channel, why: &str) {
         let found = self.subscriptions.iter().find(|(_, s)| s.channel == channel);
         if let Some(sid) = found.map(|(sid, _)| sid.clone()) {
@@ -352,7 +353,7 @@ impl NatsSession {
         }
     }
 
-    /// When the client is asked whether it is there.
+    /// When the next PING is due.
     fn ping_due(&self) -> Option<Time> {
         let interval = self.settings.ping_interval;
         (self.state == State::Ready && !self.paused && !interval.is_zero()).then(|| self.quiet_since + interval)
@@ -370,7 +371,7 @@ impl Session for NatsSession {
         let mut at = 0;
         while self.read_interest() == ReadInterest::All && !cx.is_full() {
             cx.work += 1;
-            // Before the login no message is waited for.
+            // Before the login no payload is accepted.
             let payload_max = if self.state == State::Ready {
                 self.settings.max_payload
             } else {
@@ -427,7 +428,7 @@ impl Session for NatsSession {
     }
 }
 
-/// The subject that answers go to, if there is one that NATS can name.
+/// The subject that replies go to. `None` if there is none, or none that NATS can express.
 fn reply_of(message: &Message, codecs: &Codecs) -> Option<String> {
     if message.properties_raw().is_empty() {
         return None;
@@ -443,7 +444,7 @@ fn error(out: &mut Vec<u8>, text: &str) {
     out.extend_from_slice(format!("-ERR '{text}'\r\n").as_bytes());
 }
 
-/// Says what is wrong and ends the connection.
+/// Sends an error and closes the connection.
 fn refuse(cx: &mut Cx<'_>, text: &str) -> Result<(), Close> {
     error(cx.out, text);
     Err(Close::abnormal(text))

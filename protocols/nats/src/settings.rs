@@ -1,4 +1,4 @@
-//! Limits and choices of the protocol.
+//! What an operator can configure for NATS.
 
 use gatepost_core::keys::{Applies, Key, Kind, Values};
 use gatepost_core::properties::Name;
@@ -7,19 +7,19 @@ use std::time::Duration;
 /// Settings of NATS.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Exchange that subjects are published to and subscriptions bind to.
+    /// The exchange that subjects are published to and subscriptions bind to.
     pub exchange: Name,
-    /// Vhost of all clients: NATS names none.
+    /// The vhost of all clients: a NATS client cannot name one.
     pub vhost: Name,
     /// The server's name in INFO.
     pub server_name: Name,
-    /// From accept to a finished login.
+    /// Time from the accepted socket to a finished login. A slower client is disconnected.
     pub login_timeout: Duration,
-    /// How long a client may say nothing before it is asked with PING; zero: for ever.
+    /// Silence after which the server sends PING; zero: never.
     pub ping_interval: Duration,
-    /// Bytes of a message's body.
+    /// Maximum bytes of a message's body.
     pub max_payload: usize,
-    /// Subscriptions of a connection.
+    /// Maximum subscriptions of a connection.
     pub subscriptions_max: usize,
 }
 
@@ -38,7 +38,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The settings that these values stand for.
+    /// Reads the settings from the configuration's values.
     pub fn read(values: &Values) -> Settings {
         let mut s = Settings::default();
         values.set("mqtt.exchange", &mut s.exchange);
@@ -51,7 +51,7 @@ impl Settings {
     }
 }
 
-/// The keys that NATS alone reads.
+/// The configuration keys that only NATS reads.
 pub(crate) const KEYS: &[Key] = &[Key {
     name: "nats.subscriptions_max",
     kind: Kind::Count { min: 1, max: 60_000 },

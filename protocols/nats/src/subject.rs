@@ -1,18 +1,19 @@
-//! Subjects of NATS and routing keys of the engine, one to one.
+//! Translates between NATS subjects and the engine's routing keys, one to one.
 
 use gatepost_core::message::Message;
 use gatepost_core::topic::{LEVELS_MAX, Levels, Spelling};
 
-/// Tokens as levels. What a token cannot hold is written as an escape, so that no key can break a line of the protocol.
+/// A token is a level. A character that a token cannot contain is escaped, so that no key can break a line of the
+/// protocol.
 const SUBJECT: Spelling = Spelling::new(b'.', |c| c <= b' ' || matches!(c, b'.' | b'*' | b'>' | 0x7F));
 
-/// The routing key that a published subject names. `None`: it is no subject to publish to.
+/// The routing key for a published subject. `None` if the subject is not valid for publishing.
 pub(crate) fn key(subject: &str) -> Option<String> {
     let is_token = |token: &str| !matches!(token, "" | "*" | ">");
     (is_short(subject) && subject.split('.').all(is_token)).then(|| SUBJECT.respell(subject, Spelling::DOT))
 }
 
-/// The binding key that a subscription's subject names. `None`: it is none, or not one that the engine can match.
+/// The binding key for a subscription's subject. `None` if it is not valid, or if the engine cannot match it.
 pub(crate) fn binding(subject: &str) -> Option<String> {
     if !is_short(subject) {
         return None;
@@ -23,12 +24,12 @@ pub(crate) fn binding(subject: &str) -> Option<String> {
         match token {
             "" => return None,
             "*" => binding.push('*'),
-            // One level at least.
+            // `>` matches at least one level.
             ">" if tokens.peek().is_none() => binding.push_str("*.#"),
             ">" => return None,
             _ => {
                 let level = SUBJECT.read(token);
-                // The engine would read a wildcard.
+                // The engine would read such a token as a wildcard.
                 if matches!(&*level, "*" | "#") {
                     return None;
                 }
@@ -42,12 +43,12 @@ pub(crate) fn binding(subject: &str) -> Option<String> {
     Some(binding)
 }
 
-/// The subject that names a message's topic. `None`: there is none.
+/// The subject for a message's topic. `None` if no subject can express it.
 pub(crate) fn subject_of(message: &Message) -> Option<String> {
     write(&Levels::new(message.key(), message.envelope().dialect))
 }
 
-/// The subject that names a key of the dot dialect.
+/// The subject for a key of the dot dialect.
 pub(crate) fn subject(key: &str) -> Option<String> {
     write(&Levels::new(key, gatepost_core::message::Dialect::Dot))
 }

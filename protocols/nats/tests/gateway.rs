@@ -1,4 +1,4 @@
-//! The real gateway with NATS in it, over sockets: NATS and MQTT clients meet in one topic.
+//! Drives the real gateway, built with NATS, over sockets: NATS and MQTT clients exchange messages by one topic.
 
 #![expect(clippy::disallowed_types, reason = "it meets the gateway from outside, over sockets")]
 
@@ -43,7 +43,7 @@ impl Nats {
         line
     }
 
-    /// Returns once the gateway has done all that was sent before.
+    /// Returns once the gateway has applied everything sent before.
     fn flush(&mut self) {
         self.send("PING\r\n");
         assert_eq!(self.line(), "PONG\r\n");
@@ -73,7 +73,7 @@ fn a_device_and_nats_clients_meet_in_one_topic() {
         ..Layers::default()
     };
     let config = layers.load().expect("a configuration");
-    // Ends with the process.
+    // This thread ends with the process.
     std::thread::spawn(move || gatepost::serve(config, layers));
 
     let mut backend = Nats::open(nats_port);
@@ -91,7 +91,7 @@ fn a_device_and_nats_clients_meet_in_one_topic() {
     assert_eq!(backend.line(), "MSG plant.1.temp 1 4\r\n");
     assert_eq!(backend.line(), "21.5\r\n");
 
-    // Two of one group share the work, and a reply subject comes along.
+    // Two subscribers of one group share the messages, and a reply subject is delivered.
     let mut colleague = Nats::open(nats_port);
     colleague.send("SUB work crew 5\r\nPUB valve.1 4\r\nopen\r\n");
     colleague.flush();

@@ -1,7 +1,7 @@
-//! Octets to frames. Resumes at any octet without looking at one twice, and checks every limit before more is let in.
+//! Splits the input into frames. Decoding resumes at any octet without scanning an octet twice, and every limit is
+//! checked before more input is waited for.
 //!
-//! The caller offers the same octets again, with more behind them, until they are consumed; the decoder remembers how
-//! far it got:
+//! The caller offers unconsumed octets again, with more after them. The decoder remembers its position:
 //!
 //! ```text
 //!              ┌─────LF, CRLF, NUL─────┐
@@ -17,17 +17,18 @@ use crate::frame::{Headers, Verb, Version};
 use crate::settings::Settings;
 use std::ops::Range;
 
-/// Octets of a command line at most.
+/// Maximum length of a command line, in octets.
 const COMMAND_BYTES_MAX: usize = 32;
 
-/// Octets of a receipt's, a subscription's or a transaction's name at most. Sessions keep thousands of them, for as long as the
-/// client likes.
+/// Maximum length of the name of a receipt, a subscription or a transaction, in octets. A session may keep thousands of
+/// them for as long as the client likes.
 const IDENTIFIER_BYTES_MAX: usize = 1024;
 
-/// Header lines of a frame at most, repetitions included: those are compared with what is there already.
+/// Maximum header lines of a frame, repeated names included. Each new name is compared with all before it, so this
+/// bounds the work.
 const HEADER_LINES_MAX: usize = 10_000;
 
-/// How far the decoder is in the octets it is offered.
+/// The position of the decoder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 enum Phase {
     /// Between frames.
@@ -37,16 +38,16 @@ enum Phase {
     Command,
     /// In header line number `lines` (from 0).
     Header { lines: usize },
-    /// Behind the empty line; `length` as announced.
+    /// After the empty line; `length` as announced.
     Body { start: usize, length: Option<usize> },
 }
 
-/// What came of the octets offered.
+/// The result of offering octets.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// Not a whole frame; the first `consumed` octets need not be offered again.
+    /// The frame is not complete. The first `consumed` octets need not be offered again.
     Partial { consumed: usize },
-    /// A frame, in [`Decoder::headers`] and at `body`; it ends at `consumed`.
+    /// A frame: its headers are in [`Decoder::headers`], its body at `body`, its end at `consumed`.
     Frame {
         verb: Verb,
         body: Range<usize>,
@@ -57,25 +58,25 @@ pub(crate) enum Step {
 /// Splits a connection's octets into frames.
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
-    /// Of the frame being read, and of the last one until the next begins.
+    /// Headers of the frame being read, and then of that frame until the next one begins.
     pub(crate) headers: Headers,
-    /// Agreed at login; `None` before, when nothing is unescaped and frames must be small.
+    /// Negotiated at login. `None` before: nothing is unescaped then, and frames must be small.
     version: Option<Version>,
     phase: Phase,
     verb: Verb,
     /// Start of the line being read, counted from the frame's first octet.
     line: usize,
-    /// No line feed (in the body: no NUL) lies between the line's start and here.
+    /// From the line's start to here there is no line feed (in the body: no NUL).
     scanned: usize,
 }
 
 impl Decoder {
-    /// The login is through: `version` holds for the frames to come.
+    /// The login is finished: `version` applies to the following frames.
     pub(crate) fn set_version(&mut self, version: Version) {
         self.version = Some(version);
     }
 
-    /// The frame just returned will be offered again, whole.
+    /// The frame just returned will be offered again from its start.
     pub(crate) fn rewind(&mut self) {
         self.phase = Phase::Between;
     }
@@ -85,11 +86,11 @@ impl Decoder {
         self.phase == Phase::Between
     }
 
-    /// Goes on with `input`, which begins where the last step's `consumed` ended.
+    /// Continues with `input`, which begins where the last step's `consumed` ended.
     pub(crate) fn next(&mut self, input: &[u8], settings: &Settings) -> Result<Step, Refusal> {
         let mut skipped = 0;
         if self.phase == Phase::Between {
-            skipped = noise_len(input)?;
+            skipped = between_frames_len(input)?;
             if input.get(skipped..).is_none_or(|rest| rest.is_empty() || rest == b"\r") {
                 return Ok(Step::Partial { consumed: skipped });
             }
@@ -125,7 +126,7 @@ impl Decoder {
         }
     }
 
-    /// The next whole line, without its end.
+    /// The next complete line, without its end.
     fn next_line(&mut self, frame: &[u8], settings: &Settings) -> Result<Option<Range<usize>>, Refusal> {
         let found = memchr::memchr(b'\n', frame.get(self.scanned..).unwrap_or(&[]));
         let end = found.map_or(frame.len(), |at| self.scanned + at);
@@ -146,8 +147,8 @@ impl Decoder {
         let start = self.line;
         self.line = end + 1;
         self.scanned = end + 1;
-        // STOMP 1.2 "STOMP Frames": EOL is a line feed, with or without a carriage return in front. Older clients on
-        // Windows send it too.
+        // STOMP 1.2 "STOMP Frames": EOL is a line feed, with or without a carriage return before it. Clients of 1.0 and
+        // 1.1 on Windows send one too.
         let end = if end > start && frame[end - 1] == b'\r' {
             end - 1
         } else {
@@ -188,7 +189,8 @@ impl Decoder {
         }
         self.headers.start(line);
         self.verb = Verb::parse(line);
-        // Before login nothing else is worth waiting for: an HTTP request would otherwise sit out the login timeout.
+        // Before login any other command is refused at once. An HTTP request, for example, would otherwise wait for the
+        // login timeout.
         if self.version.is_none() && self.verb != Verb::Connect {
             return Err(Refusal::illegal_command());
         }
@@ -196,9 +198,9 @@ impl Decoder {
         Ok(())
     }
 
-    /// `escaped`: it has a backslash.
+    /// `escaped`: the line contains a backslash.
     fn accept_header(&mut self, line: &str, escaped: bool, settings: &Settings) -> Result<(), Refusal> {
-        // Names are short.
+        // Names are short, so a plain loop finds the colon fastest.
         let colon = line.bytes().position(|octet| octet == b':');
         let Some((name, value)) = colon.and_then(|at| Some((line.get(..at)?, line.get(at + 1..)?))) else {
             return Err(Refusal::malformed("Header without colon\n"));
@@ -214,13 +216,13 @@ impl Decoder {
         {
             return Err(Refusal::malformed("Identifier too long\n"));
         }
-        // STOMP 1.2 "Value Encoding": CONNECT is not escaped, for the sake of 1.0.
+        // STOMP 1.2 "Value Encoding": CONNECT is not escaped, for compatibility with 1.0.
         let escapes = if self.verb == Verb::Connect || !escaped {
             Version::V1_0
         } else {
             self.version.unwrap_or_default()
         };
-        // STOMP 1.0 shows padded values; 1.1 and 1.2 forbid trimming.
+        // STOMP 1.0 clients pad values with blanks; 1.1 and 1.2 forbid trimming.
         let value = if self.version == Some(Version::V1_0) {
             value.trim_matches([' ', '\t'])
         } else {
@@ -247,7 +249,7 @@ impl Decoder {
         Ok(())
     }
 
-    /// The body's place, once it and its NUL are there.
+    /// The body's range, once the body and its NUL are complete.
     fn body(
         &mut self,
         frame: &[u8],
@@ -281,7 +283,7 @@ impl Decoder {
 }
 
 /// Octets between frames: line ends (STOMP 1.2 "STOMP Frames": `*( EOL )`, heart-beats) and stray NULs.
-fn noise_len(input: &[u8]) -> Result<usize, Refusal> {
+fn between_frames_len(input: &[u8]) -> Result<usize, Refusal> {
     let mut at = 0;
     loop {
         match input.get(at..).unwrap_or(&[]) {
@@ -298,7 +300,7 @@ fn parse_content_length(value: &str) -> Result<usize, Refusal> {
     if value.is_empty() || !value.bytes().all(|b| b.is_ascii_digit()) {
         return Err(Refusal::malformed("Invalid content-length\n"));
     }
-    // More digits than fit is more than the limit allows.
+    // A number with too many digits exceeds every limit.
     Ok(value.parse().unwrap_or(usize::MAX))
 }
 
@@ -306,7 +308,7 @@ fn parse_content_length(value: &str) -> Result<usize, Refusal> {
 mod tests {
     use super::*;
 
-    /// Everything `input` says, as `VERB name=value … |body|`, or the refusal's body at the end.
+    /// Decodes all of `input`: `VERB name=value … |body|` per frame, and the refusal's body at the end, if any.
     fn read(version: Option<Version>, input: &[u8], chunk: usize) -> Vec<String> {
         let settings = Settings {
             max_message_size: 1000,
@@ -449,7 +451,7 @@ mod tests {
         let long = |n: usize| [b"SEND\nfoo:", &vec![b'x'; n][..], b"\n\n\0"].concat();
         assert!(read_1_2(&long(100 << 10))[0].starts_with("SEND"));
         assert_eq!(read_1_2(&long((100 << 10) + 1)), ["! Header too long"]);
-        // Without a line feed in sight, too.
+        // Also when no line feed has come yet.
         assert_eq!(
             read_1_2(&[b"SEND\nfoo:", &vec![b'x'; 300_000][..]].concat()),
             ["! Header too long"]
@@ -475,7 +477,8 @@ mod tests {
         }
     }
 
-    /// PHP's clients copy the headers of a MESSAGE into its ACK: the server waited for a body that never came.
+    /// PHP's clients copy the headers of a MESSAGE into its ACK, `content-length` included. The server waited for a
+    /// body that never came.
     #[test]
     fn a_frame_without_a_body_ends_at_its_nul_whatever_its_content_length_says() {
         for verb in [
@@ -519,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn before_login_frames_are_small_and_only_connect_is_heard() {
+    fn before_login_frames_are_small_and_only_connect_is_accepted() {
         assert_eq!(
             read(None, b"GET / HTTP/1.1\r\n", 100),
             ["! You must log in using CONNECT first"]

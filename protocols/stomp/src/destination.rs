@@ -1,9 +1,9 @@
-//! Destinations: what `/queue/N` and its like mean, and how an exchange and a key are written as one.
+//! Destinations: parses `/queue/N` and its kin, and writes an exchange and a key as a destination.
 //!
-//! Two spellings meet in a destination. The name of a queue or an exchange is plain text: every `%XX` stands for an octet,
-//! and `/`, `%` and controls are written so. A topic's key has levels, which STOMP spells one to one as every dialect does
-//! ([`gatepost_core::topic::Spelling`]): a dot or a slash within a level is `%2E` or `%2F`, a control likewise, and nothing
-//! else is an escape. `a%b` and `a%25b` are two topics.
+//! Two encodings meet in a destination. The name of a queue or an exchange is plain text in which every `%XX` stands
+//! for an octet; `/`, `%` and control characters are written so. A topic's key has levels, which follow the rule of all
+//! dialects ([`gatepost_core::topic::Spelling`]): a dot or a slash within a level is `%2E` or `%2F`, a control
+//! character likewise, and nothing else is an escape. So `a%b` and `a%25b` are two topics.
 
 use crate::error::Refusal;
 use gatepost_core::message::{EXCHANGE_NAME_MAX, KEY_MAX};
@@ -11,32 +11,32 @@ use gatepost_core::properties::ReplyTo;
 use gatepost_core::topic::Spelling;
 use std::borrow::Cow;
 
-/// Octets of a queue's name at most (AMQP 0-9-1 `shortstr`).
+/// Maximum length of a queue's name, in octets (AMQP 0-9-1 `shortstr`).
 const QUEUE_NAME_MAX: usize = 255;
 
-/// A destination header, understood.
+/// A parsed destination header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Destination<'a> {
-    /// `/queue/N`, or a bare `N`: a queue, made if need be.
+    /// `/queue/N`, or a bare `N`: a queue, created if it does not exist.
     Queue(Cow<'a, str>),
-    /// `/amq/queue/N`, `/reply-queue/Q`: a queue that exists.
+    /// `/amq/queue/N`, `/reply-queue/Q`: a queue that must exist.
     ExistingQueue(Cow<'a, str>),
-    /// `/topic/K`: a key, in the dot dialect, of the topic exchange.
+    /// `/topic/K`: a key of the topic exchange, in the dot dialect.
     Topic(Cow<'a, str>),
     /// `/exchange/E/K`: an exchange, and a key in the dot dialect.
     Exchange(Cow<'a, str>, Cow<'a, str>),
-    /// `/temp-queue/N`: only good for a reply-to.
+    /// `/temp-queue/N`: valid only in a `reply-to`.
     TempQueue(&'a str),
 }
 
 impl<'a> Destination<'a> {
-    /// Understands `text`.
+    /// Parses `text`.
     pub(crate) fn parse(text: &'a str) -> Result<Destination<'a>, Refusal> {
         if text.is_empty() {
             return Err(Refusal::blank_destination());
         }
         if !text.starts_with('/') {
-            // A bare name is a queue. A path with an unknown prefix is refused.
+            // A name without slashes is a queue. A path with an unknown prefix is refused.
             if text.contains('/') {
                 return Err(Refusal::unknown_destination(text));
             }
@@ -56,7 +56,7 @@ impl<'a> Destination<'a> {
                 .map(Destination::ExistingQueue);
         }
         if let Some(rest) = under(text, "/reply-queue") {
-            // Verbatim, slashes included: the name came from us.
+            // Kept as it is, slashes included: this server generated the name.
             let name = rest.strip_prefix('/').filter(|name| !name.is_empty());
             let name = name.ok_or_else(|| Refusal::invalid_destination(rest, "reply-queue"))?;
             return bounded_queue(Cow::Borrowed(name), rest, "reply-queue").map(Destination::ExistingQueue);
@@ -67,8 +67,8 @@ impl<'a> Destination<'a> {
         Err(Refusal::unknown_destination(text))
     }
 
-    /// The address a `reply-to` header means to the other protocols. What is no destination is a queue's name, as
-    /// AMQP peers write it.
+    /// The address that a `reply-to` header means for the other protocols. Text that is not a destination is taken for
+    /// a queue's name, since AMQP clients write it so.
     pub(crate) fn parse_reply_to(text: &str) -> ReplyTo {
         match Destination::parse(text) {
             Ok(Destination::Queue(name) | Destination::ExistingQueue(name)) => ReplyTo::Queue(name.as_ref().into()),
@@ -81,8 +81,8 @@ impl<'a> Destination<'a> {
     }
 }
 
-/// Appends the destination that `exchange` and `key` (dot dialect) are known by. It holds no controls, but may need the
-/// escapes of a header's value.
+/// Appends the destination of `exchange` and `key` (dot dialect). It contains no control characters, but a header's
+/// value may need further escapes.
 pub(crate) fn push_destination(out: &mut Vec<u8>, exchange: &[u8], key: &[u8], topic_exchange: &str) {
     if exchange.is_empty() {
         out.extend_from_slice(b"/queue/");
@@ -93,7 +93,7 @@ pub(crate) fn push_destination(out: &mut Vec<u8>, exchange: &[u8], key: &[u8], t
     } else {
         out.extend_from_slice(b"/exchange/");
         push_encoded(out, exchange);
-        // As RabbitMQ 4 writes it: an exchange without a key has no slash behind it.
+        // As in RabbitMQ 4: an exchange without a key has no slash after it.
         if !key.is_empty() {
             out.push(b'/');
             push_key(out, key);
@@ -101,7 +101,7 @@ pub(crate) fn push_destination(out: &mut Vec<u8>, exchange: &[u8], key: &[u8], t
     }
 }
 
-/// Appends a reply address as the peer can SEND to it.
+/// Appends a reply address as a destination that the client can SEND to.
 pub(crate) fn push_reply_to(out: &mut Vec<u8>, reply_to: &ReplyTo, topic_exchange: &str) {
     match reply_to {
         ReplyTo::Queue(name) => {
@@ -109,20 +109,20 @@ pub(crate) fn push_reply_to(out: &mut Vec<u8>, reply_to: &ReplyTo, topic_exchang
             out.extend_from_slice(name.as_bytes());
         }
         ReplyTo::Topic(key) => push_destination(out, topic_exchange.as_bytes(), key.as_bytes(), topic_exchange),
-        // The default exchange's key is a queue.
+        // In the default exchange, a key is a queue's name.
         ReplyTo::Exchange(exchange, key) => {
             push_destination(out, exchange.as_bytes(), key.as_bytes(), topic_exchange);
         }
     }
 }
 
-/// What follows `prefix`, if that is where its first segments end.
+/// The text after `prefix`, if `prefix` ends at a slash or at the end of the text.
 fn under<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
     text.strip_prefix(prefix)
         .filter(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// The single segment that `rest`, with its leading slash, must be.
+/// Checks that `rest`, which begins with a slash, is a single segment, and returns it.
 fn one_segment<'a>(rest: &'a str, kind: &str) -> Result<&'a str, Refusal> {
     match rest.strip_prefix('/') {
         Some(segment) if !segment.is_empty() && !segment.contains('/') => Ok(segment),
@@ -160,15 +160,15 @@ fn bounded_key<'a>(key: Cow<'a, str>, rest: &str, kind: &str) -> Result<Cow<'a, 
     }
 }
 
-/// Levels of a key, as a destination spells them.
+/// How the levels of a key are written in a destination.
 const LEVELS: Spelling = Spelling::new(b'.', is_special);
 
-/// What has no plain spelling within a level of a key.
+/// Whether the octet must be escaped within a level of a key.
 fn is_special(octet: u8) -> bool {
     matches!(octet, b'.' | b'/' | 0x7f | ..0x20)
 }
 
-/// A topic's key in the dot dialect.
+/// A key written in a destination, in the dot dialect.
 fn key_from_stomp(text: &str) -> Cow<'_, str> {
     if text.contains('%') {
         Cow::Owned(LEVELS.respell(text, Spelling::DOT))
@@ -177,7 +177,8 @@ fn key_from_stomp(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Undoes every `%XX` of a queue's or exchange's name. What is no escape, or would not be UTF-8, stays as it is written.
+/// Decodes every `%XX` in the name of a queue or an exchange. Invalid escapes, and those that would not give UTF-8,
+/// stay as written.
 fn decode(text: &str) -> Cow<'_, str> {
     let octets = text.as_bytes();
     if !octets.contains(&b'%') {
@@ -282,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_destination_is_named() {
+    fn an_invalid_destination_is_named_in_the_error() {
         assert_eq!(
             refused("/queue/bah/baz"),
             "'/bah/baz' is not a valid queue destination\n"
@@ -370,7 +371,7 @@ mod tests {
             destinations.insert(text);
         }
         assert_eq!(destinations.len(), keys.len());
-        // And the other way: two destinations are two keys, and each comes back as it was written.
+        // The other way: two destinations are two keys, and each key gives its destination back.
         for text in keys.iter().filter(|text| !text.contains(['/', '\u{1}'])) {
             let text = format!("/topic/{text}");
             let Ok(Destination::Topic(key)) = Destination::parse(&text) else {

@@ -1,6 +1,6 @@
-//! What a peer can get wrong, each with the words of the ERROR frame that says so.
+//! Errors of a client, each with the text of its ERROR frame.
 //!
-//! The texts are RabbitMQ's, to the letter: clients and test suites compare them.
+//! The texts are RabbitMQ's, letter for letter: clients and test suites compare them.
 
 use gatepost_core::fault::{Fault, FaultKind};
 use std::borrow::Cow;
@@ -13,7 +13,7 @@ pub(crate) struct Refusal {
     pub(crate) message: &'static str,
     /// The body.
     pub(crate) body: Cow<'static, str>,
-    /// Closes the connection even where `keep_open_on_error` is set.
+    /// Closes the connection even if `keep_open_on_error` is set.
     pub(crate) fatal: bool,
 }
 
@@ -66,7 +66,7 @@ impl Refusal {
         Refusal::fatal("Bad CONNECT", "non-loopback access denied")
     }
 
-    /// The vhost `vhost` does not exist or is not for this user; or there is no room for one more connection.
+    /// The vhost `vhost` does not exist or is not open to this user, or has no room for another connection.
     pub(crate) fn vhost_refused(vhost: &str, fault: &Fault) -> Refusal {
         let body = match fault.kind {
             FaultKind::NotFound | FaultKind::AccessRefused => format!("Virtual host '{vhost}' access denied"),
@@ -96,7 +96,7 @@ impl Refusal {
         )
     }
 
-    /// `rest` is what follows the prefix that named the `kind`.
+    /// `rest` is the text after the prefix that stands for the `kind`.
     pub(crate) fn invalid_destination(rest: &str, kind: &str) -> Refusal {
         Refusal::new(
             "Invalid destination",
@@ -219,7 +219,7 @@ impl Refusal {
         Refusal::new("Message not found", format!("unknown delivery tag {number}\n"))
     }
 
-    /// The engine knows no such delivery.
+    /// The engine does not know the delivery.
     pub(crate) fn settle_failed(fault: &Fault) -> Refusal {
         Refusal::new("Message not found", format!("{fault}\n"))
     }
@@ -253,7 +253,7 @@ impl Refusal {
     }
 }
 
-/// The `message` header for a refusal by the engine: AMQP's names of the conditions, as RabbitMQ has it.
+/// The `message` header for an error of the engine: AMQP's names of conditions, as in RabbitMQ.
 fn fault_word(kind: FaultKind) -> &'static str {
     match kind {
         FaultKind::NotFound => "not_found",

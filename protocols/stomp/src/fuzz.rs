@@ -1,4 +1,4 @@
-//! The bodies of the fuzz targets, and a test that feeds them pseudo-random octets and mutated conversations.
+//! The bodies of the fuzz targets, and a test that runs them over pseudo-random octets and mutated conversations.
 
 mod engine;
 
@@ -21,10 +21,11 @@ use std::time::Duration;
 
 type DecodedFrame = (Verb, String, Vec<(String, String)>, Vec<u8>);
 
-/// Decodes `data` (behind an octet for the version and one for the size of the pieces) as a client's frames.
+/// Decodes `data` as a client's frames. Its first octet chooses the version, its second the size of the pieces.
 ///
 /// # Panics
-/// If the pieces say something else than the whole, or if a frame, encoded again, reads differently.
+/// If the input in pieces decodes differently from the whole input, or if an encoded frame does not decode to the same
+/// frame.
 pub fn fuzz_codec(data: &[u8]) {
     let [version, chunk, input @ ..] = data else { return };
     let version = [None, Some(Version::V1_0), Some(Version::V1_1), Some(Version::V1_2)][usize::from(version % 4)];
@@ -61,11 +62,10 @@ pub fn fuzz_codec(data: &[u8]) {
     }
 }
 
-/// Runs a connection through the steps `data` spells: octets from the client, answers and deliveries from a small
-/// engine, time.
+/// Drives a session by the steps in `data`: octets from the client, answers and deliveries from a small engine, time.
 ///
 /// # Panics
-/// If the session says something that is no STOMP, or asks the engine for something senseless.
+/// If the session writes anything that is not valid STOMP, or sends the engine an invalid command.
 pub fn fuzz_session(data: &[u8]) {
     let mut data = data.iter().copied();
     let mut next = || data.next();
@@ -126,7 +126,7 @@ fn decode(version: Option<Version>, input: &[u8], chunk: usize) -> (Vec<DecodedF
     }
 }
 
-/// A destination that is understood can be written, and then means the same.
+/// A parsed destination, written and parsed again, must be the same destination.
 fn check_destination(headers: &[(String, String)]) {
     let Some((_, text)) = headers.iter().find(|(name, _)| name == "destination") else {
         return;
@@ -155,7 +155,7 @@ fn check_destination(headers: &[(String, String)]) {
     }
 }
 
-/// What travels can be read again, by STOMP and by others.
+/// The stored properties must be readable by STOMP and by other protocols.
 fn check_properties(headers: &[(String, String)]) {
     let mut copy = Headers::default();
     copy.start("SEND");
@@ -188,7 +188,7 @@ fn check_properties(headers: &[(String, String)]) {
     }
 }
 
-/// A session, its driver, and what is known about both.
+/// A session, its driver, and the state that the checks need.
 struct Run {
     session: Box<dyn Session>,
     now: Now,
@@ -197,7 +197,7 @@ struct Run {
     engine: Engine,
     closed: Option<Close>,
     keep_open: bool,
-    /// Reads what the session writes.
+    /// Decodes what the session writes.
     reader: Decoder,
     connected: bool,
     random: u64,
@@ -252,7 +252,7 @@ impl Run {
     }
 
     fn answer(&mut self, detail: u8) {
-        // The high bits say whether something fails, the low ones how much is answered.
+        // The high bits say whether something fails, the low ones how many commands are answered.
         let failing = detail >= 0xe0;
         for _ in 0..=detail % 16 {
             let mut events = self.engine.answer(failing);
@@ -318,7 +318,7 @@ impl Run {
         }
     }
 
-    /// Whole frames, of a server, in an order that makes sense.
+    /// Checks that the output consists of whole server frames in a possible order.
     fn check_output(&mut self, out: &[u8], closes: bool) {
         let settings = Settings::default();
         let mut rest = out;
@@ -425,10 +425,10 @@ mod tests {
         "DISCONNECT\n\n\0",
     ];
 
-    /// Indices into [`FRAMES`] in an order that makes sense, for a client of STOMP 1.2.
+    /// Indices into [`FRAMES`] in a sensible order, for a client of STOMP 1.2.
     const TOUR: [usize; 18] = [5, 6, 0, 12, 16, 3, 13, 17, 2, 7, 14, 8, 15, 9, 10, 11, 1, 20];
 
-    /// Steps of [`fuzz_session`] that spell a conversation, valid but for what chance does to it.
+    /// Steps of [`fuzz_session`] for a conversation. It is valid, except where `damage` mutates it.
     fn conversation(random: &mut Random, damage: bool) -> Vec<u8> {
         let orderly = random.below(2) == 0;
         let mut frames = vec![CONNECTS[if orderly { 2 + random.below(2) } else { random.below(4) }]];
@@ -443,7 +443,7 @@ mod tests {
         }
         let mut steps = vec![random.next() as u8];
         for frame in frames {
-            // The session's part of an ack id comes of the first random number; see `Run`.
+            // The session's part of an ack id comes from the first random number; see `Run`.
             let mut octets = frame.replace("T_@", &format!("T_{}@", nonce())).into_bytes();
             if damage && random.below(20) == 0 {
                 let at = random.below(octets.len());
@@ -476,7 +476,7 @@ mod tests {
         base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(first.to_be_bytes())
     }
 
-    /// Says which seed it was, should anything panic.
+    /// Prints the seed if a test panics.
     struct Seed(u64);
     impl Drop for Seed {
         fn drop(&mut self) {
@@ -487,7 +487,7 @@ mod tests {
     }
 
     #[test]
-    fn pseudo_random_octets_do_no_harm() {
+    fn pseudo_random_octets_break_nothing() {
         for seed in 1..4000 {
             let _seed = Seed(seed);
             let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -507,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn conversations_valid_and_mutated_make_sense() {
+    fn conversations_valid_and_mutated_break_nothing() {
         for seed in 1..6000 {
             let _seed = Seed(seed);
             let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));

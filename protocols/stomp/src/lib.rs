@@ -5,13 +5,14 @@
 //!   octets ◄───────── frame ◄─ session ◄─ Event ◄─── engine
 //! ```
 //!
-//! A destination is an address of the engine: `/queue/N` a queue behind the default exchange, `/topic/K` a key of the
-//! topic exchange, `/exchange/E/K` any exchange. Publishing uses channel 0; each subscription has a channel of its own,
-//! so that a cumulative ACK settles that subscription and no other (STOMP 1.2 SUBSCRIBE, `ack:client`).
+//! A destination is an address in the engine: `/queue/N` is a queue behind the default exchange, `/topic/K` a key of
+//! the topic exchange, `/exchange/E/K` any exchange. Channel 0 publishes. Each subscription has a channel of its own,
+//! so that a cumulative ACK settles that subscription alone (STOMP 1.2 SUBSCRIBE, `ack:client`).
 //!
-//! What this crate does not do: sockets, TLS, WebSocket framing (the gateway joins messages into one octet stream), and
-//! deciding who may do what (the engine does). Of ActiveMQ's extensions, `selector`, `browser`, message groups and the
-//! like are answered `Unsupported header` rather than ignored: a consumer that asked for a filter must not get everything.
+//! This crate does not do: sockets, TLS, WebSocket framing (the gateway joins messages into one octet stream),
+//! decisions about who may do what (the engine makes them). Of ActiveMQ's extensions, `selector`, `browser`, message
+//! groups and the like are answered with `Unsupported header` rather than ignored: a consumer that asked for a filter
+//! must not get everything.
 
 mod codec;
 mod destination;
@@ -37,7 +38,7 @@ use gatepost_core::session::{Description, FirstBytes, Protocol, Session, WebSock
 use gatepost_core::time::Now;
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// What the gateway knows of STOMP.
+/// How the gateway describes and starts STOMP.
 pub const PROTOCOL: Description = Description {
     name: NAME,
     port: Some(61613),
@@ -47,7 +48,7 @@ pub const PROTOCOL: Description = Description {
     nameless_logins: true,
     strangers_are_nameless: false,
     first_bytes,
-    // The version is agreed on in CONNECT; some clients offer no subprotocol.
+    // CONNECT negotiates the version, so some clients offer no subprotocol.
     websocket: Some(&WebSocket {
         port: Some(15674),
         tls_port: Some(15673),
@@ -64,11 +65,11 @@ pub const PROTOCOL: Description = Description {
 
 const NAME: &str = "stomp";
 
-/// STOMP 1.2 CONNECT: the first frame is CONNECT or STOMP. Line ends before it are heart-beats that came early.
+/// STOMP 1.2 CONNECT: the first frame is CONNECT or STOMP. Line ends before it are early heart-beats.
 fn first_bytes(bytes: &[u8]) -> FirstBytes {
     let start = bytes.iter().take_while(|b| matches!(b, b'\r' | b'\n')).count();
     let frame = bytes.get(start..).unwrap_or_default();
-    // With the line's end: other protocols have a CONNECT, too.
+    // The line's end is part of the test, because other protocols have a CONNECT too.
     let lines = [&b"CONNECT\n"[..], b"CONNECT\r\n", b"STOMP\n", b"STOMP\r\n"];
     let answers = lines.map(|line| FirstBytes::starts_with(frame, line));
     let is = |answer| answers.contains(&answer);
@@ -79,16 +80,16 @@ fn first_bytes(bytes: &[u8]) -> FirstBytes {
     }
 }
 
-/// The protocol: makes a session per connection.
+/// The protocol: makes a session for each connection.
 pub struct Stomp {
-    /// What new sessions are given; replaced by a reload.
+    /// Settings of new sessions; a reload replaces them.
     settings: RwLock<Arc<Settings>>,
-    /// What messages of other protocols lost on their way out.
+    /// Counts properties of other protocols' messages that STOMP cannot express.
     drops: Arc<Drops>,
 }
 
 impl Stomp {
-    /// STOMP under these settings.
+    /// STOMP with these settings.
     pub fn new(settings: Settings) -> Stomp {
         Stomp {
             settings: RwLock::new(Arc::new(settings)),

@@ -1,6 +1,6 @@
 //! Messages of other protocols as STOMP header lines.
 //!
-//! The way back, from a SEND's headers to neutral properties, is [`crate::properties`].
+//! The other direction, from a SEND's headers to neutral properties, is in [`crate::properties`].
 
 use crate::destination::push_reply_to;
 use crate::frame::Version;
@@ -57,7 +57,8 @@ pub(crate) fn push_foreign(out: &mut Vec<u8>, context: &Context<'_>, message: &M
             text(name, &value.to_string());
         }
     }
-    // RabbitMQ shows an AMQP delivery mode of 1 as `persistent:1`, which clients take for true.
+    // RabbitMQ shows an AMQP delivery mode of 1 as `persistent:1`, which clients take for true. So it is written for
+    // durable messages only.
     if message.envelope().durable {
         text("persistent", "true");
     }
@@ -75,7 +76,7 @@ pub(crate) fn push_foreign(out: &mut Vec<u8>, context: &Context<'_>, message: &M
     }
 }
 
-/// Milliseconds to live: as the sender wrote them, or from MQTT, whose seconds count down, what is left.
+/// Time to live in milliseconds: the sender's value, or for MQTT, whose expiry counts down, the time left.
 fn expiration_ms(message: &Message, properties: &Properties, now: Wall) -> Option<u64> {
     let envelope = message.envelope();
     match (envelope.dialect, envelope.deadline) {
@@ -84,7 +85,7 @@ fn expiration_ms(message: &Message, properties: &Properties, now: Wall) -> Optio
     }
 }
 
-/// Headers that say what a property says; those above were written from the properties alone.
+/// Headers that were already written from a property.
 fn is_mapped(name: &str) -> bool {
     matches!(
         name,
@@ -105,7 +106,8 @@ fn is_mapped(name: &str) -> bool {
     )
 }
 
-/// What has no text is dropped: tables, lists, octets that are not UTF-8. Returns whether it was written.
+/// Writes a header. Values without a text form are dropped: tables, lists, octets that are not UTF-8. Returns whether
+/// it was written.
 fn push_value(out: &mut Vec<u8>, version: Version, name: &str, value: &Value) -> bool {
     let mut text = |value: &dyn std::fmt::Display| push_line(out, version, name, value.to_string().as_bytes());
     match value {
@@ -135,7 +137,7 @@ mod tests {
         counted(Version::V1_2, envelope, properties).0
     }
 
-    /// The lines, and how many headers were dropped.
+    /// The lines, and the number of dropped headers.
     fn counted(version: Version, envelope: Envelope, properties: &Properties) -> (String, u64) {
         let message = Message::new(envelope, "amq.topic", "a", b"", b"");
         let (codecs, drops) = (Codecs::default(), Drops::default());
@@ -215,7 +217,7 @@ mod tests {
             ..Properties::default()
         };
         let expected = "sev:3\non:true\nnone:\nhalf:0.5\ntwice:a\\c1\ntwice:2\n";
-        // The list, the octets, and the two that only the server may say.
+        // Dropped are the list, the octets, and the two headers that only the server may set.
         assert_eq!(
             counted(Version::V1_2, Envelope::default(), &properties),
             (expected.to_owned(), 4)
@@ -223,7 +225,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_a_version_cannot_say_is_dropped_and_counted() {
+    fn a_name_that_a_version_cannot_express_is_dropped_and_counted() {
         let mut headers = Table::default();
         headers.push("a:b", Value::Int(1, 32));
         headers.push("", Value::Int(1, 32));

@@ -1,4 +1,4 @@
-//! The properties of a message that came in by STOMP: the header lines of its SEND that travel.
+//! The stored properties of a message that came in by STOMP: those header lines of its SEND that are passed on.
 //!
 //! ```text
 //!   ┌ 1 byte ┬ lines ─────────────────────────────────────┐
@@ -7,10 +7,11 @@
 //!   marks: bit 0: some escape occurs; bit 1: `\r` occurs; the others are 0
 //! ```
 //!
-//! Names and values are UTF-8 with the escapes of STOMP 1.2, so that a 1.2 peer gets the lines as they lie here, and a
-//! 1.0 or 1.1 peer does unless a mark says otherwise. No header at all is no byte at all. **This is stored on disk under
-//! origin code 3: it may be extended, never changed.** What the server itself says in a MESSAGE is not in here
-//! ([`is_server_owned`]), nor is what the envelope says (`x-mqtt-retain`, a `persistent` that is not true).
+//! Names and values are UTF-8 with the escapes of STOMP 1.2. A 1.2 client gets the stored lines unchanged; so does a
+//! 1.0 or 1.1 client, unless a mark says otherwise. Without headers nothing is stored, not even the marks. **This is
+//! stored on disk under origin code 3: it may be extended, never changed.** Left out are headers that the server itself
+//! sends in a MESSAGE ([`is_server_owned`]), and those that the envelope already holds (`x-mqtt-retain`, a `persistent`
+//! that is not true).
 
 use crate::destination::Destination;
 use crate::frame::escape::{escape, unescape};
@@ -50,7 +51,7 @@ impl PropertyCodec for StompProperties {
                 "user-id" => properties.user_id = Some(value.into()),
                 "priority" => properties.priority = value.trim().parse().ok(),
                 "expiration" => properties.expiration_ms = value.trim().parse().ok(),
-                // A number is the sender's clock; anything else is just a header of that name.
+                // A number is a time of the sender; any other value is just a header of that name.
                 "timestamp" if value.trim().parse::<u64>().is_ok() => properties.timestamp = value.trim().parse().ok(),
                 "persistent" => {}
                 _ => properties.headers.push(name, Value::text(&value)),
@@ -70,8 +71,8 @@ impl PropertyCodec for StompProperties {
     }
 }
 
-/// Headers whose meaning is this connection's or this delivery's. A sender that could set them would forge them
-/// (RabbitMQ passes them on).
+/// Headers about this connection or this delivery. They are not passed on, because a sender could forge what the server
+/// says. (RabbitMQ passes them on.)
 pub(crate) fn is_server_owned(name: &str) -> bool {
     matches!(
         name,
@@ -86,7 +87,8 @@ pub(crate) fn is_server_owned(name: &str) -> bool {
     )
 }
 
-/// Writes what travels of a SEND's headers. `reply_to` stands in for a temporary queue's; `expiration_ms` is added.
+/// Writes those headers of a SEND that are passed on. `reply_to` replaces a temporary queue's name; `expiration_ms` is
+/// added.
 pub(crate) fn write(headers: &Headers, reply_to: Option<&str>, expiration_ms: Option<u64>, out: &mut Vec<u8>) {
     out.clear();
     out.push(0);
@@ -118,7 +120,7 @@ pub(crate) fn write(headers: &Headers, reply_to: Option<&str>, expiration_ms: Op
         return;
     }
     let mut marks = 0;
-    // A backslash only ever begins an escape.
+    // A backslash always begins an escape.
     if memchr::memchr(b'\\', out).is_some() {
         marks = ESCAPED;
         if out.windows(2).any(|pair| pair == b"\\r") {
@@ -147,7 +149,7 @@ pub(crate) fn push_lines(raw: &[u8], version: Version, out: &mut Vec<u8>) {
     }
 }
 
-/// Appends one header line for a peer of `version`. STOMP 1.0 cannot express a name with a colon: such a line is left
+/// Appends one header line for a client of `version`. STOMP 1.0 cannot express a name with a colon: such a line is left
 /// out. Returns whether it was written.
 pub(crate) fn push_line(out: &mut Vec<u8>, version: Version, name: &str, value: &[u8]) -> bool {
     if name.is_empty() || (version == Version::V1_0 && name.contains(':')) {
@@ -160,7 +162,7 @@ pub(crate) fn push_line(out: &mut Vec<u8>, version: Version, name: &str, value: 
     true
 }
 
-/// Names and values, unescaped. Damaged lines are left out.
+/// Names and values, unescaped. Damaged lines are skipped.
 fn lines(raw: &[u8]) -> impl Iterator<Item = (String, String)> {
     let text = raw.get(1..).unwrap_or(&[]);
     text.split(|octet| *octet == b'\n').filter_map(|line| {
@@ -195,7 +197,7 @@ mod tests {
         String::from_utf8(out).expect("lines are UTF-8")
     }
 
-    /// The bytes on disk. If this test has to change, old logs no longer read.
+    /// The bytes on disk. If this test has to change, old logs can no longer be read.
     #[test]
     fn the_encoding_on_disk_stays_as_it_is() {
         assert_eq!(written(&[("destination", "/queue/a")]), b"");
@@ -225,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sender_cannot_forge_what_the_server_says() {
+    fn a_sender_cannot_forge_the_servers_headers() {
         let forged = [
             "receipt",
             "transaction",
@@ -243,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn each_version_gets_what_it_can_say() {
+    fn each_version_gets_the_headers_it_can_express() {
         let raw = written(&[("a:b", "1"), ("foo", "c:d\r\\")]);
         assert_eq!(pushed(&raw, Version::V1_2), "a\\cb:1\nfoo:c\\cd\\r\\\\\n");
         assert_eq!(pushed(&raw, Version::V1_1), "a\\cb:1\nfoo:c\\cd \\\\\n");

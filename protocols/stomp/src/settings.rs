@@ -1,45 +1,45 @@
-//! What an operator can set about STOMP: defaults, intervals and limits.
+//! What an operator can configure for STOMP: defaults, intervals and limits.
 
 use gatepost_core::keys::{Applies, Key, Kind, Values};
 use gatepost_core::properties::Name;
 use std::time::Duration;
 
-/// Settings of the STOMP protocol. `Default` is right for most.
+/// Settings of STOMP. The defaults suit most uses.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// Virtual host of a CONNECT without `host`, or whose `host` is the server's address.
     pub default_vhost: Name,
-    /// Exchange that `/topic/…` means.
+    /// The exchange behind `/topic/…`.
     pub topic_exchange: Name,
-    /// From the first octet awaited to CONNECTED.
+    /// Time from the accepted socket to CONNECTED. A slower client is disconnected.
     pub login_timeout: Duration,
-    /// Heart-beat intervals below are raised to this.
+    /// Minimum heart-beat interval. A smaller one is raised to it.
     pub heart_beat_min: Duration,
-    /// Heart-beat intervals above are lowered to this.
+    /// Maximum heart-beat interval. A larger one is lowered to it.
     pub heart_beat_max: Duration,
-    /// Body of a SEND at most, in bytes.
+    /// Maximum size of a SEND's body, in bytes.
     pub max_message_size: usize,
-    /// Unsettled deliveries of a subscription with client acknowledgement that names no limit; 0 for none.
+    /// Maximum unsettled deliveries of a subscription with client acknowledgement that names no limit; 0: unlimited.
     pub default_prefetch: u32,
-    /// Whether a NACK without `requeue` gives the message back to its queue (else it is dead-lettered).
+    /// Whether a NACK without `requeue` requeues the message. If not, it is dead-lettered.
     pub default_nack_requeue: bool,
-    /// Go on after those ERROR frames after which RabbitMQ goes on. STOMP 1.2 ERROR forbids it.
+    /// Keep the connection open after those ERROR frames after which RabbitMQ does. STOMP 1.2 ERROR forbids it.
     pub keep_open_on_error: bool,
-    /// Bytes of one frame's headers at most, command included.
+    /// Maximum bytes of a frame's headers, the command included.
     pub header_bytes_max: usize,
-    /// Distinct headers of a frame at most.
+    /// Maximum distinct headers of a frame.
     pub headers_max: usize,
-    /// Bytes of a header's name or value at most, as they are on the wire.
+    /// Maximum bytes of a header's name or value, as on the wire.
     pub header_part_bytes_max: usize,
-    /// Bytes of a frame before login at most.
+    /// Maximum bytes of a frame before login.
     pub login_frame_bytes_max: usize,
-    /// Subscriptions of a connection at most; 65,535 is the highest that makes a difference.
+    /// Maximum subscriptions of a connection. Each needs a channel, so values over 65,535 act as 65,535.
     pub subscriptions_max: usize,
-    /// Open transactions of a connection at most.
+    /// Maximum open transactions of a connection.
     pub transactions_max: usize,
-    /// Frames in a transaction at most.
+    /// Maximum frames in a transaction.
     pub transaction_actions_max: usize,
-    /// Bytes of messages in all open transactions of a connection at most.
+    /// Maximum bytes of messages and receipts in all open transactions of a connection.
     pub transaction_bytes_max: usize,
 }
 
@@ -68,7 +68,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The settings that these values stand for.
+    /// Reads the settings from the configuration's values.
     pub fn read(values: &Values) -> Settings {
         let mut s = Settings::default();
         values.set("stomp.default_vhost", &mut s.default_vhost);
@@ -81,11 +81,11 @@ impl Settings {
     }
 }
 
-/// The keys that STOMP alone reads.
+/// The configuration keys that only STOMP reads.
 pub(crate) const KEYS: &[Key] = &[Key {
     name: "stomp.default_vhost",
     kind: Kind::Checked {
-        expected: "\"/\" (other vhosts are not supported yet)",
+        expected: "\"/\" (set a listener's `vhost` for another one)",
         check: |vhost| vhost == "/",
     },
     default: "\"/\"",

@@ -1,7 +1,7 @@
-//! Class 30, access: of 0-8, kept for old clients that ask for a ticket before anything else.
+//! Class 30, access. Removed after AMQP 0-8; kept because old clients request a ticket before anything else.
 
 super::methods! {
-    /// AMQP 0-8 `access.request`, answered with a ticket that means nothing.
+    /// AMQP 0-8 `access.request`. The ticket in the answer has no meaning.
     Access<'a> = 30 {
         Request = 10 { realm: &'a str; [exclusive, passive, active, write, read] }
         RequestOk = 11 { ticket: u16 }

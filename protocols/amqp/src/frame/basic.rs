@@ -5,7 +5,7 @@ use super::{METHOD, put_frame};
 use gatepost_core::properties::Table;
 
 super::methods! {
-    /// AMQP 0-9-1 1.8, with RabbitMQ's `nack` and its use of `ack` and `cancel` towards the client.
+    /// AMQP 0-9-1 1.8, with RabbitMQ's extensions: `nack`, and `ack` and `cancel` sent by the server.
     Basic<'a> = 60 {
         Qos = 10 { size: u32, count: u16; [global] }
         QosOk = 11 {}
@@ -32,7 +32,8 @@ super::methods! {
     }
 }
 
-/// Writes `basic.deliver` from octets that are known to be UTF-8: once per delivery, so it must not look at them again.
+/// Writes `basic.deliver`. The strings are octets known to be UTF-8: this runs for each delivery and must not check
+/// them again.
 pub(crate) fn put_deliver(
     out: &mut Vec<u8>,
     channel: u16,

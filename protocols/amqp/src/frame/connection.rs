@@ -1,4 +1,4 @@
-//! Class 10, connection: the handshake, and what concerns the connection as a whole.
+//! Class 10, connection: the handshake, and methods about the connection as a whole.
 
 use gatepost_core::properties::Table;
 

@@ -5,7 +5,7 @@
 //!   │ reply-to ss │ expiration ss │ message-id ss │ timestamp u64 │ type ss │ user-id ss │ app-id ss │ cluster-id ss
 //! ```
 //!
-//! A property is there if its flag is; bit 0 of the flags says that another word of flags follows.
+//! A property is present if its flag is set. Bit 0 of the flags says that another word of flags follows.
 
 use super::field::{Field, Flaw, Parsed, long, put_long, put_short, short};
 use super::{HEADER, put_frame, table};
@@ -17,7 +17,7 @@ pub(crate) struct ContentHeader<'a> {
     pub(crate) weight: u16,
     /// Octets of body announced.
     pub(crate) size: u64,
-    /// Flags and values, not interpreted.
+    /// Flags and values, not decoded.
     pub(crate) properties: &'a [u8],
 }
 
@@ -36,7 +36,7 @@ impl<'a> ContentHeader<'a> {
     }
 }
 
-/// Writes a header frame for class 60. `properties` writes flags and values.
+/// Writes a header frame of class 60. `properties` writes the flags and the values.
 pub(crate) fn put_header(out: &mut Vec<u8>, channel: u16, size: u64, properties: impl FnOnce(&mut Vec<u8>)) {
     put_frame(out, HEADER, channel, |out| {
         out.extend_from_slice(&[0, 60, 0, 0]);
@@ -45,7 +45,7 @@ pub(crate) fn put_header(out: &mut Vec<u8>, channel: u16, size: u64, properties:
     });
 }
 
-/// A property list, its values borrowed. Absent is not the same as empty.
+/// A decoded property list with borrowed values. An absent property differs from an empty one.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct BasicProperties<'a> {
     pub(crate) content_type: Option<&'a [u8]>,
@@ -82,13 +82,13 @@ const CLUSTER_ID: u16 = 0x0004;
 const CONTINUATION: u16 = 0x0001;
 
 impl<'a> BasicProperties<'a> {
-    /// Decodes flags and values: all of `raw`, no more and no less. The headers' own content is checked too.
+    /// Decodes flags and values. `raw` must contain nothing else. The headers table is checked too.
     pub(crate) fn decode(raw: &'a [u8]) -> Result<BasicProperties<'a>, Flaw> {
         let (mut rest, flags) = u16::decode(raw)?;
         let mut word = flags;
         while word & CONTINUATION != 0 {
             (rest, word) = u16::decode(rest)?;
-            // No property is defined in a further flag word, so the length of its value is unknown.
+            // No property is defined in a further flag word, so the length of its value would be unknown.
             if word & !CONTINUATION != 0 {
                 return Err(Flaw::Syntax);
             }

@@ -3,7 +3,7 @@
 use gatepost_core::properties::Table;
 
 super::methods! {
-    /// AMQP 0-9-1 1.6, with RabbitMQ's bindings between exchanges. Its `unbind-ok` is 51, not 41.
+    /// AMQP 0-9-1 1.6, with RabbitMQ's bindings between exchanges. RabbitMQ's number of `unbind-ok` is 51, not 41.
     Exchange<'a> = 40 {
         Declare = 10 {
             ticket: u16, exchange: &'a str, kind: &'a str;

@@ -1,4 +1,4 @@
-//! Primitive fields: integers, short and long strings, tables; how each is read and written (AMQP 0-9-1 4.2.5).
+//! Primitive fields: integers, short and long strings, tables; their decoding and encoding (AMQP 0-9-1 4.2.5).
 
 use super::table;
 use gatepost_core::properties::Table;
@@ -7,7 +7,7 @@ use nom::error::{ErrorKind, ParseError};
 use nom::number::complete::{be_u8, be_u16, be_u32, be_u64};
 use nom::{IResult, Parser};
 
-/// What is wrong with octets that do not decode.
+/// Why octets could not be decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flaw {
     /// Too short, too long, or an unknown letter.
@@ -36,10 +36,10 @@ impl From<nom::Err<Flaw>> for Flaw {
     }
 }
 
-/// The result of a parser over a slice that is complete: the rest, and what was read.
+/// The result of a parser over complete input: the remaining octets, and the value.
 pub(crate) type Parsed<'a, T> = IResult<&'a [u8], T, Flaw>;
 
-/// A field of a method, by its Rust type.
+/// A type that a method's field can have.
 pub(crate) trait Field<'a>: Sized {
     fn decode(input: &'a [u8]) -> Parsed<'a, Self>;
     fn encode(&self, out: &mut Vec<u8>);
@@ -81,7 +81,7 @@ impl<'a> Field<'a> for u64 {
     }
 }
 
-/// A short string. RabbitMQ insists on UTF-8 in methods, and clients rely on the 501.
+/// A short string. It must be UTF-8: RabbitMQ answers anything else with 501, and clients rely on that.
 impl<'a> Field<'a> for &'a str {
     fn decode(input: &'a [u8]) -> Parsed<'a, &'a str> {
         let (rest, octets) = short(input)?;
@@ -128,11 +128,11 @@ pub(crate) fn long(input: &[u8]) -> Parsed<'_, &[u8]> {
     take(length).parse(rest)
 }
 
-/// Octets of a short string, at most.
+/// Maximum length of a short string, in octets.
 pub(crate) const SHORT_MAX: usize = 255;
 
-/// Writes a short string. Only texts for people (reasons of a close) are ever longer than it can be; those are cut at a UTF-8
-/// boundary. Whoever writes a name or a key makes sure that it fits.
+/// Writes a short string. A longer one is cut at a UTF-8 boundary; only texts for people (the reason of a close) may be
+/// that long. The caller makes sure that a name or a key fits: cut, it would be another name.
 pub(crate) fn put_short(out: &mut Vec<u8>, octets: &[u8]) {
     let octets = cut(octets, SHORT_MAX);
     out.push(octets.len() as u8);
@@ -141,7 +141,10 @@ pub(crate) fn put_short(out: &mut Vec<u8>, octets: &[u8]) {
 
 /// Writes a long string.
 pub(crate) fn put_long(out: &mut Vec<u8>, octets: &[u8]) {
-    debug_assert!(u32::try_from(octets.len()).is_ok(), "no string of ours is that long");
+    debug_assert!(
+        u32::try_from(octets.len()).is_ok(),
+        "no string that this server writes is that long"
+    );
     out.extend_from_slice(&(octets.len() as u32).to_be_bytes());
     out.extend_from_slice(octets);
 }

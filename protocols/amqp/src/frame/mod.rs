@@ -6,7 +6,7 @@
 //!   header payload:  class u16 │ weight u16 │ body size u64 │ property flags │ properties
 //! ```
 //!
-//! Both directions are here: what only clients send is encoded by tests, what only servers send is decoded by them.
+//! Both directions are here. Encoders of client methods and decoders of server methods exist for the tests.
 
 mod access;
 mod basic;
@@ -41,10 +41,10 @@ pub(crate) const HEARTBEAT: u8 = 8;
 pub(crate) const FRAME_END: u8 = 0xCE;
 /// Octets of type, channel and size.
 pub(crate) const HEAD: usize = 7;
-/// Octets a frame has besides its payload; frame-max counts them.
+/// Octets of a frame besides its payload. frame-max includes them.
 pub(crate) const OVERHEAD: usize = HEAD + 1;
 
-/// A frame found in the input. The payload is not interpreted, nor is the type.
+/// A frame found in the input. Its type and payload are not checked yet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Frame<'a> {
     pub(crate) kind: u8,
@@ -79,7 +79,8 @@ pub(crate) enum Method<'a> {
 }
 
 impl<'a> Method<'a> {
-    /// Decodes a method frame's payload. A flaw comes with the ids, as far as there are any.
+    /// Decodes a method frame's payload. An error comes with the class and method ids, zero where they could not be
+    /// read.
     pub(crate) fn decode(payload: &'a [u8]) -> Result<Method<'a>, (Flaw, (u16, u16))> {
         let [c0, c1, m0, m1, fields @ ..] = payload else {
             return Err((Flaw::Syntax, (0, 0)));
@@ -130,7 +131,7 @@ impl<'a> Method<'a> {
 }
 
 /// Defines a class: an enum with one variant per method, its decoder and its encoder. A method is written as in the
-/// specification: fields, then bits (which share one octet, first bit lowest), then more fields.
+/// specification: fields, then bits (they share one octet, the first bit is the lowest), then more fields.
 macro_rules! methods {
     (
         $(#[$class_meta:meta])*
@@ -159,7 +160,7 @@ macro_rules! methods {
         impl $(<$lt>)? $class $(<$lt>)? {
             pub(crate) const CLASS: u16 = $class_id;
 
-            /// Decodes the fields of `method`: all of `input`, no more and no less.
+            /// Decodes the fields of `method`. `input` must contain nothing else.
             pub(crate) fn decode(method: u16, input: & $($lt)? [u8]) -> Result<Self, $crate::frame::field::Flaw> {
                 match method {
                     $(

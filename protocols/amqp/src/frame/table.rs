@@ -1,7 +1,8 @@
-//! Field tables, with RabbitMQ's letters rather than the specification's (AMQP 0-9-1 4.2.5.5 and RabbitMQ's errata).
+//! Field tables, with RabbitMQ's type letters, which differ from the specification's (AMQP 0-9-1 4.2.5.5 and RabbitMQ's
+//! errata).
 //!
-//! The core's values are the wire's values one to one, so tables decode straight into them. Headers of a publish are
-//! only walked: [`check`] and [`Fields`] look at a table without building one.
+//! The core's values match the wire's one to one, so tables decode into them directly. The headers of a publish are not
+//! decoded: [`check`] and [`Fields`] walk over a table without building one.
 
 use super::field::{Flaw, Parsed, SHORT_MAX, long, put_long, put_short, short, with_length};
 use gatepost_core::properties::{Name, Table, Value};
@@ -9,10 +10,10 @@ use nom::Parser;
 use nom::bytes::complete::take;
 use nom::number::complete::be_u8;
 
-/// Tables and arrays nested deeper are refused.
+/// Maximum nesting of tables and arrays. It bounds the recursion of the decoder.
 const DEPTH_MAX: usize = 32;
 
-/// A value that was found but not interpreted: its letter, and its octets without a length in front.
+/// A value that is not decoded: its type letter, and its octets without the length in front.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Raw<'a> {
     pub(crate) letter: u8,
@@ -82,7 +83,7 @@ fn raw(input: &[u8]) -> Parsed<'_, Raw<'_>> {
     Ok((rest, Raw { letter, octets }))
 }
 
-/// The name of the type that `letter` stands for, as error texts have it.
+/// The name of the type that `letter` stands for, as RabbitMQ's error texts have it.
 pub(crate) fn type_name(letter: u8) -> &'static str {
     match letter {
         b'S' => "longstr",
@@ -105,12 +106,12 @@ pub(crate) fn type_name(letter: u8) -> &'static str {
     }
 }
 
-/// The letter a value is written with.
+/// The type letter that a value is written with.
 pub(crate) fn letter(value: &Value) -> u8 {
     match value {
         Value::Void => b'V',
         Value::Bool(_) => b't',
-        // A width that the value does not fit cannot come from the wire; 64 bits then.
+        // A value that does not fit its width cannot come from the wire; it is written with 64 bits.
         Value::Int(i, 8) if i8::try_from(*i).is_ok() => b'b',
         Value::Int(i, 16) if i16::try_from(*i).is_ok() => b's',
         Value::Int(i, 32) if i32::try_from(*i).is_ok() => b'I',
@@ -180,7 +181,7 @@ pub(crate) fn check(content: &[u8]) -> Result<(), Flaw> {
     Fields(content).try_for_each(|field| field?.1.check(DEPTH_MAX))
 }
 
-/// Decodes a table's content (without its length). Names that are not UTF-8 are made so: RabbitMQ lets them pass.
+/// Decodes a table's content (without its length). Invalid UTF-8 in names is replaced, as RabbitMQ accepts such names.
 pub(crate) fn decode(content: &[u8]) -> Result<Table, Flaw> {
     decode_at(content, DEPTH_MAX)
 }
@@ -195,7 +196,7 @@ fn decode_at(content: &[u8], depth: usize) -> Result<Table, Flaw> {
     Ok(table)
 }
 
-/// Writes a table with its length. A pair whose name is longer than a short string is left out.
+/// Writes a table with its length. A pair whose name is too long for a short string is left out.
 pub(crate) fn encode(out: &mut Vec<u8>, table: &Table) {
     with_length(out, |out| {
         for (name, value) in &table.0 {
@@ -204,7 +205,7 @@ pub(crate) fn encode(out: &mut Vec<u8>, table: &Table) {
     });
 }
 
-/// Writes one pair of a table's content; nothing if the name is longer than a short string.
+/// Writes one pair of a table's content, or nothing if the name is too long for a short string.
 pub(crate) fn put_pair(out: &mut Vec<u8>, name: &[u8], value: &Value) {
     if name.len() <= SHORT_MAX {
         put_short(out, name);
@@ -212,7 +213,7 @@ pub(crate) fn put_pair(out: &mut Vec<u8>, name: &[u8], value: &Value) {
     }
 }
 
-/// Writes a pair that was found in another table.
+/// Copies a pair from another table.
 pub(crate) fn put_raw_pair(out: &mut Vec<u8>, name: &[u8], value: Raw<'_>) {
     put_short(out, name);
     out.push(value.letter);

@@ -1,4 +1,4 @@
-//! The engine's answers, confirms and notices, in AMQP's words.
+//! Answers, confirms and notices of the engine, written as AMQP frames.
 
 use super::channel::{Channel, Env, Phase, REPLY_TO};
 use crate::error::Error;
@@ -6,7 +6,8 @@ use crate::frame::{Access, Basic, Confirm, Exchange, Queue, Tx};
 use crate::map;
 use gatepost_core::event::{Event, Op};
 
-/// Answers that the session makes itself. The engine echoes the token when the answers before it are due.
+/// Answers that the session makes itself. The engine echoes the token once all earlier commands are answered, which
+/// keeps answers in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
 pub(super) enum Deferred {
@@ -51,11 +52,11 @@ impl Deferred {
 }
 
 impl Channel {
-    /// An event for this channel, which is open, or being closed by its client.
+    /// Handles an event for this channel, which is open or being closed by its client.
     pub(super) fn event(&mut self, env: &mut Env<'_, '_>, event: Event) -> Result<(), Error> {
         let channel = env.number;
         match event {
-            // A closing channel gives back its unsettled deliveries, and would give back this one too.
+            // Closing the channel requeues its unsettled deliveries, this one included.
             Event::Deliver(_) if self.phase == Phase::Closing => {}
             Event::Deliver(delivery) => self.deliver(env, &delivery),
             Event::Confirmed { upto, .. } => self.confirm(env, upto),
@@ -70,7 +71,7 @@ impl Channel {
             Event::Done { op, consumer, .. } => self.done(env, op, consumer),
             Event::Failed { op, fault, .. } => return Err(map::reply(&fault, self.method_of(op)).into()),
             Event::QueueDeclared { queue, .. } => {
-                // Nobody else is told how many replies wait for a requester. RabbitMQ says 0 and 1 as well.
+                // How many replies wait for a requester is not told to others. RabbitMQ answers 0 and 1 too.
                 let (messages, consumers) = if queue.name.starts_with(REPLY_TO) {
                     (0, 1)
                 } else {
@@ -127,7 +128,7 @@ impl Channel {
                 }
             }
             Op::Commit => Tx::CommitOk {}.encode(channel, out),
-            // Answered by events of their own, other protocols' verbs, or an operator's.
+            // Answered by events of their own, or operations of other protocols or operators.
             Op::Publish
             | Op::Settle
             | Op::CloseChannel
@@ -143,9 +144,9 @@ impl Channel {
         }
     }
 
-    /// The queue under a consumer is gone. Clients are told if they know what to make of it.
+    /// The queue of a consumer was deleted. Clients that announced `consumer_cancel_notify` are told.
     fn consumer_gone(&mut self, env: &mut Env<'_, '_>, token: u32) {
-        // The client cancelled meanwhile: the answer to that is still to come, and says it.
+        // The client has cancelled meanwhile: `cancel-ok` is still to come and tells it.
         if self
             .consumer(token)
             .is_none_or(|consumer| consumer.cancelling.is_some())
@@ -163,7 +164,7 @@ impl Channel {
         }
     }
 
-    /// Acks up to `upto`, in as few methods as the refused ones among them allow.
+    /// Acks publishes up to `upto`, in as few methods as the nacks between them allow.
     fn confirm(&mut self, env: &mut Env<'_, '_>, upto: u64) {
         let (channel, out) = (env.number, &mut *env.cx.out);
         let passed = self.refused.partition_point(|number| *number <= upto);
@@ -198,7 +199,7 @@ impl Channel {
     }
 }
 
-/// Acks what is above `after`, up to and including `upto`.
+/// Acks publishes above `after`, up to and including `upto`.
 fn put_ack(out: &mut Vec<u8>, channel: u16, after: u64, upto: u64) {
     if upto > after {
         Basic::Ack {

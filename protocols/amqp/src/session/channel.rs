@@ -1,5 +1,5 @@
-//! One channel: its methods, turned into commands. Content is in `publishing`, what comes back in `answering` and
-//! `delivering`.
+//! One channel: turns its methods into commands. Content is in `publishing`; answers and deliveries are in `answering`
+//! and `delivering`.
 
 use super::Client;
 use super::answering::Deferred;
@@ -18,22 +18,22 @@ use gatepost_core::properties::{Name, Table};
 use gatepost_core::session::Cx;
 use std::collections::VecDeque;
 
-/// What a channel borrows of its connection for one frame or event.
+/// What a channel borrows from its connection for one frame or event.
 pub(super) struct Env<'e, 'c> {
     pub(super) cx: &'e mut Cx<'c>,
     /// The channel's number.
     pub(super) number: u16,
     pub(super) settings: &'e Settings,
-    /// Where what cannot be said is counted.
+    /// Counts what AMQP cannot express.
     pub(super) drops: &'e Drops,
     pub(super) client: &'e mut Client,
     pub(super) frame_max: u32,
-    /// Octets of unfinished messages and transactions of the connection, of which each channel knows its own.
+    /// Octets of unfinished messages and transactions of the whole connection. Each channel knows its own share.
     pub(super) unfinished_bytes: &'e mut usize,
 }
 
 impl Env<'_, '_> {
-    /// Counts octets that wait for the rest of a message or of a transaction.
+    /// Counts octets of an unfinished message or an uncommitted transaction.
     pub(super) fn count_unfinished(&mut self, octets: usize, method: (u16, u16)) -> Result<(), Error> {
         *self.unfinished_bytes += octets;
         let max = self.settings.unfinished_bytes_max;
@@ -44,7 +44,7 @@ impl Env<'_, '_> {
         Ok(())
     }
 
-    /// Has `answer` sent after the answers to everything before it.
+    /// Sends `answer` after the answers to all earlier commands.
     fn defer(&mut self, answer: Deferred) {
         self.cx.commands.push(Command::Echo {
             channel: self.number,
@@ -52,7 +52,7 @@ impl Env<'_, '_> {
         });
     }
 
-    /// Tells the engine, for those who list channels.
+    /// Tells the engine the channel's mode, which lists of channels show.
     fn set_mode(&mut self, mode: ChannelMode) {
         self.cx.commands.push(Command::SetMode {
             channel: self.number,
@@ -60,7 +60,7 @@ impl Env<'_, '_> {
         });
     }
 
-    /// `prefix` and 128 random bits.
+    /// A name made of `prefix` and 128 random bits.
     fn made_up(&mut self, prefix: &str) -> Name {
         let bits = u128::from((self.cx.random)()) << 64 | u128::from((self.cx.random)());
         let mut name = String::from(prefix);
@@ -74,18 +74,19 @@ impl Env<'_, '_> {
 pub(super) struct Channel {
     pub(super) phase: Phase,
     pub(super) mode: Mode,
-    /// The message being put together, between `basic.publish` and its last body frame.
+    /// The message being assembled, between `basic.publish` and its last body frame.
     pub(super) content: Option<Box<Content>>,
-    /// In ascending order of their tokens. Those being cancelled are among them.
+    /// In ascending order of their tokens, consumers that are being cancelled included.
     pub(super) consumers: Vec<Consumer>,
     next_consumer: ConsumerToken,
-    /// Class (queue or exchange) of each bind and unbind that awaits its answer: the engine's answer does not say it.
+    /// Class (queue or exchange) of each bind and unbind that awaits its answer. The engine's answer does not contain
+    /// it.
     pub(super) binds: VecDeque<u16>,
-    /// Number of the last publish that was acked or nacked.
+    /// Number of the last publish that was acked or nacked. Publishes are numbered from 1.
     pub(super) confirmed: u64,
-    /// Numbers above `confirmed` that are to be nacked, ascending.
+    /// Numbers above `confirmed` that are to be nacked, in ascending order.
     pub(super) refused: Vec<u64>,
-    /// The method last used to settle, for the close that names it.
+    /// The last method used to settle: an error closes the channel in its name.
     pub(super) settle_method: u16,
     /// Queue and consumer of direct reply-to.
     pub(super) replies: Option<(Name, ConsumerToken)>,
@@ -96,13 +97,13 @@ pub(super) struct Channel {
 pub(super) enum Phase {
     #[default]
     Open,
-    /// The client closed it; `close-ok` follows when the engine is done.
+    /// The client closed it; `close-ok` follows when the engine has answered.
     Closing,
-    /// We closed it; everything is discarded until the client's `close-ok`.
+    /// We closed it; everything before the client's `close-ok` is discarded.
     Discarding,
 }
 
-/// What a publish on the channel means.
+/// How the channel treats publishes.
 #[derive(Debug, Default)]
 pub(super) enum Mode {
     #[default]
@@ -121,18 +122,18 @@ pub(super) struct Consumer {
     pub(super) cancelling: Option<Cancelling>,
 }
 
-/// The client cancelled; deliveries may come until the engine answers.
+/// The client cancelled the consumer. Deliveries may still come until the engine answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cancelling {
-    /// Whether the client wants `cancel-ok`.
+    /// Whether the client expects `cancel-ok`.
     pub(super) reply: bool,
 }
 
-/// Consuming from this name means direct reply-to.
+/// A client that consumes from a queue of this name uses direct reply-to.
 pub(super) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
 impl Channel {
-    /// Octets of messages that are not complete or not committed.
+    /// Octets of its unfinished messages and uncommitted transactions.
     fn unfinished_bytes(&self) -> usize {
         let content = self.content.as_ref().map_or(0, |content| content.unfinished_bytes());
         match &self.mode {
@@ -141,7 +142,7 @@ impl Channel {
         }
     }
 
-    /// The client is done with it. Answers to what came before are still sent.
+    /// The client closes the channel. Earlier commands are still answered.
     pub(super) fn close(&mut self, cx: &mut Cx<'_>, number: u16, unfinished_bytes: &mut usize) {
         *unfinished_bytes -= self.unfinished_bytes();
         self.content = None;
@@ -153,7 +154,7 @@ impl Channel {
         });
     }
 
-    /// We are done with it: only the close handshake is left.
+    /// We closed the channel: everything but the close handshake is discarded.
     pub(super) fn discard(&mut self, unfinished_bytes: &mut usize) {
         *unfinished_bytes -= self.unfinished_bytes();
         *self = Channel {
@@ -162,7 +163,7 @@ impl Channel {
         };
     }
 
-    /// Any method but `channel.open`'s first and `basic.publish`.
+    /// Handles any method but the first `channel.open` and `basic.publish`.
     pub(super) fn method(&mut self, env: &mut Env<'_, '_>, method: Method<'_>) -> Result<(), Error> {
         let ids = method.ids();
         match method {
@@ -187,7 +188,7 @@ impl Channel {
                 self.close(env.cx, env.number, env.unfinished_bytes);
                 Ok(())
             }
-            // 1.5.2.3: to stop deliveries. RabbitMQ refuses it as well, and hardly a client tries.
+            // 1.5.2.3: would stop deliveries. RabbitMQ refuses it too, and hardly any client uses it.
             frame::Channel::Flow { active: false } => Err(Error::new(Code::NotImplemented, "active=false", ids)),
             frame::Channel::Flow { active: true } => {
                 env.defer(Deferred::FlowOk);
@@ -268,7 +269,7 @@ impl Channel {
                 nowait,
                 ..
             } => {
-                // There is no such queue to ask the engine for; clients declare it to see whether they may use it.
+                // The engine has no such queue. Clients declare it to see whether they may use direct reply-to.
                 if !nowait {
                     env.defer(Deferred::ReplyToDeclared);
                 }
@@ -422,7 +423,7 @@ impl Channel {
                 Ok(())
             }
             Basic::Cancel { tag, nowait } => self.cancel(env, tag, nowait, ids),
-            // The answer to our own basic.cancel, which asked for none.
+            // The answer to a `basic.cancel` of ours, which wanted no answer.
             Basic::CancelOk { .. } => Ok(()),
             Basic::Get { queue, no_ack, .. } => {
                 env.cx.commands.push(Command::Get(Box::new(Get {
@@ -458,7 +459,8 @@ impl Channel {
                 consumer.cancelling = cancelling;
                 consumer.token
             }
-            // Cancelling what is not there succeeds; the engine answers for unknown tokens too, in order.
+            // Cancelling an unknown consumer succeeds. The engine answers for unknown tokens too, so the order of
+            // answers holds.
             None => self.push_consumer(env, tag.into(), cancelling, ids)?,
         };
         self.replies.take_if(|(_, replies)| *replies == consumer);
@@ -531,7 +533,7 @@ impl Channel {
                 ids,
             ));
         }
-        // 0 stands for basic.get. Numbers are not used again: a channel has room for four thousand million consumers.
+        // 0 stands for `basic.get`. Tokens are never reused: a channel has 2^32 - 1 of them.
         self.next_consumer = self.next_consumer.checked_add(1).ok_or_else(|| {
             Error::Connection(Reply::new(
                 Code::ResourceError,
@@ -547,8 +549,8 @@ impl Channel {
         Ok(self.next_consumer)
     }
 
-    /// Direct reply-to: a queue of a made-up name that goes with its consumer. It is declared on channel 0, so that it
-    /// does not become this channel's last declared one.
+    /// Direct reply-to: a queue with a generated name that is deleted with its consumer. It is declared on channel 0,
+    /// so that it does not become this channel's last declared queue.
     fn reply_queue(
         &mut self,
         env: &mut Env<'_, '_>,
@@ -629,7 +631,7 @@ impl Channel {
                 Ok(())
             }
             (Tx::Rollback {}, Mode::Transaction(transaction)) => {
-                // Settles that were rolled back were never made: the deliveries are unsettled as before.
+                // Settles that were rolled back did not happen: the deliveries are unsettled as before.
                 transaction.take(env);
                 env.defer(Deferred::TxRollbackOk);
                 Ok(())
@@ -644,13 +646,13 @@ impl Channel {
     }
 }
 
-/// What RabbitMQ answers to methods that are the server's to send.
+/// RabbitMQ's answer to methods that only a server may send.
 fn unimplemented_method(ids: (u16, u16)) -> Error {
     Error::new(Code::CommandInvalid, "unimplemented method", ids)
 }
 
-/// The declare of somebody's direct reply-to queue: a service asks whether the requester still lives. As in RabbitMQ, the
-/// flags do not matter: nothing is made.
+/// Declares the direct reply-to queue of another connection passively: a service checks whether the requester still
+/// exists. The client's flags are ignored, as in RabbitMQ: no queue is made.
 fn asking(declare: DeclareQueue) -> DeclareQueue {
     DeclareQueue {
         passive: true,
@@ -667,7 +669,7 @@ fn verdict(requeue: bool) -> Outcome {
     if requeue { Outcome::Requeue } else { Outcome::Reject }
 }
 
-/// Names lose their line ends, as in RabbitMQ.
+/// Line ends are removed from names, as in RabbitMQ.
 fn name(text: &str) -> Name {
     if text.contains(['\r', '\n']) {
         text.replace(['\r', '\n'], "").into()

@@ -1,4 +1,5 @@
-//! The channels of a connection by number, and the answers that are still on their way to channels that are closed.
+//! The channels of a connection by number. A number that is used again may still have answers pending for the channel
+//! before.
 
 use super::channel::{Channel, Phase};
 use super::{AmqpSession, decode};
@@ -9,24 +10,25 @@ use gatepost_core::command::Command;
 use gatepost_core::event::{Event, Op};
 use gatepost_core::session::Cx;
 
-/// Channels in ascending order of their numbers: most connections have one or two, and frames come in runs.
+/// Channels in ascending order of their numbers: most connections have one or two. `last` makes runs of frames for one
+/// channel cheap.
 #[derive(Default)]
 pub(super) struct Channels {
     slots: Vec<Slot>,
     /// Index of the slot last found.
     last: usize,
-    /// Slots that have a channel.
+    /// Slots that hold a channel.
     open: usize,
-    /// Of these, those whose open the engine has not answered yet.
+    /// How many of `open` the engine has not answered yet.
     opening: usize,
 }
 
 struct Slot {
     number: u16,
     /// Unanswered `CloseChannel` commands of earlier channels of this number, which ended with an error. Until they are
-    /// answered, events are meant for those.
+    /// answered, events belong to those earlier channels.
     stale: u32,
-    /// It is closed with its connection: the client did not close it, and gets no close-ok.
+    /// The channel is closed with its connection. The client did not close it, so no `close-ok` is sent.
     unasked: bool,
     channel: Option<Box<Channel>>,
 }
@@ -79,7 +81,7 @@ impl Channels {
         self.opening > 0
     }
 
-    /// Forgets the channel; the slot stays as long as answers are due.
+    /// Removes the channel. The slot stays as long as answers are pending.
     fn remove(&mut self, number: u16) {
         let Ok(at) = self.position(number) else {
             return;
@@ -95,8 +97,8 @@ impl Channels {
         }
     }
 
-    /// Closes a channel because of an error: tells the peer, gives up what the channel holds, and discards what comes until
-    /// the peer has understood (AMQP 0-9-1 1.5.2.5).
+    /// Closes a channel because of an error: tells the client, releases what the channel has, and discards frames until
+    /// the client's `close-ok` (AMQP 0-9-1 1.5.2.5).
     pub(super) fn fail(&mut self, cx: &mut Cx<'_>, number: u16, reply: &Reply, unfinished_bytes: &mut usize) {
         let Some(slot) = self.slot(number) else {
             return;
@@ -120,7 +122,7 @@ impl Channels {
                 });
                 close.encode(number, cx.out);
             }
-            // Something before the client's own close failed: both sides have closed, each answers the other.
+            // A command before the client's own close failed. Both sides have closed, and each answers the other.
             Phase::Closing => {
                 close.encode(number, cx.out);
                 frame::Channel::CloseOk {}.encode(number, cx.out);
@@ -131,7 +133,7 @@ impl Channels {
         slot.stale += 1;
     }
 
-    /// The client closes the connection, and so each channel.
+    /// Closes all channels, since the client closes the connection.
     pub(super) fn close_all(&mut self, cx: &mut Cx<'_>, unfinished_bytes: &mut usize) {
         for slot in &mut self.slots {
             if let Some(channel) = slot
@@ -145,7 +147,7 @@ impl Channels {
         }
     }
 
-    /// Whether a close of the client's is not done yet.
+    /// Whether a channel that the client closed still waits for the engine.
     pub(super) fn are_closing(&self) -> bool {
         let closing = |slot: &Slot| {
             slot.channel
@@ -155,7 +157,7 @@ impl Channels {
         self.slots.iter().any(closing)
     }
 
-    /// The engine has closed a channel. Says whether that was one whose client waits for the answer.
+    /// The engine has closed a channel. Returns whether the client waits for `close-ok`.
     fn closed(&mut self, number: u16) -> bool {
         let Some(slot) = self.slot(number) else {
             return false;
@@ -178,7 +180,8 @@ impl Channels {
         awaited && !unasked
     }
 
-    /// The channel that an event is for, unless it is meant for an earlier one of that number, or one that we closed.
+    /// The channel that an event belongs to. `None` if it belongs to an earlier channel of that number, or to one that
+    /// we closed.
     fn addressed(&mut self, number: u16) -> Option<&mut Channel> {
         let slot = self.slot(number).filter(|slot| slot.stale == 0)?;
         slot.channel
@@ -188,7 +191,7 @@ impl Channels {
 }
 
 impl AmqpSession {
-    /// Whether a frame opens one more channel, and nothing is wrong with that.
+    /// Whether `frame` is a valid `channel.open` for one more channel.
     pub(super) fn opens_another(&mut self, frame: Frame<'_>) -> bool {
         frame.kind == METHOD
             && frame.channel != 0
@@ -200,7 +203,8 @@ impl AmqpSession {
             )
     }
 
-    /// A frame of a channel other than 0. `rest` is what follows it; returns how much of that was used too.
+    /// Handles a frame of a channel other than 0. `rest` is the input after it; returns how many octets of `rest` were
+    /// used too.
     pub(super) fn channel_frame(&mut self, cx: &mut Cx<'_>, frame: Frame<'_>, rest: &[u8]) -> Result<usize, Error> {
         let number = frame.channel;
         let channel_max = self.channel_max;
@@ -213,7 +217,7 @@ impl AmqpSession {
             let Method::Channel(frame::Channel::Open { .. }) = method else {
                 return Err(Error::new(Code::ChannelError, "expected 'channel.open'", method.ids()));
             };
-            // The limit is on how many there are, not on their numbers.
+            // The limit is on the count of channels, not on their numbers.
             if channels.open >= usize::from(channel_max) {
                 let detail = format!(
                     "number of channels opened ({}) has reached the negotiated channel_max ({channel_max})",
@@ -222,13 +226,13 @@ impl AmqpSession {
                 return Err(Error::new(Code::NotAllowed, detail, method.ids()));
             }
             channels.open(number);
-            // The engine says whether the user may have one more.
+            // The engine decides whether the user may have one more.
             env.cx.commands.push(Command::OpenChannel { channel: number });
             return Ok(0);
         };
         match (channel.phase, frame.kind, frame.payload) {
             (Phase::Discarding, METHOD, [0, 20, 0, 40, ..]) => {
-                // Both sides closed at once. Our close is still to be answered.
+                // Both sides closed at once. The client still owes the answer to our close.
                 frame::Channel::CloseOk {}.encode(number, env.cx.out);
                 Ok(0)
             }
@@ -255,7 +259,7 @@ impl AmqpSession {
         }
     }
 
-    /// An event of the engine's while the connection runs.
+    /// Handles an event of the engine while the connection runs.
     pub(super) fn channel_event(&mut self, cx: &mut Cx<'_>, event: Event) -> Result<(), (u16, Error)> {
         let number = match &event {
             Event::Deliver(delivery) | Event::Got { delivery, .. } => delivery.channel,
@@ -271,7 +275,7 @@ impl AmqpSession {
             | Event::ConsumerGone { channel, .. }
             | Event::GetEmpty { channel }
             | Event::Echo { channel, .. } => *channel,
-            // Other protocols' events, and the directory's when nothing was asked.
+            // Events for other protocols, and answers of the directory to nothing we asked.
             _ => return Ok(()),
         };
         if let Event::Done {
@@ -284,7 +288,7 @@ impl AmqpSession {
             return Ok(());
         }
         if number == 0 {
-            // Only the session itself uses channel 0, for the queues of direct reply-to.
+            // Channel 0 is used by the session itself, for the queues of direct reply-to.
             return match event {
                 Event::Failed { op, fault, .. } => Err((0, Error::Connection(map::reply(&fault, map::method(op))))),
                 _ => Ok(()),

@@ -1,4 +1,4 @@
-//! Messages on their way out: `basic.deliver`, `basic.get-ok`, `basic.return`, and the content behind them.
+//! Outgoing messages: `basic.deliver`, `basic.get-ok`, `basic.return`, and their content.
 
 use super::channel::{Channel, Env};
 use crate::frame::content::put_header;
@@ -14,7 +14,7 @@ use std::borrow::Cow;
 
 impl Channel {
     pub(super) fn deliver(&self, env: &mut Env<'_, '_>, delivery: &Delivery) {
-        // A consumer that is gone: the engine knows, and takes the message back.
+        // The consumer is gone. The engine knows, and requeues the message.
         let Some(consumer) = self.consumer(delivery.consumer) else {
             return;
         };
@@ -38,7 +38,7 @@ impl Channel {
     pub(super) fn got(&self, env: &mut Env<'_, '_>, delivery: &Delivery, remaining: u32) {
         let message = &delivery.message;
         let Some(key) = key(message) else {
-            // The next one may be there, but this answer can bring no other.
+            // More messages may be ready, but this answer cannot carry another one.
             Basic::GetEmpty { reserved: "" }.encode(env.number, env.cx.out);
             return skip(env, delivery);
         };
@@ -53,7 +53,7 @@ impl Channel {
         put_content(env, message, notes(delivery));
     }
 
-    /// 1.8.3.8. The text is bare: clients compare it.
+    /// 1.8.3.8. The text is `NO_ROUTE` alone, because clients compare it.
     pub(super) fn returned(&self, env: &mut Env<'_, '_>, message: &Message) {
         let Some(key) = key(message) else {
             debug_assert!(false, "its publisher said the key");
@@ -70,10 +70,11 @@ impl Channel {
     }
 }
 
-/// Octets of method and header frames beside the payload, usually: for one reservation instead of several.
+/// Usual size of method and header frames without the payload. Reserved at once, so the buffer grows once and not in
+/// steps.
 const HEADROOM: usize = 128;
 
-/// The routing key in dots. `None`: it is longer than a short string. Cut it would be another key.
+/// The routing key in the dot dialect. `None` if it does not fit into a short string; cut, it would be another key.
 fn key(message: &Message) -> Option<Cow<'_, [u8]>> {
     let key = if message.envelope().dialect == Dialect::Dot {
         Cow::Borrowed(message.key_bytes())
@@ -87,12 +88,12 @@ fn key(message: &Message) -> Option<Cow<'_, [u8]>> {
     (key.len() <= SHORT_MAX).then_some(key)
 }
 
-/// Drops a message whose key cannot be said. It is settled as if its consumer had, so that it does not come back for ever.
+/// Drops a message whose key AMQP cannot express. It is settled, so that it is not delivered again and again.
 fn skip(env: &mut Env<'_, '_>, delivery: &Delivery) {
     env.drops.count(delivery.message.envelope().origin, Field::Topic);
     tracing::debug!(
         key_bytes = delivery.message.key_bytes().len(),
-        "dropped: the key is longer than AMQP can say"
+        "dropped: the routing key is too long for AMQP"
     );
     if delivery.qos > 0 {
         env.cx.commands.push(Command::Settle {

@@ -1,4 +1,4 @@
-//! From the protocol header to `open-ok`: what we offer, what the client may choose, who it is.
+//! From the protocol header to `open-ok`: the offer, the client's choice, login, vhost.
 
 use super::{AmqpSession, State};
 use crate::error::{Code, Error, Reply};
@@ -133,7 +133,7 @@ impl AmqpSession {
         self.state = State::Attaching;
     }
 
-    /// The directory's answers.
+    /// Handles the directory's answers.
     pub(super) fn login_event(&mut self, cx: &mut Cx<'_>, event: Event) -> Result<(), Error> {
         match (&self.state, event) {
             (State::LoggingIn, Event::Authenticated { user, .. }) => {
@@ -179,7 +179,7 @@ impl AmqpSession {
                 Ok(())
             }
             (State::Attaching, Event::AttachRefused(fault)) => {
-                // Whatever the reason, 1.4.2.7 knows one code for it; a fault of ours stays ours.
+                // 1.4.2.7 has one code for any refusal of the client. An error of ours keeps its own code.
                 let mut reply = map::reply(&fault, (10, 40));
                 if !matches!(fault.kind, FaultKind::Internal | FaultKind::ResourceError) {
                     reply.code = Code::NotAllowed;
@@ -190,7 +190,7 @@ impl AmqpSession {
         }
     }
 
-    /// The answer to a new secret. The user stays who it is.
+    /// The answer to a new secret. The connection's user cannot change.
     pub(super) fn secret_event(&mut self, cx: &mut Cx<'_>, event: Event) -> Result<(), Error> {
         match event {
             Event::Authenticated { user, .. } if user == self.client.user => {
@@ -204,7 +204,7 @@ impl AmqpSession {
         }
     }
 
-    /// Those of the settings that we have, and that can succeed on this connection.
+    /// Those of the configured mechanisms that can succeed on this connection.
     fn offered_mechanisms(&self) -> impl Iterator<Item = &'static str> + use<'_> {
         let known = |name: &Name| {
             MECHANISMS
@@ -221,13 +221,14 @@ impl AmqpSession {
     }
 }
 
-/// What the client says of itself in texts: its product, its version.
+/// The client properties that are texts, such as product and version.
 fn client_texts(properties: &Table) -> ClientProperties {
     let texts = properties.0.iter();
     ClientProperties::new(texts.filter_map(|(name, value)| Some((&**name, value.as_str()?))))
 }
 
-/// `tune-ok` may only lower what `tune` offered (1.4.2.6). Zero would mean no limit, and we always have one.
+/// Checks a value of `tune-ok`, which may only lower what `tune` offered (1.4.2.6). Zero would mean no limit, and we
+/// always have one.
 fn negotiated(name: &str, value: u32, min: u32, max: u32) -> Result<u32, Error> {
     let detail = match value {
         0 => format!("negotiated {name} = 0 (no limit) is higher than the maximum allowed value ({max})"),
@@ -238,7 +239,8 @@ fn negotiated(name: &str, value: u32, min: u32, max: u32) -> Result<u32, Error> 
     Err(Error::new(Code::NotAllowed, detail, (10, 31)))
 }
 
-/// SASL PLAIN, RFC 4616: `\0user\0password`. Acting for somebody else is not offered, so nothing may precede.
+/// SASL PLAIN, RFC 4616: `\0user\0password`. An authorization identity in front is refused, since no user may act for
+/// another.
 fn plain(response: &[u8]) -> Option<Login> {
     let mut parts = response.split(|b| *b == 0);
     let (Some([]), Some(user), Some(password), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
@@ -247,7 +249,8 @@ fn plain(response: &[u8]) -> Option<Login> {
     password_login(user, password)
 }
 
-/// SASL EXTERNAL, RFC 4422 appendix A: the transport knows who it is. Who gives a name as well must be that one.
+/// SASL EXTERNAL, RFC 4422 appendix A: the certificate identifies the user. A name in the response must be the same
+/// user's.
 fn external(response: &[u8]) -> Option<Login> {
     let user = std::str::from_utf8(response).ok()?;
     Some(Login::Certificate {

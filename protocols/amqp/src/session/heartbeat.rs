@@ -1,24 +1,24 @@
-//! Heartbeats (AMQP 0-9-1 4.2.7): when to send one, and when the peer has been silent for too long.
+//! Heartbeats (AMQP 0-9-1 4.2.7): when to send one, and when a silent peer counts as gone.
 
 use gatepost_core::time::Time;
 use std::time::Duration;
 
-/// Both directions' silence.
+/// Timers of both directions.
 #[derive(Debug)]
 pub(super) struct Heartbeat {
     interval: Option<Duration>,
-    /// When octets last came in, whatever they were.
+    /// When octets last came in, of whatever kind.
     received: Time,
     /// When octets last went out.
     sent: Time,
-    /// We do not read, so the peer's silence is our doing.
+    /// The driver does not read, so silence of the peer proves nothing.
     paused: bool,
-    /// The session reads nothing itself, which comes to the same.
+    /// The session does not parse, so silence of the peer proves nothing.
     waiting: bool,
 }
 
 impl Heartbeat {
-    /// None until an interval is agreed on.
+    /// Without heartbeats, until an interval is negotiated.
     pub(super) fn new(now: Time) -> Heartbeat {
         Heartbeat {
             interval: None,
@@ -33,7 +33,7 @@ impl Heartbeat {
         self.interval
     }
 
-    /// The client's value counts as it is; zero turns heartbeats off in both directions.
+    /// The client's value counts, even if it is higher than ours. Zero turns heartbeats off in both directions.
     pub(super) fn agree(&mut self, now: Time, seconds: u16) {
         self.interval = (seconds > 0).then(|| Duration::from_secs(seconds.into()));
         self.received = now;
@@ -52,7 +52,7 @@ impl Heartbeat {
         self.received = now;
     }
 
-    /// Nothing of the peer's is looked at while the session waits for an answer of the engine's.
+    /// While the session waits for an answer of the engine it parses nothing, heartbeats included.
     pub(super) fn set_waiting(&mut self, now: Time, waiting: bool) {
         if waiting != self.waiting {
             self.waiting = waiting;
@@ -60,17 +60,17 @@ impl Heartbeat {
         }
     }
 
-    /// Half an interval without output: time for a heartbeat.
+    /// Half an interval without output has passed: a heartbeat is due.
     pub(super) fn is_due(&self, now: Time) -> bool {
         self.send_at().is_some_and(|at| now >= at)
     }
 
-    /// The peer is taken for gone.
+    /// The peer has been silent for too long.
     pub(super) fn is_dead(&self, now: Time) -> bool {
         self.dead_at().is_some_and(|at| now >= at)
     }
 
-    /// When either is next to be looked at.
+    /// When either timer fires next.
     pub(super) fn next(&self) -> Option<Time> {
         let send = self.send_at()?;
         Some(self.dead_at().map_or(send, |dead| dead.min(send)))
@@ -80,7 +80,8 @@ impl Heartbeat {
         self.interval.map(|interval| self.sent + interval / 2)
     }
 
-    /// Two intervals may be missed. The half on top is for networks; RabbitMQ too notices between two and three.
+    /// The peer may miss two intervals. Half an interval is added for delays of the network; RabbitMQ also decides
+    /// between two and three.
     fn dead_at(&self) -> Option<Time> {
         self.interval
             .filter(|_| !self.paused && !self.waiting)

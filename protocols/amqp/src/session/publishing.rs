@@ -1,7 +1,7 @@
 //! From `basic.publish` and its content to a message (AMQP 0-9-1 4.2.6, 1.8.3.7).
 //!
-//! The usual publish lies whole in the input: method, header and one body frame. It becomes a message without being put
-//! together first. Anything else, cut by the end of the input or split into more frames, goes through [`Content`].
+//! Usually a publish is complete in the input: method, header and one body frame. It becomes a message without being
+//! assembled first. Anything else, cut by the end of the input or split into more frames, goes through [`Content`].
 
 use super::channel::{Channel, Env, Mode, REPLY_TO};
 use super::channels::not_a_method;
@@ -17,29 +17,29 @@ use std::time::Duration;
 
 const PUBLISH: (u16, u16) = (60, 40);
 
-/// No content is larger, whatever the settings say (RabbitMQ's limit).
+/// Maximum content size, whatever the settings allow. RabbitMQ's limit.
 const ANNOUNCED_MAX: u64 = 536_870_912;
 
-/// A message being put together.
+/// A message being assembled.
 #[derive(Debug)]
 pub(super) struct Content {
     address: Address<Box<str>>,
-    /// The header's octets and the announced size, once it came.
+    /// The header's octets and the announced size, once the header frame came.
     header: Option<(Box<[u8]>, u64)>,
-    /// Octets of body that came, kept or not.
+    /// Octets of body received, kept or not.
     received: u64,
     /// Empty if the body is too large to be kept.
     body: Vec<u8>,
 }
 
 impl Content {
-    /// Octets that wait for the rest of the message.
+    /// Octets held until the message is complete.
     pub(super) fn unfinished_bytes(&self) -> usize {
         self.body.len()
     }
 }
 
-/// What `basic.publish` says.
+/// The fields of `basic.publish`.
 #[derive(Clone, Copy, Debug)]
 struct Address<S> {
     exchange: S,
@@ -48,16 +48,17 @@ struct Address<S> {
     immediate: bool,
 }
 
-/// Publishes and settles that wait for commit.
+/// Publishes and settles held until commit.
 #[derive(Debug, Default)]
 pub(super) struct Transaction {
     commands: Vec<Command>,
-    /// Octets that wait for the commit.
+    /// Octets held until commit.
     pub(super) bytes: usize,
 }
 
-/// What a command of a transaction counts beside its payload: about what it takes in memory with an empty message. A commit
-/// is one hold of the engine's lock, so this and `unfinished_bytes_max` bound that too: 262,144 commands, some 40 ms.
+/// What a command of a transaction counts in addition to its payload: roughly the memory of one with an empty message.
+/// A commit is one hold of the engine's lock, so this and `unfinished_bytes_max` bound the hold too: 262,144 commands,
+/// about 40 ms.
 const COMMAND_BYTES: usize = 256;
 
 impl Transaction {
@@ -84,7 +85,7 @@ impl Transaction {
 }
 
 impl Channel {
-    /// `basic.publish`. Returns how much of `rest`, which follows the method's frame, was used.
+    /// `basic.publish`. `rest` is the input after the method's frame; returns how many octets of it were used.
     pub(super) fn publish(
         &mut self,
         env: &mut Env<'_, '_>,
@@ -123,7 +124,7 @@ impl Channel {
         Ok(0)
     }
 
-    /// A method frame came. It must not, inside of a content.
+    /// Checks that a method frame may come now: inside a content it may not.
     pub(super) fn no_content_due(&self) -> Result<(), Error> {
         match self.content.as_deref() {
             None => Ok(()),
@@ -153,7 +154,8 @@ impl Channel {
             let detail = format!("content body size {size} exceeds maximum allowed size {ANNOUNCED_MAX}");
             return Err(Error::new(Code::FrameError, detail, PUBLISH));
         }
-        // Told at once, not when the body is complete: a peer that got its properties wrong may never send it.
+        // Reported now and not when the body is complete: a client that encodes properties wrongly may never send the
+        // body.
         BasicProperties::decode(header.properties).map_err(|_| undecodable(header.properties))?;
         content.header = Some((header.properties.into(), header.size));
         self.complete_if_all_there(env)
@@ -169,7 +171,8 @@ impl Channel {
             let detail = "content body frame exceeds remaining content size";
             return Err(Error::new(Code::FrameError, detail, PUBLISH));
         }
-        // A body that is too large is read to its end, so that the channel's error finds the next frame; but not kept.
+        // A body that is too large is read to its end but not kept. So the error closes the channel alone, and the next
+        // frame is found.
         if size <= env.settings.max_message_size as u64 {
             content.body.extend_from_slice(payload);
             env.count_unfinished(payload.len(), PUBLISH)?;
@@ -210,7 +213,7 @@ impl Channel {
         self.complete(env, address, &properties, &body)
     }
 
-    /// All of it is there: checks the properties and publishes.
+    /// The content is complete: checks the properties and publishes.
     fn complete(
         &mut self,
         env: &mut Env<'_, '_>,
@@ -265,7 +268,7 @@ impl Channel {
     }
 }
 
-/// A header and at most one body frame at the start of `rest`, if they are all there and nothing is wrong with them.
+/// The header and at most one body frame at the start of `rest`. `None` if they are not complete or not valid.
 fn whole_content(rest: &[u8], channel: u16, frame_max: u32) -> Option<(ContentHeader<'_>, &[u8], usize)> {
     let (frame, used) = codec::split(rest, frame_max).ok()??;
     if frame.kind != HEADER || frame.channel != channel {
@@ -285,7 +288,7 @@ fn whole_content(rest: &[u8], channel: u16, frame_max: u32) -> Option<(ContentHe
     Some((header, frame.payload, used + body_used))
 }
 
-/// What the engine wants to know of the properties. The order of the checks is RabbitMQ's.
+/// The parts of the properties that the engine needs. The checks run in RabbitMQ's order.
 fn envelope(list: &BasicProperties<'_>, env: &Env<'_, '_>) -> Result<Envelope, Error> {
     let refused = |detail: String| Error::new(Code::PreconditionFailed, detail, PUBLISH);
     let deadline = match list.expiration {

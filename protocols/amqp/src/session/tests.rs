@@ -1,4 +1,4 @@
-//! Conversations, by script: octets and events in, commands and octets out, on virtual time.
+//! Scripts of octets and events against a session, with the commands and octets expected, on virtual time.
 
 mod channels;
 mod consumers;

@@ -1,4 +1,4 @@
-//! PUBACK, PUBREC, PUBREL and PUBCOMP (MQTT 5 3.4 to 3.7): four packets of one shape.
+//! PUBACK, PUBREC, PUBREL and PUBCOMP (MQTT 5 3.4 to 3.7): four packets of the same format.
 
 use crate::error::{Error, Reason};
 use crate::frame::property::Place;
@@ -9,11 +9,11 @@ use crate::frame::{
 /// A step of the handshake of a QoS 1 or 2 message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ack<'a> {
-    /// Of the message.
+    /// Packet identifier of the message.
     pub packet_id: u16,
-    /// MQTT 5; otherwise success.
+    /// MQTT 5 only; success in MQTT 3.
     pub reason: Reason,
-    /// MQTT 5.
+    /// MQTT 5 only.
     pub properties: Properties<'a>,
 }
 
@@ -21,7 +21,7 @@ impl<'a> Ack<'a> {
     /// Decodes the body of a packet of one of the four kinds.
     ///
     /// # Errors
-    /// As usual.
+    /// The body is malformed, or breaks a rule of the protocol.
     pub fn decode(kind: Kind, body: &'a [u8], version: Version) -> Result<Ack<'a>, Error> {
         const TAKEN: &[u8] = &[0x00, 0x10, 0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99];
         const RELEASED: &[u8] = &[0x00, 0x92];
@@ -67,7 +67,7 @@ impl<'a> Ack<'a> {
         })
     }
 
-    /// Appends one without properties: four bytes, and in MQTT 5 a fifth if it does not report plain success.
+    /// Appends one without properties: four bytes, and in MQTT 5 a fifth if the reason is not plain success.
     pub(crate) fn write(kind: Kind, packet_id: u16, reason: Reason, version: Version, out: &mut Vec<u8>) {
         let [high, low] = packet_id.to_be_bytes();
         if version == Version::V5 && reason != Reason::SUCCESS {

@@ -7,9 +7,9 @@ use crate::frame::{Kind, Properties, Sender, frame, put_reason_and_properties, r
 /// A step of enhanced authentication.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Auth<'a> {
-    /// What step.
+    /// Success, continue, or re-authenticate.
     pub reason: Reason,
-    /// Method and data.
+    /// Authentication method and data.
     pub properties: Properties<'a>,
 }
 
@@ -17,9 +17,9 @@ impl<'a> Auth<'a> {
     /// Decodes the body.
     ///
     /// # Errors
-    /// As usual.
+    /// The body is malformed, or breaks a rule of the protocol.
     pub fn decode(body: &'a [u8], sender: Sender) -> Result<Auth<'a>, Error> {
-        // [MQTT-3.15.2-1]; an empty body is success, which only the server may report.
+        // [MQTT-3.15.2-1]. An empty body means success, which only the server may report.
         let legal: &[u8] = match sender {
             Sender::Client => &[0x18, 0x19],
             Sender::Server => &[0x00, 0x18],

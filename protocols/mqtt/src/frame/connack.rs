@@ -7,11 +7,11 @@ use crate::frame::{Kind, Parsed, Properties, Version, frame, text};
 /// The server's answer to CONNECT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConnAck<'a> {
-    /// Whether the session existed. MQTT 3.1 cannot say so.
+    /// Whether the session existed before. MQTT 3.1 cannot express it.
     pub session_present: bool,
     /// In MQTT 3 the return code, 0 to 5, instead of a reason code.
     pub reason: Reason,
-    /// MQTT 5.
+    /// MQTT 5 only.
     pub properties: Properties<'a>,
 }
 
@@ -19,7 +19,7 @@ impl<'a> ConnAck<'a> {
     /// Decodes the body.
     ///
     /// # Errors
-    /// As usual.
+    /// The body is malformed, or breaks a rule of the protocol.
     pub fn decode(body: &'a [u8], version: Version) -> Result<ConnAck<'a>, Error> {
         text::whole(fields(body, version))
     }
@@ -72,7 +72,7 @@ fn fields(input: &[u8], version: Version) -> Parsed<'_, ConnAck<'_>> {
     Ok((
         rest,
         ConnAck {
-            // MQTT 3.1 3.2 says of this byte "not used".
+            // MQTT 3.1 3.2 declares this byte "not used".
             session_present: flags == 1 && version != Version::V31,
             reason: Reason(code),
             properties,
@@ -127,7 +127,8 @@ mod tests {
         assert_eq!(out, [0x20, 2, 0, 0]);
     }
 
-    /// The fuzzer read an MQTT 3.1 server's unused byte as a session, and then could not write down what it had read.
+    /// The bug: the fuzzer read an MQTT 3.1 server's unused byte as a session, and the packet could not be encoded
+    /// again.
     #[test]
     fn the_unused_byte_of_mqtt_3_1_means_nothing() {
         let Ok(Packet::ConnAck(packet)) = decode(Version::V31, Sender::Server, &[0x20, 2, 1, 0]) else {

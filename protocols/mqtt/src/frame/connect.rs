@@ -7,19 +7,19 @@ use crate::frame::{Kind, Parsed, Properties, Version, frame, text};
 /// The first packet of a client.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Connect<'a> {
-    /// Which version it speaks.
+    /// The version that it speaks.
     pub version: Version,
-    /// The top bit of the level: how Mosquitto's bridges (`try_private`) say that they are one. MQTT 3 only.
+    /// The top bit of the level, which Mosquitto's bridges set (`try_private`). MQTT 3 only.
     pub bridge: bool,
-    /// Clean start (MQTT 5), clean session (MQTT 3).
+    /// Clean start (MQTT 5) or clean session (MQTT 3).
     pub clean_start: bool,
-    /// Seconds; 0 is off.
+    /// Keep-alive in seconds; 0 is off.
     pub keep_alive: u16,
-    /// MQTT 5.
+    /// MQTT 5 only.
     pub properties: Properties<'a>,
-    /// May be empty.
+    /// Client identifier. May be empty.
     pub client_id: &'a str,
-    /// To be published when the connection ends.
+    /// The will, published when the connection ends without DISCONNECT.
     pub will: Option<LastWill<'a>>,
     /// User name.
     pub user: Option<&'a str>,
@@ -30,15 +30,15 @@ pub struct Connect<'a> {
 /// The will in a CONNECT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LastWill<'a> {
-    /// Where to.
+    /// Topic.
     pub topic: &'a str,
-    /// What.
+    /// Payload.
     pub payload: &'a [u8],
-    /// 0 to 2.
+    /// QoS, 0 to 2.
     pub qos: u8,
-    /// To be retained.
+    /// Whether it is retained.
     pub retain: bool,
-    /// MQTT 5.
+    /// MQTT 5 only.
     pub properties: Properties<'a>,
 }
 
@@ -55,18 +55,17 @@ impl<'a> Connect<'a> {
     /// Decodes the body.
     ///
     /// # Errors
-    /// [`Error::NotMqtt`] and [`Error::Version`] besides the usual; a client id with control characters has its own
-    /// reason code.
+    /// Also [`Error::NotMqtt`] and [`Error::Version`]. A client id with control characters has its own reason code.
     pub fn decode(flags: u8, body: &'a [u8]) -> Result<Connect<'a>, Error> {
         let (rest, (version, bridge)) = protocol(body)?;
-        // Clients of 3.1 were seen with stray bits here (Mosquitto's test vectors).
+        // Clients of 3.1 set bits here that they should not (Mosquitto's test vectors).
         if flags != 0 && version != Version::V31 {
             return Err(Error::Malformed("reserved flags of CONNECT are set"));
         }
         text::whole(fields(rest, version, bridge))
     }
 
-    /// The version that a CONNECT announces, whatever else is wrong with it.
+    /// The version that a CONNECT announces, even if the rest of it is wrong.
     pub fn announced(body: &[u8]) -> Option<Version> {
         protocol(body).ok().map(|(_, (version, _))| version)
     }
@@ -120,7 +119,7 @@ impl<'a> Connect<'a> {
 }
 
 impl std::fmt::Debug for Connect<'_> {
-    /// Never the password.
+    /// Leaves out the password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Connect")
             .field("version", &self.version)
@@ -143,7 +142,7 @@ fn protocol(body: &[u8]) -> Parsed<'_, (Version, bool)> {
         (b"MQTT", 4) => (Version::V311, false),
         (b"MQTT", l) if l == 4 | BRIDGE => (Version::V311, true),
         (b"MQTT", 5) => (Version::V5, false),
-        // [MQTT-3.1.2-2]; the form of the answer is one that the client can be expected to read.
+        // [MQTT-3.1.2-2]. The answer has a form that a client of this name can read.
         (b"MQIsdp", level) => return Err(Error::Version { level, old: true }.into()),
         (b"MQTT", level) => {
             return Err(Error::Version {
@@ -161,7 +160,7 @@ fn protocol(body: &[u8]) -> Parsed<'_, (Version, bool)> {
 fn fields(input: &[u8], version: Version, bridge: bool) -> Parsed<'_, Connect<'_>> {
     let (rest, mut flags) = text::u8(input)?;
     if version == Version::V31 {
-        // 3.1 leaves the last bit, and the will's without a will, unused rather than 0.
+        // In 3.1 the last bit is unused and may be set, and so may the will's bits without a will.
         flags &= !RESERVED;
         if flags & WILL == 0 {
             flags &= !(WILL_QOS | WILL_RETAIN);
@@ -193,7 +192,7 @@ fn fields(input: &[u8], version: Version, bridge: bool) -> Parsed<'_, Connect<'_
             }),
         )
     };
-    // 3.1 lets a client announce user name or password and then leave them out (MQTT 3.1, 3.1 "user name").
+    // A 3.1 client may announce a user name or password and then leave it out (MQTT 3.1, 3.1 "user name").
     let present = |bit, rest: &[u8]| flags & bit != 0 && !(version == Version::V31 && rest.is_empty());
     let (rest, user) = if present(USER, rest) {
         let (rest, user) = text::string(rest)?;

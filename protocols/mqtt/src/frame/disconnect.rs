@@ -4,12 +4,12 @@ use crate::error::{Error, Reason};
 use crate::frame::property::Place;
 use crate::frame::{Kind, Properties, Sender, Version, frame, put_reason_and_properties, reason_and_properties, text};
 
-/// A goodbye. MQTT 3: from clients only.
+/// Ends a connection. In MQTT 3 only clients send it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Disconnect<'a> {
-    /// MQTT 5; otherwise success.
+    /// MQTT 5 only; success in MQTT 3.
     pub reason: Reason,
-    /// MQTT 5.
+    /// MQTT 5 only.
     pub properties: Properties<'a>,
 }
 
@@ -17,8 +17,8 @@ impl<'a> Disconnect<'a> {
     /// Decodes the body.
     ///
     /// # Errors
-    /// As usual. Any code that DISCONNECT has is accepted from either side, because clients were seen to use the
-    /// server's (Mosquitto's test vectors).
+    /// The body is malformed, or breaks a rule of the protocol. Any code that DISCONNECT has is accepted from either
+    /// side, since some clients use the server's (Mosquitto's test vectors).
     pub fn decode(body: &'a [u8], version: Version, sender: Sender) -> Result<Disconnect<'a>, Error> {
         const CODES: &[u8] = &[
             0x00, 0x04, 0x80, 0x81, 0x82, 0x83, 0x87, 0x89, 0x8B, 0x8D, 0x8E, 0x8F, 0x90, 0x93, 0x94, 0x95, 0x96, 0x97,

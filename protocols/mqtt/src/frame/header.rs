@@ -26,7 +26,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The type in the high nibble of a packet's first byte; 0 is none.
+    /// The type in the high nibble of a packet's first byte. 0 is not a type.
     pub fn of(first: u8) -> Option<Kind> {
         Some(match first >> 4 {
             1 => Kind::Connect,
@@ -48,20 +48,20 @@ impl Kind {
         })
     }
 
-    /// The first byte of a packet of this type, PUBLISH's flags all off.
+    /// The first byte of a packet of this type, with all flags of PUBLISH off.
     #[inline]
     pub fn first_byte(self) -> u8 {
         (self as u8) << 4 | self.flags()
     }
 
-    /// The flags that the standard reserves. A look-up: each packet is asked.
+    /// The flags that the standard requires. A table of bits, since each packet needs it.
     #[inline]
     fn flags(self) -> u8 {
         const SECOND: u16 = 1 << Kind::PubRel as u16 | 1 << Kind::Subscribe as u16 | 1 << Kind::Unsubscribe as u16;
         ((SECOND >> self as u16 & 1) as u8) << 1
     }
 
-    /// The only legal remaining length in MQTT 3, for the types that have one.
+    /// The only legal remaining length in MQTT 3, for the types that have a fixed one.
     #[inline]
     fn fixed_length(self) -> Option<u32> {
         match self {
@@ -80,9 +80,9 @@ pub struct Header {
     pub kind: Kind,
     /// The low nibble of the first byte.
     pub flags: u8,
-    /// Bytes of header.
+    /// Length of the header in bytes.
     pub len: usize,
-    /// Bytes that follow it.
+    /// Length of the rest of the packet in bytes.
     pub remaining: u32,
 }
 
@@ -90,8 +90,8 @@ impl Header {
     /// Reads a header. `Ok(None)`: more bytes are needed.
     ///
     /// # Errors
-    /// Whatever a header can be refused for, as soon as the byte in question is there: reserved types and flags
-    /// [MQTT-2.1.3-1], bad lengths. CONNECT's flags wait for its version.
+    /// The header is illegal. It is refused as soon as the byte in question is there: reserved types and flags
+    /// [MQTT-2.1.3-1], bad lengths. CONNECT's flags are checked later, when its version is known.
     pub fn read(input: &[u8], version: Version) -> Result<Option<Header>, Error> {
         let Some((&first, rest)) = input.split_first() else {
             return Ok(None);
@@ -105,7 +105,7 @@ impl Header {
         if flags != expected {
             let free = match kind {
                 Kind::Publish | Kind::Connect => true,
-                // MQTT 3.1 sets DUP when it repeats one of these (MQTT 3.1, 3.1's "DUP flag").
+                // A 3.1 client sets DUP when it repeats one of these (MQTT 3.1, 3.1's "DUP flag").
                 Kind::PubRel | Kind::Subscribe | Kind::Unsubscribe if version == Version::V31 => {
                     flags & !0b1000 == expected
                 }
@@ -133,7 +133,7 @@ impl Header {
         }))
     }
 
-    /// Bytes of the whole packet.
+    /// Size of the whole packet in bytes.
     pub fn size(&self) -> usize {
         self.len + self.remaining as usize
     }

@@ -1,8 +1,8 @@
-//! The packets of MQTT 3.1, 3.1.1 and 5: one file each, decoded and encoded.
+//! The packets of MQTT 3.1, 3.1.1 and 5: one file for each, with decoder and encoder.
 //!
-//! A decoder is given a body bounded by the remaining length and must use it up; the properties in it are bounded a
-//! second time by their own length. What decodes is legal by itself; what is legal only in a certain state is the
-//! session's business. Decoded packets borrow from their input and own nothing but lists.
+//! A decoder gets a body whose size the remaining length bounds, and must consume all of it. The properties within are
+//! bounded again by their own length. A decoded packet is legal by itself; rules that depend on the state are checked
+//! by the session. Decoded packets borrow from their input; they own only lists.
 
 mod ack;
 mod auth;
@@ -38,10 +38,10 @@ pub(crate) use publish::{first_byte as publish_first_byte, write as write_publis
 use crate::error::{Error, Reason};
 use smallvec::SmallVec;
 
-/// What a parser over a bounded slice gives: the rest and the value.
+/// The result of a parser over a bounded slice: the remaining bytes, and the value.
 pub(crate) type Parsed<'a, T> = nom::IResult<&'a [u8], T, Error>;
 
-/// The protocol versions spoken.
+/// The versions of the protocol that are supported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Version {
     /// MQTT 3.1 (`MQIsdp`, level 3).
@@ -53,7 +53,7 @@ pub enum Version {
 }
 
 impl Version {
-    /// As people and metrics know it.
+    /// The version's name in lists and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Version::V31 => "MQTT 3.1",
@@ -63,12 +63,12 @@ impl Version {
     }
 }
 
-/// Who sends a packet: the rules differ for a few properties and codes.
+/// The sender of a packet. A few properties and codes are allowed for only one side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Sender {
-    /// Towards the server.
+    /// The packet goes to the server.
     Client,
-    /// Towards the client.
+    /// The packet goes to the client.
     Server,
 }
 
@@ -94,7 +94,7 @@ pub enum Packet<'a> {
 }
 
 impl<'a> Packet<'a> {
-    /// Decodes the body behind a header. `version` does not matter for CONNECT.
+    /// Decodes the body of a packet. `version` does not matter for CONNECT.
     ///
     /// # Errors
     /// The packet is malformed, or breaks a rule that does not depend on the session's state.
@@ -118,7 +118,7 @@ impl<'a> Packet<'a> {
         })
     }
 
-    /// Appends the whole packet. `version` does not matter for CONNECT. MQTT 3 leaves out what it cannot say.
+    /// Appends the whole packet. `version` does not matter for CONNECT. Fields that MQTT 3 does not have are left out.
     ///
     /// # Errors
     /// [`Error::TooLong`]; nothing was appended.
@@ -143,8 +143,8 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// Appends a packet whose body is written by `body`. The length is put in afterwards, so bodies of 128 bytes and more
-/// move by up to three bytes: PUBLISH, which is long and frequent, sums up its length beforehand instead.
+/// Appends a packet whose body `body` writes. The length is inserted afterwards, so bodies of 128 bytes and more move
+/// by up to three bytes. PUBLISH is long and frequent, so it computes its length first instead.
 pub(crate) fn frame(
     first: u8,
     out: &mut Vec<u8>,
@@ -173,7 +173,7 @@ pub(crate) fn frame(
     }
 }
 
-/// The packet identifier that must be there and may not be 0 [MQTT-2.2.1-3].
+/// The packet identifier. It must be present and not 0 [MQTT-2.2.1-3].
 pub(crate) fn packet_id(input: &[u8]) -> Parsed<'_, u16> {
     match text::u16(input)? {
         (_, 0) => Err(Error::Protocol("a packet identifier is 0").into()),
@@ -181,7 +181,7 @@ pub(crate) fn packet_id(input: &[u8]) -> Parsed<'_, u16> {
     }
 }
 
-/// The reason code and properties at the end of acks, DISCONNECT and AUTH: both may be left out.
+/// Reason code and properties at the end of acks, DISCONNECT and AUTH. Both may be absent.
 pub(crate) fn reason_and_properties<'a>(
     input: &'a [u8],
     place: property::Place,
@@ -201,7 +201,7 @@ pub(crate) fn reason_and_properties<'a>(
     Ok((rest, (Reason(code), properties)))
 }
 
-/// Appends them in their shortest form.
+/// Appends reason code and properties in their shortest form.
 pub(crate) fn put_reason_and_properties(
     reason: Reason,
     properties: &Properties<'_>,
@@ -220,7 +220,7 @@ pub(crate) fn put_reason_and_properties(
 
 #[cfg(test)]
 mod golden {
-    //! Both directions of the bytes in the packets' tests.
+    //! Checks decoding and encoding of the bytes in the packets' tests.
 
     use super::*;
 
@@ -232,7 +232,7 @@ mod golden {
         assert_eq!(out.strip_prefix(b"before"), Some(bytes));
     }
 
-    /// The one packet that `bytes` hold.
+    /// The single packet in `bytes`.
     pub(super) fn decode(version: Version, sender: Sender, bytes: &[u8]) -> Result<Packet<'_>, Error> {
         let header = Header::read(bytes, version)?.expect("a whole header");
         assert_eq!(header.size(), bytes.len(), "a whole packet");
@@ -248,7 +248,7 @@ mod golden {
     }
 
     #[test]
-    fn a_packet_too_long_for_the_wire_leaves_nothing_behind() {
+    fn a_packet_too_long_for_the_wire_appends_nothing() {
         let topic = "t".repeat(65_536);
         let mut out = vec![1];
         let publish = Publish {

@@ -1,8 +1,8 @@
 //! The properties of MQTT 5 (2.2.2): a block of identifiers and values behind a length.
 //!
-//! A decoded [`Properties`] is the block as it was on the wire, checked: each property is known, allowed where it
-//! stands, in range, and there once, user properties and (from a server) subscription identifiers excepted. It is read
-//! by iterating, because almost all blocks hold none to three.
+//! A decoded [`Properties`] is the block as it was on the wire, checked: each property is known, allowed in this
+//! packet, in range, and present once (except user properties and, from a server, subscription identifiers). It is read
+//! by iteration, because almost all blocks hold three properties at most.
 
 use crate::error::Error;
 use crate::frame::{Parsed, text, varint};
@@ -44,7 +44,7 @@ pub enum Property<'a> {
     SharedAvailable(bool),
 }
 
-/// Which packet a block belongs to, and who sends it where that matters.
+/// The packet that a block belongs to, and its sender where that matters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Place {
     Connect,
@@ -62,7 +62,7 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// The identifiers that may stand here, as a bit set.
+    /// The identifiers that are allowed here, as a set of bits.
     fn allowed(self) -> u64 {
         const fn bits(ids: &[u8]) -> u64 {
             let mut set = 1 << 0x26; // User properties go everywhere.
@@ -114,7 +114,7 @@ impl<'a> Properties<'a> {
     /// No properties.
     pub const EMPTY: Properties<'static> = Properties { raw: &[] };
 
-    /// Bytes that were checked when they came in (and may have been damaged since: reading stops there).
+    /// Bytes that were checked when they came in. If they have been damaged since, iteration stops there.
     pub(crate) fn stored(raw: &'a [u8]) -> Self {
         Properties { raw }
     }
@@ -124,7 +124,7 @@ impl<'a> Properties<'a> {
         self.raw
     }
 
-    /// Whether there is none.
+    /// Whether the block is empty.
     pub fn is_empty(&self) -> bool {
         self.raw.is_empty()
     }
@@ -145,7 +145,7 @@ impl<'a> Properties<'a> {
         })
     }
 
-    /// A length and the block behind it.
+    /// Parses a length and the block after it.
     pub(crate) fn parse(place: Place, input: &'a [u8]) -> Parsed<'a, Properties<'a>> {
         let (rest, len) = varint::parse(input)?;
         if len == 0 {
@@ -156,7 +156,7 @@ impl<'a> Properties<'a> {
         Ok((rest, Properties { raw }))
     }
 
-    /// Appends length and block.
+    /// Appends the length and the block.
     pub(crate) fn put(&self, out: &mut Vec<u8>) -> Result<(), Error> {
         let len = u32::try_from(self.raw.len())
             .ok()
@@ -179,10 +179,10 @@ impl std::fmt::Debug for Properties<'_> {
 pub struct PropertyBuf(Vec<u8>);
 
 impl PropertyBuf {
-    /// Appends one.
+    /// Appends a property.
     ///
     /// # Errors
-    /// [`Error::TooLong`]: a text of more than 65,535 bytes. Nothing was appended.
+    /// [`Error::TooLong`]: a text is longer than 65,535 bytes. Nothing was appended.
     pub fn push(&mut self, property: Property<'_>) -> Result<(), Error> {
         let start = self.0.len();
         property.put(&mut self.0).inspect_err(|_| self.0.truncate(start))
@@ -195,7 +195,7 @@ impl PropertyBuf {
 }
 
 impl<'a> FromIterator<Property<'a>> for PropertyBuf {
-    /// Leaves out what is too long for the wire.
+    /// Leaves out properties that are too long for the wire.
     fn from_iter<T: IntoIterator<Item = Property<'a>>>(properties: T) -> Self {
         let mut block = PropertyBuf::default();
         for property in properties {
@@ -235,7 +235,7 @@ fn check(place: Place, raw: &[u8]) -> Result<(), Error> {
 
 fn property(input: &[u8]) -> Parsed<'_, Property<'_>> {
     use Property as P;
-    // Identifiers are variable byte integers; all that exist take one byte.
+    // Identifiers are variable byte integers, but all that exist take one byte.
     let (input, id) = text::u8(input)?;
     let flag = |input| -> Parsed<'_, bool> {
         match text::u8(input)? {
@@ -276,7 +276,7 @@ fn property(input: &[u8]) -> Parsed<'_, Property<'_>> {
         0x1F => text::string(input).map(|(rest, v)| (rest, P::ReasonString(v)))?,
         0x21 => positive16(input).map(|(rest, v)| (rest, P::ReceiveMaximum(v)))?,
         0x22 => text::u16(input).map(|(rest, v)| (rest, P::TopicAliasMaximum(v)))?,
-        // 0 is illegal with a code of its own, which the session gives: it knows the maximum too.
+        // An alias of 0 has a reason code of its own. The session checks it, since it knows the maximum too.
         0x23 => text::u16(input).map(|(rest, v)| (rest, P::TopicAlias(v)))?,
         0x24 => flag(input).map(|(rest, v)| (rest, P::MaximumQos(u8::from(v))))?,
         0x25 => flag(input).map(|(rest, v)| (rest, P::RetainAvailable(v)))?,
@@ -297,7 +297,7 @@ fn property(input: &[u8]) -> Parsed<'_, Property<'_>> {
 }
 
 impl Property<'_> {
-    /// Appends identifier and value.
+    /// Appends the identifier and the value.
     pub(crate) fn put(&self, out: &mut Vec<u8>) -> Result<(), Error> {
         use Property as P;
         fn flag(id: u8, v: bool, out: &mut Vec<u8>) {
@@ -490,9 +490,9 @@ mod tests {
 
     #[test]
     fn the_block_ends_where_its_length_says() {
-        // The value would have to be read beyond the block.
+        // The value would extend beyond the block.
         assert!(Properties::parse(Place::PublishToServer, &[2, 0x02, 0, 0, 0, 1]).is_err());
-        // The block is longer than what is there.
+        // The block is longer than the input.
         assert!(Properties::parse(Place::PublishToServer, &[9, 0x01, 1]).is_err());
         assert!(Properties::parse(Place::PublishToServer, &[0x80, 0x00]).is_err());
         assert!(Properties::parse(Place::PublishToServer, &[]).is_err());

@@ -4,20 +4,20 @@ use crate::error::Error;
 use crate::frame::property::Place;
 use crate::frame::{Kind, Parsed, Properties, Sender, Version, packet_id, text, varint};
 
-/// A message on its way, either way.
+/// A message, in either direction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Publish<'a> {
-    /// Sent before.
+    /// It may have been sent before.
     pub dup: bool,
-    /// 0 to 2.
+    /// QoS, 0 to 2.
     pub qos: u8,
-    /// To be retained; from a server: was retained.
+    /// From a client: the message is to be retained. From a server: it is a retained one.
     pub retain: bool,
-    /// Empty only with a topic alias.
+    /// Topic name. Empty only together with a topic alias.
     pub topic: &'a str,
-    /// 0 at QoS 0.
+    /// Packet identifier; 0 at QoS 0.
     pub packet_id: u16,
-    /// MQTT 5.
+    /// MQTT 5 only.
     pub properties: Properties<'a>,
     /// The message's body.
     pub payload: &'a [u8],
@@ -27,10 +27,11 @@ const DUP: u8 = 0x08;
 const RETAIN: u8 = 0x01;
 
 impl<'a> Publish<'a> {
-    /// Decodes the body behind a first byte with these flags.
+    /// Decodes the body of a PUBLISH whose first byte has these flags.
     ///
     /// # Errors
-    /// As usual. Whether an empty topic has an alias to stand for it is the session's to check in MQTT 5.
+    /// The body is malformed, or breaks a rule of the protocol. In MQTT 5 the session checks that an empty topic comes
+    /// with a known alias.
     pub fn decode(flags: u8, body: &'a [u8], version: Version, sender: Sender) -> Result<Publish<'a>, Error> {
         let qos = flags >> 1 & 3;
         if qos == 3 {
@@ -68,11 +69,11 @@ pub(crate) fn first_byte(dup: bool, qos: u8, retain: bool) -> u8 {
     Kind::Publish.first_byte() | if dup { DUP } else { 0 } | (qos & 3) << 1 | u8::from(retain)
 }
 
-/// Appends a PUBLISH with its properties in three parts (MQTT 3: `None`), unless the packet would be longer than
+/// Appends a PUBLISH whose properties are given in three parts (MQTT 3: `None`), unless the packet would be longer than
 /// `size_max`. Returns whether it was appended.
 ///
 /// # Errors
-/// [`Error::TooLong`] for the wire; nothing was appended.
+/// [`Error::TooLong`]: too long for the wire; nothing was appended.
 pub(crate) fn write(
     out: &mut Vec<u8>,
     size_max: usize,

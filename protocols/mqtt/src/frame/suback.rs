@@ -7,11 +7,11 @@ use crate::frame::{Kind, Properties, Version, frame, packet_id};
 /// The answer to SUBSCRIBE.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SubAck<'a> {
-    /// Of the SUBSCRIBE.
+    /// Packet identifier of the SUBSCRIBE.
     pub packet_id: u16,
-    /// MQTT 5.
+    /// MQTT 5 only.
     pub properties: Properties<'a>,
-    /// One per filter, in order: the granted QoS or a failure.
+    /// One per filter, in order: the granted QoS, or a failure.
     pub codes: &'a [u8],
 }
 
@@ -19,7 +19,7 @@ impl<'a> SubAck<'a> {
     /// Decodes the body.
     ///
     /// # Errors
-    /// As usual.
+    /// The body is malformed, or breaks a rule of the protocol.
     pub fn decode(body: &'a [u8], version: Version) -> Result<SubAck<'a>, Error> {
         const CODES: &[u8] = &[0x00, 0x01, 0x02, 0x80, 0x83, 0x87, 0x8F, 0x91, 0x97, 0x9E, 0xA1, 0xA2];
         const CODES_3: &[u8] = &[0x00, 0x01, 0x02, 0x80];

@@ -5,29 +5,29 @@ use crate::frame::property::Place;
 use crate::frame::{Kind, Parsed, Properties, Version, frame, packet_id, text};
 use gatepost_core::command::RetainHandling;
 
-/// A client asks for topics.
+/// Adds subscriptions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subscribe<'a> {
-    /// Echoed in SUBACK.
+    /// Packet identifier, repeated in SUBACK.
     pub packet_id: u16,
-    /// MQTT 5.
+    /// MQTT 5 only.
     pub properties: Properties<'a>,
-    /// Never empty.
+    /// At least one.
     pub filters: Vec<Filter<'a>>,
 }
 
-/// One filter and how it is wanted.
+/// A topic filter and its options.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Filter<'a> {
-    /// As sent, share prefix included.
+    /// As sent, with the share prefix.
     pub text: &'a str,
-    /// Maximum, 0 to 2.
+    /// Maximum QoS, 0 to 2.
     pub qos: u8,
-    /// MQTT 5: not what this client publishes.
+    /// MQTT 5: do not deliver this client's own messages.
     pub no_local: bool,
-    /// MQTT 5: keep the retain flag.
+    /// MQTT 5: keep the retain flag as the publisher set it.
     pub retain_as_published: bool,
-    /// MQTT 5: when to replay retained messages.
+    /// MQTT 5: when retained messages are replayed.
     pub retain_handling: RetainHandling,
 }
 
@@ -39,7 +39,7 @@ impl<'a> Subscribe<'a> {
     /// Decodes the body.
     ///
     /// # Errors
-    /// As usual.
+    /// The body is malformed, or breaks a rule of the protocol.
     pub fn decode(body: &'a [u8], version: Version) -> Result<Subscribe<'a>, Error> {
         let (rest, packet_id) = packet_id(body)?;
         let (mut rest, properties) = match version {

@@ -1,8 +1,8 @@
-//! The rules for text on the wire: UTF-8, topics, filters.
+//! The rules for text on the wire: UTF-8, topic names, filters.
 //!
-//! Beyond the standard, topics, filters, client ids and user names may not hold control characters and
-//! non-characters. The standard permits to refuse them (MQTT 5 1.5.4), Mosquitto does, and one such topic that got in
-//! would close the connection of every strict subscriber it reaches.
+//! Stricter than the standard, topics, filters, client ids and user names may not contain control characters or
+//! non-characters. The standard allows a server to refuse them (MQTT 5 1.5.4), and Mosquitto does. A single such topic
+//! would close the connection of every strict subscriber that it is delivered to.
 
 use crate::error::Error;
 use crate::frame::Parsed;
@@ -11,12 +11,12 @@ use nom::multi::length_data;
 use nom::number::complete::{be_u8, be_u16, be_u32};
 use nom::{IResult, Parser};
 
-/// Two length bytes and what they announce.
+/// Two length bytes, and that many bytes.
 pub(crate) fn binary(input: &[u8]) -> Parsed<'_, &[u8]> {
     length_data(be_u16).parse(input)
 }
 
-/// Two length bytes and UTF-8 text.
+/// Two length bytes, and that much UTF-8 text.
 pub(crate) fn string(input: &[u8]) -> Parsed<'_, &str> {
     let (rest, bytes) = binary(input)?;
     Ok((rest, utf8(bytes)?))
@@ -38,7 +38,7 @@ pub(crate) fn exactly(count: u32, input: &[u8]) -> Parsed<'_, &[u8]> {
     take(count)(input)
 }
 
-/// The value of a parser that must have used up its input.
+/// The value of a parser that must consume its whole input.
 pub(crate) fn whole<T>(parsed: IResult<&[u8], T, Error>) -> Result<T, Error> {
     match parsed? {
         ([], value) => Ok(value),
@@ -46,8 +46,8 @@ pub(crate) fn whole<T>(parsed: IResult<&[u8], T, Error>) -> Result<T, Error> {
     }
 }
 
-/// Well-formed UTF-8 (which in Rust excludes surrogates and long forms [MQTT-1.5.4-1]) without U+0000
-/// [MQTT-1.5.4-2]. A byte order mark is text like any other [MQTT-1.5.4-3].
+/// Checks for well-formed UTF-8 (Rust's rules exclude surrogates and overlong forms [MQTT-1.5.4-1]) without U+0000
+/// [MQTT-1.5.4-2]. A byte order mark is an ordinary character [MQTT-1.5.4-3].
 pub(crate) fn utf8(bytes: &[u8]) -> Result<&str, Error> {
     let text = std::str::from_utf8(bytes).map_err(|_| Error::Malformed("text is not UTF-8"))?;
     if !every(bytes, |byte| byte != 0) {
@@ -57,7 +57,7 @@ pub(crate) fn utf8(bytes: &[u8]) -> Result<&str, Error> {
     }
 }
 
-/// Whether text has no control characters and no Unicode non-characters.
+/// Whether the text has neither control characters nor Unicode non-characters.
 pub fn is_plain(text: &str) -> bool {
     if is_printable::<true>(text.as_bytes()) {
         return true;
@@ -68,16 +68,16 @@ pub fn is_plain(text: &str) -> bool {
     })
 }
 
-/// Whether all octets are good. No early exit, so that the compiler can compare many octets at once: nearly all text
+/// Whether all octets are `good`. No early exit, so that the compiler can compare many octets at once; nearly all text
 /// is good to its end.
 fn every(bytes: &[u8], good: impl Fn(u8) -> bool) -> bool {
     bytes.iter().fold(true, |all, byte| all & good(*byte))
 }
 
-/// Whether all octets are printable ASCII; without `WILDCARDS`, none of them `+` or `#`.
+/// Whether all octets are printable ASCII and, without `WILDCARDS`, none is `+` or `#`.
 ///
-/// Each topic name is read here, so eight octets are looked at together. The tests for an octet that is 0, below or above a
-/// value are those of "Bit Twiddling Hacks": they tell whether there is one, which is all that is asked.
+/// Each topic name is checked here, so eight octets are tested at a time. The tests for an octet that is 0, or below or
+/// above a value, are those of "Bit Twiddling Hacks": they tell whether there is such an octet, but not where.
 fn is_printable<const WILDCARDS: bool>(bytes: &[u8]) -> bool {
     let Some(last) = bytes.last_chunk::<8>() else {
         return every(bytes, |byte| {
@@ -97,15 +97,15 @@ fn is_printable<const WILDCARDS: bool>(bytes: &[u8]) -> bool {
         };
         (below_20 | from_7f | wildcard) & (ONES * 0x80)
     };
-    // The last eight may be looked at twice in part.
+    // The last chunk may overlap the one before.
     let (chunks, _) = bytes.as_chunks::<8>();
     chunks.iter().fold(bad(*last), |all, eight| all | bad(*eight)) == 0
 }
 
-/// A topic name that a message may be published to.
+/// Checks a topic name that a message may be published to.
 ///
 /// # Errors
-/// Not plain UTF-8, empty [MQTT-4.7.3-1], or with wildcards [MQTT-3.3.2-2].
+/// Not plain UTF-8, empty [MQTT-4.7.3-1], or with a wildcard [MQTT-3.3.2-2].
 pub fn topic_name(bytes: &[u8]) -> Result<&str, Error> {
     if !bytes.is_empty() && is_printable::<false>(bytes) {
         return std::str::from_utf8(bytes).map_err(|_| Error::Malformed("text is not UTF-8"));
@@ -124,7 +124,7 @@ pub fn topic_name(bytes: &[u8]) -> Result<&str, Error> {
     }
 }
 
-/// A topic filter, with or without `$share` in front.
+/// Checks a topic filter, with or without `$share` in front.
 ///
 /// # Errors
 /// Not plain UTF-8, empty, or with a wildcard that does not fill its level or is not last [MQTT-4.7.1-1].
@@ -154,7 +154,7 @@ pub fn is_too_deep(text: &str, levels_max: usize) -> bool {
     text.len() >= levels_max && text.bytes().filter(|&b| b == b'/').count() >= levels_max
 }
 
-/// Appends a length and the bytes.
+/// Appends the length and the bytes.
 pub(crate) fn put(bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
     let len = u16::try_from(bytes.len()).map_err(|_| Error::TooLong)?;
     out.extend_from_slice(&len.to_be_bytes());
@@ -195,7 +195,7 @@ mod tests {
         }
     }
 
-    /// Octets are looked at eight at a time: each value, at each place of texts of each length.
+    /// Octets are tested eight at a time, so each value is tested at each place, in texts of each length.
     #[test]
     fn one_octet_decides_wherever_it_stands() {
         for len in 1..=20 {

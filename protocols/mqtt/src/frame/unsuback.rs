@@ -7,9 +7,9 @@ use crate::frame::{Kind, Properties, Version, frame, packet_id};
 /// The answer to UNSUBSCRIBE.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UnsubAck<'a> {
-    /// Of the UNSUBSCRIBE.
+    /// Packet identifier of the UNSUBSCRIBE.
     pub packet_id: u16,
-    /// MQTT 5.
+    /// MQTT 5 only.
     pub properties: Properties<'a>,
     /// MQTT 5: one per filter, in order. MQTT 3: empty.
     pub codes: &'a [u8],
@@ -19,7 +19,7 @@ impl<'a> UnsubAck<'a> {
     /// Decodes the body.
     ///
     /// # Errors
-    /// As usual.
+    /// The body is malformed, or breaks a rule of the protocol.
     pub fn decode(body: &'a [u8], version: Version) -> Result<UnsubAck<'a>, Error> {
         const CODES: &[u8] = &[0x00, 0x11, 0x80, 0x83, 0x87, 0x8F, 0x91];
         let (rest, packet_id) = packet_id(body)?;

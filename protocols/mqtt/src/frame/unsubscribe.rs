@@ -4,14 +4,14 @@ use crate::error::Error;
 use crate::frame::property::Place;
 use crate::frame::{Kind, Properties, Version, frame, packet_id, text};
 
-/// A client no longer wants topics.
+/// Ends subscriptions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unsubscribe<'a> {
-    /// Echoed in UNSUBACK.
+    /// Packet identifier, repeated in UNSUBACK.
     pub packet_id: u16,
-    /// MQTT 5.
+    /// MQTT 5 only.
     pub properties: Properties<'a>,
-    /// Never empty; as subscribed, share prefix included.
+    /// At least one; as subscribed, with the share prefix.
     pub filters: Vec<&'a str>,
 }
 
@@ -19,7 +19,7 @@ impl<'a> Unsubscribe<'a> {
     /// Decodes the body.
     ///
     /// # Errors
-    /// As usual.
+    /// The body is malformed, or breaks a rule of the protocol.
     pub fn decode(body: &'a [u8], version: Version) -> Result<Unsubscribe<'a>, Error> {
         let (rest, packet_id) = packet_id(body)?;
         let (mut rest, properties) = match version {

@@ -1,4 +1,4 @@
-//! Variable byte integers (MQTT 5 1.5.5): seven bits a byte, low first, four bytes at most, shortest form only.
+//! Variable byte integers (MQTT 5 1.5.5): seven bits a byte, lowest first, at most four bytes, in the shortest form.
 
 use crate::error::Error;
 use crate::frame::Parsed;
@@ -6,12 +6,12 @@ use crate::frame::Parsed;
 /// The largest value.
 pub const MAX: u32 = 268_435_455;
 
-/// Reads one. `Ok(None)`: more bytes are needed.
+/// Reads a value. Returns it with its length in bytes. `Ok(None)`: more bytes are needed.
 ///
 /// # Errors
-/// More than four bytes, or not the shortest form [MQTT-1.5.5-1].
+/// It has more than four bytes, or is not in its shortest form [MQTT-1.5.5-1].
 pub fn read(input: &[u8]) -> Result<Option<(u32, usize)>, Error> {
-    // Most packets are short.
+    // Fast path: most packets are short.
     if let [byte @ 0..=0x7F, ..] = input {
         return Ok(Some((u32::from(*byte), 1)));
     }
@@ -32,7 +32,7 @@ pub fn read(input: &[u8]) -> Result<Option<(u32, usize)>, Error> {
     }
 }
 
-/// As a parser over a bounded slice.
+/// A parser over a bounded slice.
 pub(crate) fn parse(input: &[u8]) -> Parsed<'_, u32> {
     match read(input)? {
         Some((value, len)) => Ok((input.get(len..).unwrap_or_default(), value)),
@@ -40,7 +40,7 @@ pub(crate) fn parse(input: &[u8]) -> Parsed<'_, u32> {
     }
 }
 
-/// Bytes that `value` takes.
+/// Length of `value` in bytes.
 pub fn len(value: usize) -> usize {
     match value {
         0..=0x7F => 1,
@@ -50,7 +50,7 @@ pub fn len(value: usize) -> usize {
     }
 }
 
-/// Appends `value`, which is at most [`MAX`].
+/// Appends `value`, at most [`MAX`].
 pub fn write(mut value: u32, out: &mut impl Extend<u8>) {
     debug_assert!(value <= MAX, "checked by whoever sums up lengths");
     loop {

@@ -1,5 +1,5 @@
-//! Enhanced authentication (MQTT 5 4.12): CONNECT names a method, rounds of AUTH follow if the method needs them, and while the
-//! session is open the client may go through the same again.
+//! Enhanced authentication (MQTT 5 4.12). CONNECT names a method; rounds of AUTH follow if the method needs them. While
+//! the session is open, the client may authenticate again in the same way.
 //!
 //! ```text
 //!   CONNECT(method) ─► Asked ──Challenge──► Challenged        Done ──AUTH 0x19──► Asked ...
@@ -7,7 +7,7 @@
 //!                        └───────AUTH 0x18──────┘               └──Authenticated (CONNACK 0, AUTH 0)
 //! ```
 //!
-//! What a method is and what its words mean, the node knows. Here is who may speak when.
+//! The node knows the methods and their data. This file enforces the order of packets.
 
 use crate::error::{Error, Reason};
 use crate::frame::{Auth, Property, PropertyBuf, Sender};
@@ -16,7 +16,7 @@ use gatepost_core::event::LoginFailure;
 use gatepost_core::properties::Name;
 use gatepost_core::session::Cx;
 
-/// The method that a client has chosen, and whose turn it is.
+/// The method that a client has chosen, and the step it is at.
 pub(super) struct Authentication {
     method: Name,
     step: Step,
@@ -24,16 +24,16 @@ pub(super) struct Authentication {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Step {
-    /// The node has what the client said last.
+    /// The node has to answer the client.
     Asked,
-    /// The client has what the node said last.
+    /// The client has to answer the node.
     Challenged,
-    /// It is settled who the client is.
+    /// The client is authenticated.
     Done,
 }
 
 impl Authentication {
-    /// CONNECT has named a method. Returns the login to ask for, too.
+    /// Starts the method that CONNECT names. Returns the login to send to the node too.
     pub(super) fn begin(method: &str, data: &[u8]) -> (Authentication, Login) {
         let name = Name::from(method);
         let authentication = Authentication {
@@ -47,17 +47,17 @@ impl Authentication {
         (authentication, login)
     }
 
-    /// What CONNACK has to repeat [MQTT-4.12.0-5].
+    /// The method's name, which CONNACK must repeat [MQTT-4.12.0-5].
     pub(super) fn method(&self) -> &Name {
         &self.method
     }
 
-    /// Whether the node has to answer. Nothing is read until it has, so that a login is the last command of its turn.
+    /// Whether the node has to answer. Until it has, nothing is read: a login must be the last command of its turn.
     pub(super) fn is_asked(&self) -> bool {
         self.step == Step::Asked
     }
 
-    /// The client sends AUTH: pushes what it asks for.
+    /// Handles an AUTH of the client: pushes the login it asks for.
     pub(super) fn packet(&mut self, cx: &mut Cx<'_>, body: &[u8]) -> Result<(), Error> {
         let packet = Auth::decode(body, Sender::Client)?;
         let (mut method, mut data) = (None, &[][..]);
@@ -87,19 +87,19 @@ impl Authentication {
         Ok(())
     }
 
-    /// It is settled who the client is. The answer is CONNACK, or [`Authentication::accept`].
+    /// The client is authenticated. The caller sends CONNACK, or calls [`Authentication::accept`].
     pub(super) fn done(&mut self) {
         self.step = Step::Done;
     }
 
-    /// The node has a question: sends it. Whether it fits the client's Maximum Packet Size.
+    /// Sends the node's challenge. Returns whether it fits the client's Maximum Packet Size.
     #[must_use]
     pub(super) fn challenge(&mut self, data: &[u8], bytes_max: usize, out: &mut Vec<u8>) -> bool {
         self.step = Step::Challenged;
         self.put(Reason::CONTINUE_AUTHENTICATION, data, bytes_max, out)
     }
 
-    /// The client has proved again who it is: says so. Whether that fits the client's Maximum Packet Size.
+    /// Reports that the client has authenticated again. Returns whether that fits the client's Maximum Packet Size.
     #[must_use]
     pub(super) fn accept(&mut self, data: &[u8], bytes_max: usize, out: &mut Vec<u8>) -> bool {
         self.step = Step::Done;
@@ -129,7 +129,8 @@ fn properties(method: &str, data: &[u8]) -> PropertyBuf {
         .collect()
 }
 
-/// What a client is told whose login was refused. `by_method`: it named one, so there was no password to be bad.
+/// Reason code and text for a refused login. `by_method`: the client named a method, so there was no password that
+/// could be bad.
 pub(super) fn refusal(why: LoginFailure, by_method: bool) -> (Reason, &'static str) {
     match why {
         LoginFailure::BadCredentials if by_method => (Reason::NOT_AUTHORIZED, "the authentication failed"),

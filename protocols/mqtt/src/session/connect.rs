@@ -19,38 +19,38 @@ use gatepost_core::session::{Close, Cx};
 use gatepost_core::time::Time;
 use std::time::Duration;
 
-/// A CONNECT that is being answered.
+/// A CONNECT that is not answered yet.
 pub(super) struct Opening {
     deadline: Time,
-    /// Sent once the credentials are good.
+    /// Sent when the credentials were accepted.
     attach: Option<Box<Attach>>,
-    /// Sent once the vhost is found.
+    /// Sent when the vhost was found.
     session: Option<Box<OpenSession>>,
     terms: Terms,
-    /// If CONNECT names a method.
+    /// Present if CONNECT names a method.
     authentication: Option<Box<Authentication>>,
-    /// What CONNACK has to tell.
-    told: Told,
+    /// What CONNACK must report.
+    granted: Granted,
 }
 
 /// Properties of the CONNACK that depend on the CONNECT.
-struct Told {
-    /// The client left its id to us.
+struct Granted {
+    /// The server has chosen the client id.
     assigned_id: bool,
-    /// Only if it is not what the client asked for.
+    /// Present only if it differs from the client's request.
     session_expiry: Option<u32>,
-    /// Only if it is not what the client asked for.
+    /// Present only if it differs from the client's request.
     keep_alive: Option<u16>,
     response_information: bool,
-    /// The authentication method's last words.
+    /// Final data of the authentication method.
     authentication_data: Box<[u8]>,
 }
 
-/// Reads a CONNECT, if it is complete, and asks for its credentials to be checked. Returns the bytes it took.
+/// Parses a CONNECT, if it is complete, and pushes its login. Returns it with the bytes it took.
 pub(super) fn begin(shared: &Shared, cx: &mut Cx<'_>, input: &[u8]) -> Result<Option<(Box<Opening>, usize)>, Close> {
     let Some(&first) = input.first() else { return Ok(None) };
     if Kind::of(first) != Some(Kind::Connect) {
-        // [MQTT-3.1.0-1]; and nothing may be said before CONNACK [MQTT-3.14.0-1].
+        // [MQTT-3.1.0-1]. Nothing may be sent before CONNACK [MQTT-3.14.0-1].
         return Err(Close::abnormal("the first packet is not CONNECT"));
     }
     let frame = match codec::Frame::cut(input, Version::V5, &shared.settings.limits()) {
@@ -69,7 +69,7 @@ pub(super) fn begin(shared: &Shared, cx: &mut Cx<'_>, input: &[u8]) -> Result<Op
     }
 }
 
-/// Answers a CONNECT that cannot be decoded, if its version can be told.
+/// Answers a CONNECT that cannot be decoded, if its version is known.
 fn unreadable(cx: &mut Cx<'_>, body: &[u8], error: &Error) -> Close {
     let version = match *error {
         Error::Version { old: true, .. } => Some(Version::V311),
@@ -77,13 +77,13 @@ fn unreadable(cx: &mut Cx<'_>, body: &[u8], error: &Error) -> Close {
         _ => Connect::announced(body),
     };
     if let Some(version) = version {
-        // Its maximum packet size is unknown, so no reason string [MQTT-3.2.2-19].
+        // The client's maximum packet size is unknown, so there is no reason string [MQTT-3.2.2-19].
         put_refusal(cx.out, version, error.reason(), "", CONNACK_BYTES_MIN);
     }
     Close::abnormal(error.to_string())
 }
 
-/// A CONNECT that is over the limit, or whose header is bad. It is answered as soon as its version is known, and the
+/// Answers a CONNECT that is over the limit or has a bad header. It is answered as soon as its version is known; the
 /// rest is not waited for.
 fn oversized(
     shared: &Shared,
@@ -103,13 +103,13 @@ fn oversized(
     Err(unreadable(cx, body, error))
 }
 
-/// Says no, in CONNACK.
+/// Sends a CONNACK that refuses the connection.
 fn refuse(cx: &mut Cx<'_>, terms: &Terms, reason: Reason, text: &str) -> Close {
     put_refusal(cx.out, terms.version, reason, text, terms.packet_bytes_max);
     Close::abnormal(text)
 }
 
-/// Bytes of the shortest CONNACK of MQTT 5.
+/// Size of the shortest CONNACK of MQTT 5, in bytes.
 const CONNACK_BYTES_MIN: usize = 5;
 
 fn put_refusal(out: &mut Vec<u8>, version: Version, reason: Reason, text: &str, size_max: usize) {
@@ -127,8 +127,8 @@ fn put_refusal(out: &mut Vec<u8>, version: Version, reason: Reason, text: &str, 
         fits
     };
     if version == Version::V5 {
-        // The text is for people, so it goes first when space is short. A client that takes not even the bare refusal
-        // is just closed. [MQTT-3.1.2-24]
+        // The reason string is only for people, so it is left out if space is short. A client that accepts not even the
+        // bare refusal is closed without one. [MQTT-3.1.2-24]
         let explained = PropertyBuf::from_iter([Property::ReasonString(text)]);
         if (text.is_empty() || !put(reason, &explained.as_properties())) && size_max >= CONNACK_BYTES_MIN {
             out.extend_from_slice(&[Kind::ConnAck.first_byte(), 3, 0, reason.0, 0]);
@@ -138,10 +138,10 @@ fn put_refusal(out: &mut Vec<u8>, version: Version, reason: Reason, text: &str, 
     }
 }
 
-/// Checks what a CONNECT asks for and pushes its credentials.
+/// Checks a CONNECT and pushes its login.
 fn open(shared: &Shared, cx: &mut Cx<'_>, connect: &Connect<'_>, mut terms: Terms) -> Result<Opening, (Terms, Error)> {
     let settings = &shared.settings;
-    let mut told = Told {
+    let mut granted = Granted {
         assigned_id: false,
         session_expiry: None,
         keep_alive: None,
@@ -155,7 +155,7 @@ fn open(shared: &Shared, cx: &mut Cx<'_>, connect: &Connect<'_>, mut terms: Term
             Property::AuthenticationMethod(name) => method = Some(name),
             Property::AuthenticationData(data) => method_data = data,
             Property::SessionExpiry(seconds) => asked_expiry = seconds,
-            Property::RequestResponseInformation(asked) => told.response_information = asked,
+            Property::RequestResponseInformation(asked) => granted.response_information = asked,
             _ => {}
         }
     }
@@ -163,7 +163,7 @@ fn open(shared: &Shared, cx: &mut Cx<'_>, connect: &Connect<'_>, mut terms: Term
         Version::V5 => {
             let expiry = capped(asked_expiry, settings.session_expiry_max);
             if expiry != forever(asked_expiry) {
-                told.session_expiry = expiry;
+                granted.session_expiry = expiry;
             }
             terms.may_extend = asked_expiry != 0;
             expiry
@@ -174,16 +174,16 @@ fn open(shared: &Shared, cx: &mut Cx<'_>, connect: &Connect<'_>, mut terms: Term
     if let (Version::V5, Some(most)) = (connect.version, settings.keep_alive_max)
         && (connect.keep_alive == 0 || connect.keep_alive > most)
     {
-        told.keep_alive = Some(most);
+        granted.keep_alive = Some(most);
         terms.keep_alive = most; // [MQTT-3.1.2-21]
     }
     if connect.client_id.is_empty() {
-        // MQTT 3.1 wants a client id always, 3.1.1 if the session is to be found again [MQTT-3.1.3-8].
+        // MQTT 3.1 always requires a client id, 3.1.1 if the session is to be kept [MQTT-3.1.3-8].
         if connect.version == Version::V31 || (connect.version == Version::V311 && !connect.clean_start) {
             let error = Error::Reason(Reason::CLIENT_ID_NOT_VALID, "the client id is empty");
             return Err((terms, error));
         }
-        told.assigned_id = true;
+        granted.assigned_id = true;
         terms.client_id = format!("auto-{:016x}{:016x}", (cx.random)(), (cx.random)()).into();
     }
     let will = match connect
@@ -219,11 +219,11 @@ fn open(shared: &Shared, cx: &mut Cx<'_>, connect: &Connect<'_>, mut terms: Term
         })),
         terms,
         authentication,
-        told,
+        granted,
     })
 }
 
-/// Seconds on the wire as the engine has them: all bits set is for ever.
+/// Seconds on the wire as the engine has them: all bits set means for ever.
 fn forever(seconds: u32) -> Option<u32> {
     (seconds != u32::MAX).then_some(seconds)
 }
@@ -236,8 +236,8 @@ pub(super) fn capped(asked: u32, most: Option<u32>) -> Option<u32> {
     }
 }
 
-/// The will for the engine. `None`: clients may not write to its topic, so it is dropped. The connection works
-/// without it, and Mosquitto drops it too.
+/// The will for the engine. `None`: clients may not write to its topic, so it is dropped. The connection works without
+/// it, and Mosquitto drops it too.
 fn will(shared: &Shared, cx: &Cx<'_>, will: &LastWill<'_>) -> Result<Option<Will>, Error> {
     let settings = &shared.settings;
     if will.qos > settings.maximum_qos {
@@ -287,15 +287,15 @@ fn will(shared: &Shared, cx: &Cx<'_>, will: &LastWill<'_>) -> Result<Option<Will
     }))
 }
 
-/// The vhost that a CONNECT leads to, and who says so. Where it names an authentication method, only the vhost counts: the method
-/// says who the client is.
+/// The vhost and the login of a CONNECT. If it names an authentication method, only the vhost counts, since the method
+/// identifies the client.
 fn credentials(settings: &Settings, connect: &Connect<'_>, client_id: &Name) -> (Name, Login) {
     let (vhost, user): (Name, _) = match connect.user.and_then(|user| user.rsplit_once(':')) {
         Some((vhost, user)) if settings.vhost_in_username => (vhost.into(), Some(user)),
         _ => (settings.default_vhost.clone(), connect.user),
     };
     let login = match (user, connect.password) {
-        // Clients whose settings are left empty send empty texts: Mosquitto and RabbitMQ let them in as well.
+        // Clients whose settings were left empty send empty texts. Mosquitto and RabbitMQ accept them as well.
         (None | Some(""), None | Some(b"")) => Login::Anonymous,
         (user, password) => Login::Password {
             user: user.unwrap_or("").into(),
@@ -309,7 +309,7 @@ fn credentials(settings: &Settings, connect: &Connect<'_>, client_id: &Name) -> 
     (vhost, login)
 }
 
-/// Reads AUTH, which is passed on, or DISCONNECT, if it is complete. Returns the bytes it took.
+/// Parses AUTH, which is passed on, or DISCONNECT, if it is complete. Returns the bytes it took.
 fn read_answer(
     shared: &Shared,
     cx: &mut Cx<'_>,
@@ -322,7 +322,7 @@ fn read_answer(
     if frame.header.kind == Kind::Disconnect {
         let packet = Disconnect::decode(frame.body, Version::V5, Sender::Client)?;
         let text = format!("DISCONNECT {:?} before the login was done", packet.reason);
-        return Err(End::Goodbye(Close::normal(text)));
+        return Err(End::Disconnect(Close::normal(text)));
     }
     authentication.packet(cx, frame.body)?;
     Ok(Some(frame.size()))
@@ -333,21 +333,21 @@ impl Opening {
         self.deadline
     }
 
-    /// The credentials are good. `data`: the authentication method's last words, for CONNACK.
+    /// The credentials are accepted. `data`: final data of the authentication method, for CONNACK.
     pub(super) fn attach(&mut self, cx: &mut Cx<'_>, data: Box<[u8]>) {
-        self.told.authentication_data = data;
+        self.granted.authentication_data = data;
         if let Some(authentication) = &mut self.authentication {
             authentication.done();
         }
         cx.commands.extend(self.attach.take().map(Command::Attach));
     }
 
-    /// The authentication method asks the client something.
+    /// The authentication method has a challenge for the client.
     pub(super) fn challenge(&mut self, cx: &mut Cx<'_>, data: &[u8]) -> Result<(), Close> {
         let bytes_max = self.terms.packet_bytes_max;
         let fits = match &mut self.authentication {
             Some(authentication) => authentication.challenge(data, bytes_max, cx.out),
-            // Nobody asks a client without a method.
+            // Cannot occur: without a method there are no challenges.
             None => false,
         };
         if !fits {
@@ -356,8 +356,8 @@ impl Opening {
         Ok(())
     }
 
-    /// Reads the client's answer to a challenge, if it is complete, and passes it on. Returns the bytes it took. Until CONNACK,
-    /// a client may send AUTH and DISCONNECT only [MQTT-3.1.2-30].
+    /// Parses the client's answer to a challenge, if it is complete, and passes it on. Returns the bytes it took. Until
+    /// CONNACK a client may send only AUTH and DISCONNECT [MQTT-3.1.2-30].
     pub(super) fn respond(&mut self, shared: &Shared, cx: &mut Cx<'_>, input: &[u8]) -> Result<Option<usize>, Close> {
         let Some(&first) = input.first() else { return Ok(None) };
         let read = match (Kind::of(first), &mut self.authentication) {
@@ -368,11 +368,11 @@ impl Opening {
         };
         read.map_err(|end| match end {
             End::Error(error) => self.refuse(cx, error.reason(), error.text()),
-            End::Goodbye(close) => close,
+            End::Disconnect(close) => close,
         })
     }
 
-    /// The vhost is found.
+    /// The vhost was found.
     pub(super) fn open_session(&mut self, cx: &mut Cx<'_>) {
         cx.commands.extend(self.session.take().map(Command::OpenSession));
     }
@@ -391,7 +391,7 @@ impl Opening {
         self.refuse(cx, Reason::SERVER_UNAVAILABLE, "the login took too long")
     }
 
-    /// The engine ends the connection before it began. DISCONNECT is not allowed yet [MQTT-3.14.0-1].
+    /// The engine ends the connection before CONNACK. DISCONNECT is not allowed yet [MQTT-3.14.0-1].
     pub(super) fn closed(&self, cx: &mut Cx<'_>, why: CloseReason) -> Close {
         let reason = match why {
             CloseReason::Shutdown => Reason::SERVER_UNAVAILABLE,
@@ -409,11 +409,11 @@ impl Opening {
         refuse(cx, &self.terms, reason, text)
     }
 
-    /// The session is open: says so.
+    /// The session is open: sends CONNACK.
     pub(super) fn accept(self, shared: &Shared, cx: &mut Cx<'_>, present: bool) -> Result<Open, Close> {
         let Opening {
             mut terms,
-            told,
+            granted,
             authentication,
             ..
         } = self;
@@ -421,7 +421,7 @@ impl Opening {
         if terms.version == Version::V5 {
             let start = cx.out.len();
             let mut fits = |terms: &Terms, optional| {
-                let properties = greeting(&shared.settings, terms, &told, method, optional);
+                let properties = connack_properties(&shared.settings, terms, &granted, method, optional);
                 let packet = ConnAck {
                     session_present: present,
                     reason: Reason::SUCCESS,
@@ -434,7 +434,8 @@ impl Opening {
                 fits
             };
             if !fits(&terms, true) {
-                // Properties that offer something can be left out, properties that bind the client cannot. [MQTT-3.1.2-24]
+                // Properties that offer something may be left out; those that restrict the client may not.
+                // [MQTT-3.1.2-24]
                 terms.topic_alias_maximum_in = 0;
                 if !fits(&terms, false) {
                     return Err(refuse(
@@ -453,23 +454,31 @@ impl Opening {
     }
 }
 
-/// The properties of a CONNACK that says yes.
-fn greeting(settings: &Settings, terms: &Terms, told: &Told, method: Option<&Name>, optional: bool) -> PropertyBuf {
+/// The properties of a successful CONNACK.
+fn connack_properties(
+    settings: &Settings,
+    terms: &Terms,
+    granted: &Granted,
+    method: Option<&Name>,
+    optional: bool,
+) -> PropertyBuf {
     let information = settings.response_prefix.as_ref();
-    let information = information.filter(|_| told.response_information && optional);
+    let information = information.filter(|_| granted.response_information && optional);
     let information = information.map(|prefix| format!("{prefix}/{}", terms.client_id));
-    let data = Some(&told.authentication_data).filter(|data| method.is_some() && !data.is_empty());
-    // A packet can be no longer than the setting, which is capped to 32 bits.
+    let data = Some(&granted.authentication_data).filter(|data| method.is_some() && !data.is_empty());
+    // A packet cannot be longer than the setting, which is capped to 32 bits.
     let packet_bytes_max = u32::try_from(settings.packet_bytes_max()).ok();
     [
-        told.session_expiry.map(Property::SessionExpiry),
+        granted.session_expiry.map(Property::SessionExpiry),
         Some(Property::ReceiveMaximum(settings.receive_maximum.max(1))),
         (settings.maximum_qos < 2).then_some(Property::MaximumQos(settings.maximum_qos)),
         (!settings.retain_available).then_some(Property::RetainAvailable(false)),
         packet_bytes_max.filter(|_| optional).map(Property::MaximumPacketSize),
-        told.assigned_id.then_some(Property::AssignedClientId(&terms.client_id)),
+        granted
+            .assigned_id
+            .then_some(Property::AssignedClientId(&terms.client_id)),
         (terms.topic_alias_maximum_in > 0).then_some(Property::TopicAliasMaximum(terms.topic_alias_maximum_in)),
-        told.keep_alive.map(Property::ServerKeepAlive),
+        granted.keep_alive.map(Property::ServerKeepAlive),
         information.as_deref().map(Property::ResponseInformation),
         method.map(|name| Property::AuthenticationMethod(name)),
         data.map(|data| Property::AuthenticationData(data)),

@@ -1,7 +1,7 @@
-//! Messages to the peer: PUBLISH and PUBREL out; PUBACK, PUBREC and PUBCOMP in.
+//! Outgoing messages: sends PUBLISH and PUBREL; handles PUBACK, PUBREC and PUBCOMP.
 //!
-//! The engine owns packet ids and the window. Kept here is which ids are of QoS 2 and whether they were released,
-//! because an acknowledgement of the wrong type is a protocol error, and must not settle anything.
+//! The engine owns packet ids and the window. Kept here is which ids belong to QoS 2 messages and whether they were
+//! released. An acknowledgement of the wrong type is a protocol error and must not settle anything.
 
 use crate::Shared;
 use crate::error::{Error, Reason};
@@ -26,9 +26,9 @@ pub(super) struct Delivering {
     version: Version,
     packet_bytes_max: usize,
     topic_alias_maximum: u16,
-    /// Topics that have an alias. First come, first served; never more than the maximum. Most clients allow none.
+    /// Topics that have an alias, in order of first use, up to the client's maximum. Most clients allow none.
     aliases: Option<Box<Aliases>>,
-    /// QoS 2 packet ids in flight on this connection: whether PUBREL was sent.
+    /// QoS 2 packet ids in flight on this connection, each with whether PUBREL was sent.
     exactly_once: ByPacketId<bool>,
 }
 
@@ -36,11 +36,11 @@ pub(super) struct Delivering {
 #[derive(Default)]
 struct Aliases {
     by_topic: HashMap<Box<[u8]>, u16>,
-    /// What they take in memory, about.
+    /// Approximate memory, in bytes.
     bytes: usize,
 }
 
-/// What a delivery adds behind a message's properties: expiry and subscription ids.
+/// Properties that a delivery adds after the message's own: expiry and subscription ids.
 type Tail = SmallVec<[u8; 32]>;
 
 impl Delivering {
@@ -54,12 +54,12 @@ impl Delivering {
         }
     }
 
-    /// What the topics with aliases take in memory, about.
+    /// Approximate memory of the topics with aliases, in bytes.
     pub(super) fn alias_bytes(&self) -> usize {
         self.aliases.as_ref().map_or(0, |aliases| aliases.bytes)
     }
 
-    /// The largest packet that the client takes.
+    /// The largest packet that the client accepts, in bytes.
     pub(super) fn packet_bytes_max(&self) -> usize {
         self.packet_bytes_max
     }
@@ -154,7 +154,7 @@ impl Delivering {
         if let Some(&alias) = aliases.by_topic.get(topic) {
             return put(b"", Some(alias));
         }
-        // [MQTT-3.1.2-26]: 1 to the maximum.
+        // [MQTT-3.1.2-26]: aliases are 1 to the maximum.
         let next = u16::try_from(aliases.by_topic.len() + 1)
             .ok()
             .filter(|&next| next <= self.topic_alias_maximum);
@@ -173,7 +173,7 @@ impl Delivering {
         if self.exactly_once.contains_key(&ack.packet_id) {
             return Err(Error::Protocol("PUBACK for a message of quality of service 2"));
         }
-        // Whatever it says, it is not sent again [MQTT-4.4.0-2].
+        // Whatever its reason code, the message is not sent again [MQTT-4.4.0-2].
         settle(cx, ack.packet_id);
         Ok(())
     }
@@ -181,7 +181,7 @@ impl Delivering {
     /// PUBREC.
     pub(super) fn received(&mut self, cx: &mut Cx<'_>, ack: &Ack<'_>) -> Result<(), Error> {
         if !ack.reason.is_failure() {
-            // Unknown ids too: the engine says so, and so does PUBREL.
+            // Also for unknown ids: the engine reports them, and PUBREL tells the client.
             cx.commands.push(Command::Received {
                 packet_id: ack.packet_id,
             });
@@ -193,7 +193,7 @@ impl Delivering {
         Ok(())
     }
 
-    /// The engine wants an id released (after PUBREC, or on a connection that resumes).
+    /// The engine wants PUBREL sent for an id: after PUBREC, or when a session resumes.
     pub(super) fn release(&mut self, packet_id: u16, known: bool, out: &mut Vec<u8>) {
         if known {
             self.exactly_once.insert(packet_id, true);
@@ -214,7 +214,7 @@ impl Delivering {
                 Ok(())
             }
             Some(false) => Err(Error::Protocol("PUBCOMP before PUBREL")),
-            // The answer to a PUBREL that said "unknown", or one to a message of QoS 1.
+            // The answer to a PUBREL that said "unknown", or an answer to a message of QoS 1.
             None => {
                 stray(cx, ack.packet_id);
                 Ok(())
@@ -223,14 +223,14 @@ impl Delivering {
     }
 }
 
-/// A message's key as a topic name, if it can be one. What came as one goes out as it is.
+/// A message's key as a topic name, if it can be one. A key that came from MQTT goes out unchanged.
 fn topic(message: &Message) -> Option<Cow<'_, [u8]>> {
     if message.envelope().dialect == Dialect::Slash {
         return Some(Cow::Borrowed(message.key_bytes()));
     }
     let topic = translate(message.key(), Dialect::Dot, Dialect::Slash)?;
     if !is_plain(&topic) {
-        // Legal, but strict clients close the connection when they read it.
+        // The standard allows it, but strict clients close the connection when they read it.
         return None;
     }
     Some(match topic {
@@ -239,7 +239,7 @@ fn topic(message: &Message) -> Option<Cow<'_, [u8]>> {
     })
 }
 
-/// The delivery's window and packet id are free again; MQTT has no other verdict.
+/// Frees the delivery's window and packet id. MQTT can only accept a message.
 fn settle(cx: &mut Cx<'_>, packet_id: u16) {
     let number = u64::from(packet_id);
     cx.commands.push(Command::Settle {
@@ -250,13 +250,13 @@ fn settle(cx: &mut Cx<'_>, packet_id: u16) {
     });
 }
 
-/// An acknowledgement of QoS 2 for no delivery of QoS 2. Which ids are of QoS 1 only the engine knows: remembering each
-/// here too would cost a hash per message.
+/// An acknowledgement of QoS 2 for an id that is not of a QoS 2 message. Only the engine knows the ids of QoS 1:
+/// keeping them here too would cost a hash per message.
 fn stray(cx: &mut Cx<'_>, packet_id: u16) {
     cx.commands.push(Command::Stray { packet_id });
 }
 
-/// The delivery counts as done although nothing was sent.
+/// Settles a delivery that is not sent.
 fn skip(cx: &mut Cx<'_>, delivery: &Delivery) {
     if delivery.qos > 0 {
         settle(cx, delivery.number as u16);
@@ -276,7 +276,7 @@ fn tail(now: Wall, delivery: &Delivery) -> Tail {
     tail
 }
 
-/// Seconds left to live, rounded up: 0 would mean that it is over, which is for the engine to decide.
+/// Remaining seconds to live, rounded up: 0 would mean expired, and only the engine decides that.
 fn expiry_left(now: Wall, message: &Message) -> Option<u32> {
     let left = message.envelope().deadline? - now;
     Some(

@@ -1,4 +1,4 @@
-//! An open session: what each packet and event leads to, the keep-alive, the end.
+//! An open session: handling of each packet and event, the keep-alive, and the end.
 
 use crate::Shared;
 use crate::codec::Frame;
@@ -18,21 +18,21 @@ use gatepost_core::session::{Close, Cx};
 use gatepost_core::time::{Now, Time};
 use std::time::Duration;
 
-/// What CONNECT and settings settle about a connection.
+/// The parameters of a connection that CONNECT and the settings determine.
 pub(super) struct Terms {
     pub(super) version: Version,
-    /// The peer is a bridge of MQTT 3, which knows its own messages and wants retain flags as they are.
+    /// The client is an MQTT 3 bridge: it is not sent its own messages, and retain flags stay as published.
     pub(super) bridge: bool,
     pub(super) client_id: Name,
-    /// Seconds; 0 is off.
+    /// Keep-alive in seconds; 0 is off.
     pub(super) keep_alive: u16,
-    /// The client's: the largest packet it takes.
+    /// The client's limit: the largest packet it accepts, in bytes.
     pub(super) packet_bytes_max: usize,
-    /// Ours: unacknowledged messages sent to it at most.
+    /// Maximum unacknowledged messages sent to the client.
     pub(super) receive_maximum: u16,
-    /// Aliases we may use towards it.
+    /// Highest topic alias that we may use towards the client.
     pub(super) topic_alias_maximum_out: u16,
-    /// Aliases it may use towards us.
+    /// Highest topic alias that the client may use towards us.
     pub(super) topic_alias_maximum_in: u16,
     /// DISCONNECT may set a session expiry other than 0.
     pub(super) may_extend: bool,
@@ -82,20 +82,20 @@ pub(super) struct Open {
     paused: bool,
     /// One and a half times the keep-alive [MQTT-3.1.2-22].
     silence_max: Option<Duration>,
-    /// When the peer last sent a whole packet, or enough of one.
+    /// When the client last sent a complete packet, or `PARTIAL_BYTES` of one.
     heard: Time,
     /// Bytes of an unfinished packet at `heard`.
     partial: usize,
     publishing: Publishing,
     delivering: Delivering,
-    /// If CONNECT named a method.
+    /// Present if CONNECT named a method.
     authentication: Option<Box<Authentication>>,
 }
 
 /// Why a packet ends the connection.
 pub(super) enum End {
     Error(Error),
-    Goodbye(Close),
+    Disconnect(Close),
 }
 
 impl From<Error> for End {
@@ -104,14 +104,14 @@ impl From<Error> for End {
     }
 }
 
-/// An idle client costs this, its socket's task and its session in the engine; all of it is to stay within 1 KiB.
+/// An idle client costs this, its socket's task, and its session in the engine. Together they must stay within 1 KiB.
 const _: () = assert!(size_of::<Open>() <= 288);
 
-/// So many bytes of an unfinished packet count as a sign of life: otherwise a large message on a slow link would time
+/// This many bytes of an unfinished packet reset the keep-alive. Otherwise a large message on a slow link would time
 /// out. Mosquitto does the same.
 const PARTIAL_BYTES: usize = 1000;
 
-/// Work units of parsing one filter.
+/// Work units for parsing one filter.
 const FILTER_WORK: usize = 4;
 
 impl Open {
@@ -150,7 +150,7 @@ impl Open {
             match self.packet(shared, cx, &frame, &mut scratch) {
                 Ok(()) => used += frame.size(),
                 Err(End::Error(error)) => return Err(self.fail(cx, &error)),
-                Err(End::Goodbye(close)) => return Err(close),
+                Err(End::Disconnect(close)) => return Err(close),
             }
         }
         let partial = input.len() - used;
@@ -201,7 +201,7 @@ impl Open {
             }
             // [MQTT-3.12.4-1]
             Kind::PingReq => cx.out.extend_from_slice(&[Kind::PingResp.first_byte(), 0]),
-            Kind::Disconnect => return Err(self.goodbye(&shared.settings, cx, body)?),
+            Kind::Disconnect => return Err(self.client_disconnect(&shared.settings, cx, body)?),
             // [MQTT-3.1.0-2]
             Kind::Connect => return Err(Error::Protocol("a second CONNECT").into()),
             Kind::Auth => match &mut self.authentication {
@@ -216,7 +216,7 @@ impl Open {
         Ok(())
     }
 
-    fn goodbye(&self, settings: &Settings, cx: &mut Cx<'_>, body: &[u8]) -> Result<End, Error> {
+    fn client_disconnect(&self, settings: &Settings, cx: &mut Cx<'_>, body: &[u8]) -> Result<End, Error> {
         let packet = Disconnect::decode(body, self.version, Sender::Client)?;
         for property in packet.properties.iter() {
             if let Property::SessionExpiry(seconds) = property {
@@ -231,7 +231,10 @@ impl Open {
         if packet.reason == Reason::SUCCESS {
             cx.commands.push(Command::DropWill); // [MQTT-3.14.4-3]
         }
-        Ok(End::Goodbye(Close::normal(format!("DISCONNECT {:?}", packet.reason))))
+        Ok(End::Disconnect(Close::normal(format!(
+            "DISCONNECT {:?}",
+            packet.reason
+        ))))
     }
 
     pub(super) fn event(&mut self, shared: &Shared, cx: &mut Cx<'_>, event: Event) -> Result<(), Close> {
@@ -241,7 +244,7 @@ impl Open {
                 let read = self.reads();
                 self.publishing.confirmed(upto, cx.out);
                 if !read && self.reads() {
-                    // We did not read, so the peer's silence does not count.
+                    // We did not read, so silence of the client proves nothing.
                     self.heard = cx.now.monotonic;
                 }
             }
@@ -273,7 +276,7 @@ impl Open {
                 fault,
                 ..
             } => {
-                return Err(self.say_goodbye(cx, map::reason(fault.kind), &fault.text));
+                return Err(self.send_disconnect(cx, map::reason(fault.kind), &fault.text));
             }
             Event::Failed { op: Op::Settle, .. } => {
                 return Err(self.fail(
@@ -293,28 +296,28 @@ impl Open {
                     }
                     CloseReason::CredentialsExpired => Reason::NOT_AUTHORIZED,
                 };
-                self.say_goodbye(cx, reason, closed(why));
+                self.send_disconnect(cx, reason, closed(why));
                 return Err(Close::normal(closed(why)));
             }
-            // A QoS 0 message that was refused: MQTT has no answer to it, but whoever runs the gateway should know.
+            // MQTT has no answer to a refused QoS 0 message, but the operator should know.
             Event::Failed { fault, .. } => cx.complain(|| format!("a message at QoS 0 was refused: {fault}")),
             Event::ClosedBecause(why) => {
-                self.say_goodbye(cx, Reason::ADMINISTRATIVE_ACTION, &why);
+                self.send_disconnect(cx, Reason::ADMINISTRATIVE_ACTION, &why);
                 return Err(Close::normal(closed(CloseReason::Forced)));
             }
-            // The driver holds publishes back; other protocols' answers do not come.
+            // Pressure (the driver withholds publishes), and answers for other protocols.
             _ => {}
         }
         Ok(())
     }
 
-    /// The client is being authenticated again. What was allowed before still is, until that has failed.
+    /// The client authenticates again. It keeps its rights until that fails.
     fn authenticated(&mut self, cx: &mut Cx<'_>, event: &Event) -> Result<(), Close> {
         let bytes_max = self.delivering.packet_bytes_max();
         let Some(authentication) = self.authentication.as_mut().filter(|a| a.is_asked()) else {
             return Ok(());
         };
-        // We did not read, so the peer's silence does not count.
+        // We did not read, so silence of the client proves nothing.
         self.heard = cx.now.monotonic;
         let fits = match event {
             Event::Challenge(data) => authentication.challenge(data, bytes_max, cx.out),
@@ -324,27 +327,28 @@ impl Open {
                 // DISCONNECT has no code for these (MQTT 5 3.14.2.1).
                 let has_none = matches!(reason, Reason::BANNED | Reason::BAD_AUTHENTICATION_METHOD);
                 let reason = if has_none { Reason::NOT_AUTHORIZED } else { reason };
-                return Err(self.say_goodbye(cx, reason, text)); // [MQTT-4.12.1-2]
+                return Err(self.send_disconnect(cx, reason, text)); // [MQTT-4.12.1-2]
             }
             _ => true,
         };
         if fits { Ok(()) } else { Err(self.answer_too_large(cx)) }
     }
 
-    /// The client asked for more in one packet than it can be answered in one. It would wait for the answer for ever.
+    /// The client asked for more in one packet than one answer can hold. Without the answer it would wait for ever, so
+    /// it is disconnected.
     fn answer_too_large(&self, cx: &mut Cx<'_>) -> Close {
         let text = "the answer is larger than the client's Maximum Packet Size";
-        self.say_goodbye(cx, Reason::PACKET_TOO_LARGE, text)
+        self.send_disconnect(cx, Reason::PACKET_TOO_LARGE, text)
     }
 
-    /// The peer misbehaved.
+    /// Ends the connection of a client that broke the protocol.
     fn fail(&self, cx: &mut Cx<'_>, error: &Error) -> Close {
-        self.say_goodbye(cx, error.reason(), error.text());
+        self.send_disconnect(cx, error.reason(), error.text());
         Close::abnormal(error.to_string())
     }
 
-    /// The last words: MQTT 3 has none.
-    fn say_goodbye(&self, cx: &mut Cx<'_>, reason: Reason, text: &str) -> Close {
+    /// Sends DISCONNECT, which MQTT 3 does not have.
+    fn send_disconnect(&self, cx: &mut Cx<'_>, reason: Reason, text: &str) -> Close {
         if self.version == Version::V5 {
             let start = cx.out.len();
             let text_too = PropertyBuf::from_iter([Property::ReasonString(text)]);
@@ -366,21 +370,21 @@ impl Open {
         self.publishing.has_room() && self.authentication.as_ref().is_none_or(|a| !a.is_asked())
     }
 
-    /// What it keeps of topics for as long as the connection lasts.
+    /// Approximate memory of topic aliases, in bytes.
     pub(super) fn alias_bytes(&self) -> usize {
         self.publishing.alias_bytes() + self.delivering.alias_bytes()
     }
 
-    /// When the peer's silence becomes too long. Silence that we caused does not count.
+    /// When the keep-alive ends. While we do not read, it does not run.
     pub(super) fn deadline(&self) -> Option<Time> {
         self.silence_max
             .filter(|_| !self.paused && self.reads())
             .map(|most| self.heard + most)
     }
 
-    /// The peer was silent too long.
+    /// The keep-alive has ended.
     pub(super) fn silent(&self, cx: &mut Cx<'_>) -> Close {
-        self.say_goodbye(
+        self.send_disconnect(
             cx,
             Reason::KEEP_ALIVE_TIMEOUT,
             "nothing was heard within the keep-alive",

@@ -1,7 +1,8 @@
-//! Messages from the peer: PUBLISH in; PUBACK, PUBREC and PUBCOMP out.
+//! Incoming messages: handles PUBLISH; sends PUBACK, PUBREC and PUBCOMP.
 //!
-//! The engine confirms by watermark, and acknowledgements leave in the order the messages came [MQTT-4.6.0-2], so what
-//! is owed is a queue of packet ids, beside the numbers that the engine gives to confirmed publishes.
+//! The engine confirms by watermark, and acknowledgements are sent in the order of the messages [MQTT-4.6.0-2]. So the
+//! pending acknowledgements are a queue of packet ids, each with the number of the publish that must be confirmed
+//! first.
 
 use crate::Shared;
 use crate::error::{Error, Reason};
@@ -23,50 +24,50 @@ const CHANNEL: u16 = 0;
 
 pub(super) struct Publishing {
     version: Version,
-    /// Our receive maximum.
+    /// The receive maximum that we announced.
     receive_maximum: u16,
-    /// Whether exceeding it is an error. If not, reading stops there.
+    /// Whether exceeding it is an error. If not, reading stops at it.
     enforce: bool,
     topic_alias_maximum: u16,
-    /// `aliases[n - 1]` is what alias n stands for. Grows to the highest alias used.
+    /// `aliases[n - 1]` is the topic of alias n. Grows to the highest alias used.
     aliases: Vec<Option<Box<str>>>,
-    /// Number of the last publish handed to the engine to be confirmed.
+    /// Number of the last publish that the engine is to confirm.
     last: u64,
-    /// The engine's watermark.
+    /// All publishes up to this number are confirmed.
     confirmed: u64,
-    /// Acknowledgements owed, in order of arrival. Numbers never fall.
+    /// Pending acknowledgements, in order of arrival. Their numbers never decrease.
     owed: VecDeque<Owed>,
     /// How many of `owed` are of QoS 1.
     owed_qos1: usize,
-    /// Packet ids of QoS 2 messages from PUBLISH to PUBCOMP on this connection. Only kept for `enforce`.
+    /// Packet ids of QoS 2 messages from PUBLISH to PUBCOMP on this connection. Kept only if `enforce` is set.
     unreleased: PacketIds,
-    /// Packet ids of swallowed QoS 2 messages, from PUBLISH to PUBREL: the engine does not know them. MQTT 5 only, as
-    /// MQTT 3 has no word for an unknown id. Few clients have any.
-    swallowed: Option<Box<Swallowed>>,
+    /// Packet ids of discarded QoS 2 messages, from PUBLISH to PUBREL: the engine does not know them. MQTT 5 only,
+    /// since MQTT 3 has no code for an unknown id. Few clients have any.
+    discarded: Option<Box<Discarded>>,
 }
 
-/// See [`Publishing::swallowed`].
+/// See [`Publishing::discarded`].
 #[derive(Default)]
-struct Swallowed(PacketIds);
+struct Discarded(PacketIds);
 
 struct Owed {
     /// The publish that must be confirmed first.
     number: u64,
     packet_id: u16,
     qos: u8,
-    /// `Some` if nothing was kept of it.
+    /// Present if the message was refused.
     refusal: Option<Reason>,
 }
 
-/// What becomes of a client's message on a topic.
+/// What happens to a client's message on a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Writing {
     /// It is published.
     Allowed,
-    /// It is acknowledged and dropped: the topic is the broker's own. Bridges and monitors write there, and a refusal
-    /// would end their connection for a message that nobody misses.
-    Swallowed,
-    /// It is refused: the topic only names subscriptions.
+    /// It is acknowledged and dropped, because the topic belongs to the broker. Bridges and monitors publish there; a
+    /// refusal would end their connection for a message that nobody needs.
+    Discarded,
+    /// It is refused: the topic is a prefix for subscriptions only.
     Refused,
 }
 
@@ -81,13 +82,13 @@ impl Writing {
                 .filter(|rest| rest.is_empty() || rest.starts_with('/'))
         };
         if let Some(rest) = below("$SYS") {
-            // A Mosquitto bridge says here whether it is connected, with a retained message and a retained will.
+            // A Mosquitto bridge publishes here whether it is connected, as retained message and as retained will.
             let bridge = rest
                 .strip_prefix("/broker/connection/")
                 .and_then(|rest| rest.strip_suffix("/state"));
             return match bridge {
                 Some(id) if !id.is_empty() => Writing::Allowed,
-                _ => Writing::Swallowed,
+                _ => Writing::Discarded,
             };
         }
         match below("$share") {
@@ -97,7 +98,7 @@ impl Writing {
     }
 }
 
-/// A message's properties without what belongs to the hop or to the envelope.
+/// A message's properties without those that belong to the hop or to the envelope.
 pub(super) struct Normalised<'a> {
     pub(super) raw: &'a [u8],
     pub(super) alias: Option<u16>,
@@ -106,7 +107,7 @@ pub(super) struct Normalised<'a> {
 }
 
 impl<'a> Normalised<'a> {
-    /// Copies what stays into `scratch`, unless all of it does.
+    /// Copies the remaining properties into `scratch`, unless all remain.
     pub(super) fn of(properties: Properties<'a>, scratch: &'a mut Vec<u8>) -> Normalised<'a> {
         let mut to = Normalised {
             raw: properties.raw(),
@@ -154,11 +155,11 @@ impl Publishing {
             owed: VecDeque::new(),
             owed_qos1: 0,
             unreleased: PacketIds::default(),
-            swallowed: None,
+            discarded: None,
         }
     }
 
-    /// Whether the peer may send another message. A peer whose limit is enforced always may: exceeding it ends the
+    /// Whether the client may send another message. If the limit is enforced it always may: exceeding it ends the
     /// connection.
     pub(super) fn has_room(&self) -> bool {
         self.enforce || self.owed.len() < usize::from(self.receive_maximum)
@@ -222,17 +223,18 @@ impl Publishing {
             cx.commands.push(Command::Publish {
                 channel: CHANNEL,
                 flags: match self.version {
-                    // MQTT 5 4.6 [MQTT-4.6.0-5]: messages are ordered within a topic and a QoS.
+                    // MQTT 5 4.6 [MQTT-4.6.0-5]: messages are ordered within a topic and a QoS, so a QoS 0 message may
+                    // pass others.
                     _ if packet.qos == 0 => PublishFlags::PASSING,
                     Version::V5 => PublishFlags::CONFIRM,
-                    // Their PUBACK and PUBREC can only mean yes.
+                    // Their PUBACK and PUBREC cannot refuse.
                     Version::V31 | Version::V311 => PublishFlags::CONFIRM | PublishFlags::PATIENT,
                 },
                 packet_id: if packet.qos == 2 { packet.packet_id } else { 0 },
                 message: Message::new(envelope, &settings.exchange, topic, raw, packet.payload),
             });
         } else if packet.qos == 2 && self.version == Version::V5 {
-            self.swallowed.get_or_insert_default().0.insert(packet.packet_id);
+            self.discarded.get_or_insert_default().0.insert(packet.packet_id);
         }
         if packet.qos > 0 {
             self.owe(cx, packet, numbered, None);
@@ -240,10 +242,10 @@ impl Publishing {
         Ok(())
     }
 
-    /// A message that is refused before the engine sees it.
+    /// Refuses a message that the engine has not seen.
     ///
     /// # Errors
-    /// The peer has no acknowledgement that says no: in MQTT 3, and at QoS 0 where the topic itself is at fault.
+    /// There is no acknowledgement that can refuse: in MQTT 3, and at QoS 0 if the topic itself is wrong.
     fn refuse(
         &mut self,
         settings: &Settings,
@@ -253,17 +255,18 @@ impl Publishing {
         text: &'static str,
     ) -> Result<(), Error> {
         match packet.qos {
-            // Nothing was promised.
+            // A QoS 0 message has no acknowledgement; it is dropped.
             0 if reason == Reason::NOT_AUTHORIZED => Ok(()),
             1.. if self.version == Version::V5 => {
-                self.owe(cx, packet, false, Some(settings.told(reason)));
+                self.owe(cx, packet, false, Some(settings.disclosed(reason)));
                 Ok(())
             }
             _ => Err(Error::Reason(reason, text)),
         }
     }
 
-    /// Remembers an acknowledgement. `numbered`: the engine confirms the message; others wait for the one before them.
+    /// Adds a pending acknowledgement. `numbered`: the engine will confirm the message. Others wait for the one before
+    /// them.
     fn owe(&mut self, cx: &mut Cx<'_>, packet: &Publish<'_>, numbered: bool, refusal: Option<Reason>) {
         self.last += u64::from(numbered);
         self.owed_qos1 += usize::from(packet.qos == 1);
@@ -278,12 +281,12 @@ impl Publishing {
         }
     }
 
-    /// Counts a message towards the receive maximum, once however often it is sent.
+    /// Counts a message against the receive maximum; a repeated one counts once.
     fn count(&mut self, packet: &Publish<'_>) -> Result<(), Error> {
         let most = usize::from(self.receive_maximum);
         let counted = packet.qos == 2 && self.unreleased.contains(&packet.packet_id);
         let in_flight = self.owed_qos1 + self.unreleased.len();
-        // The second condition bounds what is owed to a peer that repeats one QoS 2 message without end.
+        // The second condition bounds the acknowledgements for a client that repeats one QoS 2 message without end.
         if (!counted && in_flight >= most) || self.owed.len() >= most {
             // [MQTT-3.3.4-7]
             return Err(Error::Reason(
@@ -297,7 +300,7 @@ impl Publishing {
         Ok(())
     }
 
-    /// The engine took care of all publishes up to number `upto`.
+    /// The engine has confirmed all publishes up to number `upto`.
     pub(super) fn confirmed(&mut self, upto: u64, out: &mut Vec<u8>) {
         self.confirmed = self.confirmed.max(upto);
         self.acknowledge(out);
@@ -314,7 +317,7 @@ impl Publishing {
                 Kind::PubAck
             } else {
                 if reason.is_failure() {
-                    // [MQTT-4.3.3-9]: there will be no PUBREL.
+                    // [MQTT-4.3.3-9]: no PUBREL will come.
                     self.unreleased.remove(&packet_id);
                 }
                 Kind::PubRec
@@ -324,38 +327,38 @@ impl Publishing {
         }
     }
 
-    /// The engine refused a publish; its acknowledgement will say so.
+    /// The engine refused a publish; its acknowledgement will report it.
     ///
     /// # Errors
-    /// An MQTT 3 client must not be told that the message is safe, which is all it can be told: unacknowledged, it sends
-    /// the message again when it is back.
+    /// An MQTT 3 client can only be told that the message is safe, which would be wrong. Unacknowledged, it sends the
+    /// message again when it reconnects.
     pub(super) fn refused(&mut self, settings: &Settings, number: u64, why: FaultKind) -> Result<(), Close> {
         if self.version != Version::V5 {
             return Err(Close::abnormal(format!("a message was refused ({why:?})")));
         }
-        // The first of that number is the publish, any others are answers of ours that wait for it.
+        // The first with that number is the publish. Further ones are refusals of this session that wait for it.
         if let Some(owed) = self.owed.iter_mut().find(|owed| owed.number == number) {
-            owed.refusal = Some(settings.told(map::reason(why)));
+            owed.refusal = Some(settings.disclosed(map::reason(why)));
         }
         Ok(())
     }
 
-    /// PUBREL. Returns whether the engine is to forget the packet id; if not, it is answered.
+    /// PUBREL. Returns whether the engine must release the packet id; if not, it was answered here.
     pub(super) fn release(&mut self, packet_id: u16, out: &mut Vec<u8>) -> bool {
-        let swallowed = self.swallowed.as_mut().is_some_and(|ids| ids.0.remove(&packet_id));
-        if swallowed {
+        let discarded = self.discarded.as_mut().is_some_and(|ids| ids.0.remove(&packet_id));
+        if discarded {
             self.released(packet_id, true, out);
         }
-        !swallowed
+        !discarded
     }
 
-    /// What the topics with aliases take in memory, about.
+    /// Approximate memory of the topics with aliases, in bytes.
     pub(super) fn alias_bytes(&self) -> usize {
         let known = self.aliases.iter().flatten();
         known.map(|topic| topic.len() + size_of::<Box<str>>()).sum()
     }
 
-    /// The engine forgot a QoS 2 message's packet id.
+    /// The engine has released a QoS 2 message's packet id.
     pub(super) fn released(&mut self, packet_id: u16, known: bool, out: &mut Vec<u8>) {
         self.unreleased.remove(&packet_id);
         let reason = if known {
@@ -367,7 +370,7 @@ impl Publishing {
     }
 }
 
-/// The topic that an alias stands for, which is `topic` from now on unless that is empty.
+/// The topic that an alias stands for. If `topic` is not empty, it becomes the alias's topic.
 fn resolve<'a>(
     aliases: &'a mut Vec<Option<Box<str>>>,
     most: u16,

@@ -12,7 +12,8 @@ use gatepost_core::session::Close;
 
 const SHARE: &str = "$share/";
 
-/// The command for the body of a SUBSCRIBE. Filters that are refused here keep their place in it.
+/// The command for the body of a SUBSCRIBE. Filters that are refused here keep their place in the command, so that
+/// answers keep the order.
 pub(super) fn subscribe(shared: &Shared, version: Version, bridge: bool, body: &[u8]) -> Result<Subscribe, Error> {
     let packet = frame::Subscribe::decode(body, version)?;
     let subscription_id = packet.properties.iter().find_map(|property| match property {
@@ -51,8 +52,7 @@ fn subscription(shared: &Shared, bridge: bool, asked: &Filter<'_>) -> Result<Res
     }))
 }
 
-/// Splits `$share/name/filter`. `None`: the prefix is there and the rest is not as it must be [MQTT-4.8.2-1],
-/// [MQTT-4.8.2-2].
+/// Splits `$share/name/filter`. `None`: the prefix is there, but the rest is malformed [MQTT-4.8.2-1], [MQTT-4.8.2-2].
 fn split_share(text: &str) -> Option<(Option<&str>, &str)> {
     if text == "$share" {
         return None;
@@ -70,7 +70,7 @@ pub(super) fn unsubscribe(version: Version, body: &[u8]) -> Result<Unsubscribe, 
     let packet = frame::Unsubscribe::decode(body, version)?;
     let filters = packet.filters.iter().map(|text| match split_share(text) {
         Some((share, filter)) => (filter.into(), share.map(Name::from)),
-        // Nobody can have subscribed to it, so as a whole it is not found.
+        // Nobody can have subscribed to it, so the whole text is looked up and not found.
         None => ((*text).into(), None),
     });
     Ok(Unsubscribe {
@@ -79,11 +79,12 @@ pub(super) fn unsubscribe(version: Version, body: &[u8]) -> Result<Unsubscribe, 
     })
 }
 
-/// Appends a SUBACK. Returns whether the client takes packets that large.
+/// Appends a SUBACK. Returns whether it fits the client's maximum packet size.
 ///
 /// # Errors
-/// SUBACK of MQTT 3.1 has no failure. A subscription that is not authorized is granted and stays silent, as MQTT 3.1 3.8
-/// demands; for one that is refused otherwise the connection is closed, otherwise the client would wait for messages that never come.
+/// SUBACK of MQTT 3.1 cannot report a failure. A subscription that is not authorized is granted and gets no messages,
+/// as MQTT 3.1 3.8 demands. If it is refused for another reason, the connection is closed: the client would wait for
+/// messages that never come.
 pub(super) fn subscribed(
     settings: &Settings,
     version: Version,
@@ -100,7 +101,7 @@ pub(super) fn subscribed(
     }
     let code = |result: &Result<u8, FaultKind>| match (result, version) {
         (Ok(qos), _) => *qos,
-        (Err(why), Version::V5) => settings.told(filter_reason(*why)).0,
+        (Err(why), Version::V5) => settings.disclosed(filter_reason(*why)).0,
         (Err(_), Version::V311) => 0x80,
         (Err(_), Version::V31) => 0,
     };
@@ -108,7 +109,7 @@ pub(super) fn subscribed(
     Ok(put(Kind::SubAck, version, packet_id, codes, bytes_max, out))
 }
 
-/// Appends an UNSUBACK. Returns whether the client takes packets that large.
+/// Appends an UNSUBACK. Returns whether it fits the client's maximum packet size.
 pub(super) fn unsubscribed(
     version: Version,
     packet_id: u16,

@@ -11,14 +11,14 @@ use std::time::Duration;
 
 /// CONNECT with the method `M` and the data `1`.
 const CONNECT: &[u8] = b"\x10\x16\0\x04MQTT\x05\x02\0\0\x08\x15\0\x01M\x16\0\x011\0\x01c";
-/// AUTH with that method and data, in either direction, but for the reason.
+/// AUTH with that method and data, for either direction.
 const fn auth(reason: u8, data: u8) -> [u8; 12] {
     [0xF0, 10, reason, 8, 0x15, 0, 1, b'M', 0x16, 0, 1, data]
 }
 const CONTINUE: u8 = 0x18;
 const AGAIN: u8 = 0x19;
 
-/// What the node is asked, as `name data` or `data`.
+/// The data that the node was asked to check, as `name data` or `data`.
 #[track_caller]
 fn asked(script: &mut Script) -> String {
     let Some(Command::Authenticate(login)) = script.command() else {
@@ -46,7 +46,7 @@ fn refused(why: LoginFailure) -> Event {
     Event::LoginRefused(Box::new(LoginRefused { user: "u".into(), why }))
 }
 
-/// As far as the first question.
+/// A connection that has been sent its first challenge.
 fn challenged() -> Script {
     let mut script = Script::new(Version::V5, Settings::default());
     script.feed(CONNECT);
@@ -56,7 +56,7 @@ fn challenged() -> Script {
     script
 }
 
-/// A session whose client has named the method, with its CONNACK taken.
+/// An open session whose client named the method. CONNACK has been taken.
 fn open() -> Script {
     let mut script = Script::new(Version::V5, Settings::default());
     script.feed(CONNECT);
@@ -74,7 +74,7 @@ fn accept(script: &mut Script, data: &[u8]) {
     script.event(Event::SessionOpened { present: false });
 }
 
-/// Asserts that the login was refused with that code in CONNACK, and that nothing else was sent.
+/// Asserts that CONNACK refused the login with that code, and that nothing else was sent.
 #[track_caller]
 fn assert_refused(script: &mut Script, code: u8) {
     let sent = script.sent();
@@ -84,7 +84,7 @@ fn assert_refused(script: &mut Script, code: u8) {
 }
 
 #[test]
-fn rounds_lead_to_connack_with_the_last_words() {
+fn rounds_lead_to_connack_with_the_final_data() {
     let mut script = challenged();
     assert_eq!(script.session.read_interest(), ReadInterest::All);
     for byte in auth(CONTINUE, b'3') {
@@ -127,7 +127,7 @@ fn a_method_may_need_no_round() {
 }
 
 #[test]
-fn beside_a_method_the_user_name_only_leads_to_a_vhost() {
+fn with_a_method_the_user_name_only_names_the_vhost() {
     let properties = properties(&[Property::AuthenticationMethod("M")]);
     let mut script = Script::new(Version::V5, Settings::default());
     let asked = script.login(&Connect {
@@ -141,7 +141,7 @@ fn beside_a_method_the_user_name_only_leads_to_a_vhost() {
 }
 
 #[test]
-fn a_client_that_cannot_prove_itself_is_told_so() {
+fn a_failed_authentication_is_reported_in_connack() {
     for (why, code) in [
         (LoginFailure::UnknownMechanism, 0x8C),
         (LoginFailure::BadCredentials, 0x87),
@@ -167,7 +167,7 @@ fn before_connack_a_client_may_send_auth_and_disconnect_only() {
     let another_method = b"\xf0\x06\x18\x04\x15\0\x01N";
     let twice_the_method = b"\xf0\x0a\x18\x08\x15\0\x01M\x15\0\x01M";
     let cases: [(&[u8], u8); 12] = [
-        // Refused on its first byte: a large one is not waited for.
+        // Refused on its first byte: the rest of a large packet is not waited for.
         (b"\x30", 0x82),
         (b"\xc0\0", 0x82),
         (b"\x82", 0x82),
@@ -179,7 +179,7 @@ fn before_connack_a_client_may_send_auth_and_disconnect_only() {
         (b"\xf0\x01\x18", 0x82),
         (b"\xf0\0", 0x82),
         (b"\xf1\x01\x18", 0x81),
-        // 64 KiB and more of an answer.
+        // An answer of more than 64 KiB.
         (b"\xf0\x80\x80\x04", 0x95),
     ];
     for (bytes, code) in cases {
@@ -208,7 +208,7 @@ fn the_handshake_timeout_holds_over_all_rounds() {
 }
 
 #[test]
-fn a_question_that_does_not_fit_the_client_is_not_sent() {
+fn a_challenge_that_does_not_fit_the_client_is_not_sent() {
     let properties = properties(&[Property::MaximumPacketSize(40), Property::AuthenticationMethod("M")]);
     let connect = Connect {
         properties: properties.as_properties(),
@@ -222,11 +222,11 @@ fn a_question_that_does_not_fit_the_client_is_not_sent() {
 }
 
 #[test]
-fn traffic_goes_on_while_a_client_is_authenticated_again() {
+fn messages_flow_during_re_authentication() {
     let mut script = open();
     script.feed(&[&auth(AGAIN, b'6')[..], b"\xc0\0"].concat());
     assert_eq!(asked(&mut script), "M 6");
-    // The login is the last command of its turn: what follows waits for the short while until it is answered.
+    // The login is the last command of its turn: further packets wait until it is answered.
     assert_eq!(
         (script.session.read_interest(), script.sent()),
         (ReadInterest::Nothing, vec![])
@@ -236,7 +236,7 @@ fn traffic_goes_on_while_a_client_is_authenticated_again() {
     script.event(challenge(b"7"));
     let expected = [&auth(CONTINUE, b'7')[..], b"\xd0\0"].concat();
     assert_eq!(script.sent(), expected);
-    // While the client thinks about it, everything goes on in both directions.
+    // While the client prepares its answer, messages flow in both directions.
     script.feed(b"\x30\x05\0\x01t\0y");
     assert_eq!(script.published().0.body(), b"y");
     script.event(Event::Deliver(delivery(0, 0, message("t", 0, Origin::NONE, b"", b"z"))));
@@ -245,7 +245,7 @@ fn traffic_goes_on_while_a_client_is_authenticated_again() {
     assert_eq!(asked(&mut script), "8");
     script.event(accepted(b"9"));
     assert_eq!(script.sent(), auth(0, b'9'));
-    // And again, without a round.
+    // Authenticates once more, without a round.
     script.feed(&auth(AGAIN, b'6'));
     assert_eq!(asked(&mut script), "M 6");
     script.event(accepted(b""));
@@ -254,7 +254,7 @@ fn traffic_goes_on_while_a_client_is_authenticated_again() {
 }
 
 #[test]
-fn a_client_that_fails_to_prove_itself_again_is_disconnected() {
+fn a_failed_re_authentication_disconnects() {
     for (why, code) in [
         (LoginFailure::BadCredentials, 0x87),
         (LoginFailure::UnknownMechanism, 0x87),
@@ -270,8 +270,8 @@ fn a_client_that_fails_to_prove_itself_again_is_disconnected() {
 }
 
 #[test]
-fn authentication_out_of_turn_is_a_protocol_error() {
-    // Of another method, of none, going on with what is over.
+fn auth_out_of_order_is_a_protocol_error() {
+    // AUTH of another method, without a method, or continuing a finished authentication.
     for bytes in [
         &b"\xf0\x06\x19\x04\x15\0\x01N"[..],
         b"\xf0\x01\x19",
@@ -282,7 +282,7 @@ fn authentication_out_of_turn_is_a_protocol_error() {
         script.feed(bytes);
         script.assert_disconnected(0x82);
     }
-    // Beginning again in the middle.
+    // Starts again in the middle.
     let mut script = open();
     script.feed(&auth(AGAIN, b'6'));
     asked(&mut script);
@@ -297,7 +297,7 @@ fn authentication_out_of_turn_is_a_protocol_error() {
 }
 
 #[test]
-fn silence_while_the_node_thinks_is_not_the_clients() {
+fn waiting_for_the_node_does_not_count_as_silence() {
     let properties = properties(&[Property::AuthenticationMethod("M")]);
     let connect = Connect {
         keep_alive: 10,

@@ -1,4 +1,4 @@
-//! CONNECT, the login behind it, CONNACK.
+//! CONNECT, the login, CONNACK.
 
 use crate::script::{Script, connect, properties};
 use gatepost_core::command::{Command, Login};
@@ -17,7 +17,7 @@ fn bytes(connect: &Connect<'_>) -> Vec<u8> {
     out
 }
 
-/// What a CONNECT that is refused at once is answered, and the commands it caused.
+/// Sends a CONNECT that is refused at once, and returns the answer.
 fn refused(settings: Settings, bytes: &[u8]) -> Vec<u8> {
     let mut script = Script::new(Version::V5, settings);
     script.feed(bytes);
@@ -31,7 +31,7 @@ fn code(answer: &[u8]) -> Option<u8> {
 }
 
 #[test]
-fn the_first_packet_is_connect_or_nothing_is_said() {
+fn a_first_packet_other_than_connect_is_not_answered() {
     for first in (2..=15u8).map(|kind| kind << 4).chain([0]) {
         assert_eq!(refused(Settings::default(), &[first]), [], "{first:02x}");
     }
@@ -39,7 +39,7 @@ fn the_first_packet_is_connect_or_nothing_is_said() {
         refused(Settings::default(), b"\x10\x0d\0\x04MQTX\x04\x02\0\0\0\x01c"),
         []
     );
-    // Too large, known on its header, and not MQTT.
+    // Too large, which its header shows, and not MQTT.
     let garbage = [0x10, 0xFF, 0xFF, 0x7F, 0xFF, 0xFF, 1, 2, 3, 4, 5, 6, 7];
     assert_eq!(refused(Settings::default(), &garbage), []);
 }
@@ -92,7 +92,7 @@ fn a_malformed_connect_is_refused_in_mqtt_5_and_closed_in_mqtt_3() {
 }
 
 #[test]
-fn the_login_goes_step_by_step_and_reads_nothing_meanwhile() {
+fn nothing_is_read_during_the_steps_of_the_login() {
     let mut script = Script::new(Version::V5, Settings::default());
     let mut early = bytes(&connect(Version::V5));
     early.extend_from_slice(&[0xC0, 0]);
@@ -134,7 +134,7 @@ fn the_login_goes_step_by_step_and_reads_nothing_meanwhile() {
 }
 
 #[test]
-fn mqtt_3_gets_its_two_bytes() {
+fn connack_of_mqtt_3_has_two_bytes() {
     for (version, present, answer) in [
         (Version::V31, true, [0x20, 2, 0, 0]),
         (Version::V311, true, [0x20, 2, 1, 0]),
@@ -151,7 +151,7 @@ fn mqtt_3_gets_its_two_bytes() {
 }
 
 #[test]
-fn what_follows_a_refused_connect_is_thrown_away() {
+fn packets_after_a_refused_connect_are_discarded() {
     let mut script = Script::new(Version::V5, Settings::default());
     script.feed(&[&bytes(&connect(Version::V5))[..], b"\x30\x04\0\x01t\0"].concat());
     script.command();
@@ -195,7 +195,7 @@ fn every_refusal_has_its_code_in_both_forms() {
             for answer in [Event::authenticated("u"), Event::Attached].into_iter().take(step) {
                 script.event(answer);
             }
-            // Events are not Clone.
+            // Events cannot be cloned.
             let event = match &event {
                 Event::LoginRefused(refused) => Event::LoginRefused(refused.clone()),
                 Event::AttachRefused(fault) => Event::AttachRefused(fault.clone()),
@@ -237,7 +237,7 @@ fn a_refusal_says_why_only_where_the_client_has_room_for_it() {
 }
 
 #[test]
-fn a_greeting_that_does_not_fit_the_client_leaves_out_what_is_optional() {
+fn a_connack_that_does_not_fit_the_client_leaves_out_optional_properties() {
     let open = |maximum, client_id| {
         let properties = properties(&[Property::MaximumPacketSize(maximum)]);
         let connect = Connect {
@@ -333,7 +333,7 @@ fn session_expiry_is_capped_and_the_cap_is_told() {
 }
 
 #[test]
-fn the_window_is_the_smaller_of_theirs_and_ours() {
+fn the_window_is_the_smaller_of_the_two_limits() {
     for (version, theirs, window) in [
         (Version::V31, None, 64),
         (Version::V311, None, 64),
@@ -369,7 +369,7 @@ fn the_user_name_may_name_the_vhost() {
     let given = |user: &str, password: &[u8]| Some((user.to_owned(), password.to_vec()));
     let defaults = Settings::default;
     assert_eq!(login(None, None, defaults()), ("/".into(), None));
-    // What a client sends whose settings were left empty.
+    // Clients whose settings were left empty send this.
     assert_eq!(login(Some(""), None, defaults()), ("/".into(), None));
     assert_eq!(login(Some(""), Some(b""), defaults()), ("/".into(), None));
     assert_eq!(login(Some("v:"), None, defaults()), ("v".into(), None));
@@ -387,7 +387,7 @@ fn the_user_name_may_name_the_vhost() {
 }
 
 #[test]
-fn the_will_travels_whole_into_the_session() {
+fn the_will_reaches_the_engine_unchanged() {
     let list = [
         Property::WillDelay(5),
         Property::MessageExpiry(9),
@@ -443,7 +443,7 @@ fn the_will_travels_whole_into_the_session() {
 }
 
 #[test]
-fn a_will_beyond_what_is_offered_is_refused() {
+fn a_will_that_needs_an_unavailable_feature_is_refused() {
     let with = |topic, qos, retain| {
         let will = LastWill {
             topic,
@@ -481,8 +481,8 @@ fn a_will_beyond_what_is_offered_is_refused() {
 }
 
 #[test]
-fn a_will_to_a_bridges_state_is_taken_and_one_to_a_reserved_topic_left_out() {
-    // Both were refused: Mosquitto's bridge could not connect.
+fn a_will_to_a_bridges_state_is_kept_and_one_to_a_reserved_topic_dropped() {
+    // The bug: both were refused, and Mosquitto's bridge could not connect.
     for version in [Version::V31, Version::V311, Version::V5] {
         for (topic, taken) in [
             ("$SYS/broker/connection/host.bridge/state", true),
@@ -510,7 +510,7 @@ fn a_will_to_a_bridges_state_is_taken_and_one_to_a_reserved_topic_left_out() {
 }
 
 #[test]
-fn a_connect_with_the_largest_will_is_taken_and_a_larger_packet_is_told_so() {
+fn a_connect_with_the_largest_will_is_accepted_and_a_larger_packet_refused() {
     let long = "t".repeat(65_535);
     let will = LastWill {
         topic: &long,
@@ -533,7 +533,7 @@ fn a_connect_with_the_largest_will_is_taken_and_a_larger_packet_is_told_so() {
         };
         bytes(&connect)
     };
-    // It is refused as soon as it says which version it speaks; the rest is not waited for.
+    // It is refused as soon as its version is known; the rest is not waited for.
     let most = || Settings {
         connect_bytes_max: with(Version::V5, &[1; 10]).len(),
         ..Settings::default()
@@ -558,7 +558,7 @@ fn a_connect_with_the_largest_will_is_taken_and_a_larger_packet_is_told_so() {
 }
 
 #[test]
-fn a_client_that_takes_no_connack_gets_none() {
+fn a_client_whose_limit_excludes_connack_gets_none() {
     for (maximum, refusal, greeting) in [
         (1, false, false),
         (4, false, false),
@@ -635,7 +635,7 @@ fn a_login_that_takes_too_long_is_refused() {
     script.feed(&bytes(&connect(Version::V5)));
     script.command();
     script.advance(Duration::from_secs(9));
-    assert!(script.closed().is_none(), "the time starts anew");
+    assert!(script.closed().is_none(), "the time starts again");
     script.advance(Duration::from_secs(1));
     assert_eq!(code(&script.sent()), Some(0x88));
 }

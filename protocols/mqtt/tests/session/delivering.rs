@@ -71,7 +71,7 @@ fn flags_of_the_delivery_become_dup_and_retain() {
 }
 
 #[test]
-fn properties_of_mqtt_5_go_out_as_they_came_and_mqtt_3_gets_none() {
+fn mqtt_5_clients_get_properties_unchanged_and_mqtt_3_clients_none() {
     let properties = properties(&[
         Property::User("k", "1"),
         Property::ContentType("t"),
@@ -160,15 +160,15 @@ fn aliases_are_given_first_come_first_served_up_to_the_clients_maximum() {
 }
 
 #[test]
-fn a_delivery_larger_than_the_client_takes_is_dropped_as_if_done() {
+fn a_delivery_over_the_clients_packet_limit_is_dropped_and_settled() {
     let mut script = open_with(&[Property::MaximumPacketSize(64), Property::TopicAliasMaximum(5)]);
-    // 2 header, 4 topic, 4 properties with the alias.
+    // 2 bytes of header, 4 of topic, 4 of properties with the alias.
     let payload = |size: usize| vec![b'x'; size - 10];
     for (size, alias) in [(63, true), (64, true), (65, false)] {
         let topic = format!("t{}", size % 10);
         deliver(&mut script, delivery(0, 0, plain(&topic, &payload(size))));
         let sent = script.sent();
-        // With its alias it does not fit, without it does: then no alias is registered.
+        // With its alias it does not fit, without it does. Then no alias is registered.
         assert_eq!(
             (sent.len(), sent.contains(&0x23)),
             (if alias { size } else { size - 3 }, alias)
@@ -225,7 +225,7 @@ fn the_qos_2_handshake_goes_through_the_engine() {
         assert_eq!(script.sent(), [0x62, 2, 1, 44]);
         script.feed(&[0x70, 2, 1, 44]);
         assert_eq!(script.settled(), Some(300));
-        // The id is free: QoS 1 may have it.
+        // The id is free: a QoS 1 message may use it.
         deliver(&mut script, delivery(300, 1, plain("a", b"")));
         script.feed(&[0x40, 2, 1, 44]);
         assert_eq!(script.settled(), Some(300));
@@ -233,20 +233,20 @@ fn the_qos_2_handshake_goes_through_the_engine() {
 }
 
 #[test]
-fn a_refused_qos_2_delivery_is_done_without_pubrel() {
+fn a_refused_qos_2_delivery_ends_without_pubrel() {
     let mut script = Script::open(Version::V5);
     deliver(&mut script, delivery(3, 2, plain("a", b"")));
     script.sent();
     script.feed(&[0x50, 3, 0, 3, 0x80]);
     assert_eq!((script.settled(), script.sent()), (Some(3), vec![]));
-    // Again: nothing is known of it.
+    // The second time the id is unknown.
     script.feed(&[0x50, 3, 0, 3, 0x80]);
     assert!(matches!(script.command(), Some(Command::Stray { packet_id: 3 })));
     assert_eq!(script.sent(), []);
 }
 
 #[test]
-fn a_pubrec_for_nothing_is_told_so_in_pubrel() {
+fn a_pubrec_for_an_unknown_id_is_answered_in_pubrel() {
     for (version, answer) in [
         (Version::V311, vec![0x62, 2, 0, 3]),
         (Version::V5, vec![0x62, 3, 0, 3, 0x92]),
@@ -290,7 +290,7 @@ fn acknowledgements_of_the_wrong_type_are_protocol_errors() {
 
 #[test]
 fn acknowledgements_of_qos_2_for_a_message_of_qos_1_are_protocol_errors() {
-    // They were ignored, or answered with PUBREL, and the message stayed in flight for ever.
+    // The bug: they were ignored, or answered with PUBREL, and the message stayed in flight for ever.
     for version in [Version::V311, Version::V5] {
         for (wrong, received) in [
             (&[0x50, 2, 0, 3][..], true),
@@ -339,7 +339,7 @@ fn everything_else_flows_while_nothing_is_acknowledged() {
     assert_eq!(script.sent(), [0x90, 4, 0, 5, 0, 0]);
 }
 
-/// A codec of another protocol, whose properties are one header.
+/// Another protocol's codec, whose properties are one header.
 struct Foreign;
 
 impl PropertyCodec for Foreign {
@@ -357,7 +357,7 @@ impl PropertyCodec for Foreign {
 }
 
 #[test]
-fn messages_of_other_protocols_are_respelled_and_their_properties_mapped() {
+fn topics_and_properties_of_other_protocols_are_translated() {
     let envelope = Envelope {
         origin: Origin(99),
         durable: true,
@@ -380,7 +380,7 @@ fn messages_of_other_protocols_are_respelled_and_their_properties_mapped() {
 }
 
 #[test]
-fn what_a_version_or_a_text_cannot_say_is_counted_by_field_and_origin() {
+fn properties_that_cannot_be_expressed_are_counted_by_field_and_origin() {
     let mut script = Script::open(Version::V311);
     let own = properties(&[Property::ContentType("text/plain")]);
     let raw = own.as_properties().raw();
@@ -405,7 +405,7 @@ fn what_a_version_or_a_text_cannot_say_is_counted_by_field_and_origin() {
 }
 
 #[test]
-fn a_key_that_is_no_topic_name_is_escaped_or_dropped_as_if_done() {
+fn a_key_that_is_no_topic_name_is_escaped_or_dropped_and_settled() {
     let dotted = |key: &str| {
         Message::new(
             Envelope {

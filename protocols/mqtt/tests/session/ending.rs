@@ -1,4 +1,4 @@
-//! How a connection ends: goodbyes, errors, the engine's word.
+//! How a connection ends: DISCONNECT, errors, closes by the engine.
 
 use crate::script::{Script, connect, properties};
 use gatepost_core::command::Command;
@@ -9,7 +9,7 @@ use gatepost_mqtt::Settings;
 use gatepost_mqtt::frame::{Connect, Property, Version};
 
 #[test]
-fn a_plain_goodbye_drops_the_will_and_what_follows_is_ignored() {
+fn a_plain_disconnect_drops_the_will_and_later_packets_are_ignored() {
     for version in [Version::V31, Version::V311, Version::V5] {
         let mut script = Script::open(version);
         script.feed(b"\xe0\0\x30\x04\0\x01t\0");
@@ -25,7 +25,7 @@ fn a_plain_goodbye_drops_the_will_and_what_follows_is_ignored() {
 }
 
 #[test]
-fn other_goodbyes_keep_the_will() {
+fn a_disconnect_with_another_code_keeps_the_will() {
     for code in [0x04, 0x80, 0x83, 0x98, 0x89] {
         let mut script = Script::open(Version::V5);
         script.feed(&[0xE0, 1, code]);
@@ -35,7 +35,7 @@ fn other_goodbyes_keep_the_will() {
 }
 
 #[test]
-fn a_goodbye_may_change_the_expiry_but_not_from_nothing() {
+fn a_disconnect_may_change_the_expiry_but_not_from_zero() {
     let open = |expiry| {
         let properties = properties(&[Property::SessionExpiry(expiry)]);
         let connect = Connect {
@@ -80,7 +80,7 @@ fn the_engine_ends_a_connection_with_its_reason() {
 }
 
 #[test]
-fn packets_out_of_place_are_protocol_errors() {
+fn packets_out_of_order_are_protocol_errors() {
     let second = b"\x10\x0e\0\x04MQTT\x05\x02\0\0\0\0\x01c";
     let auth = b"\xf0\x01\x18";
     for bytes in [
@@ -125,7 +125,7 @@ fn each_kind_of_malformed_packet_has_its_code() {
         (b"\x82\x07\0\x00\0\0\x01a\0", 0x82),   // packet id 0
         (b"\x82\x07\0\x01\0\0\x01a\x40", 0x81), // reserved options
         (b"\x82\x07\0\x01\0\0\x01a\x30", 0x82), // retain handling 3
-        (b"\x40\x03\0\x01\x01", 0x82),          // a code that PUBACK has not
+        (b"\x40\x03\0\x01\x01", 0x82),          // code that PUBACK does not have
         (b"\xe0\x01\x01", 0x82),
         (b"\xf0\x01\x00", 0x82),
         (b"\xc0\x01\0", 0x81),

@@ -1,4 +1,4 @@
-//! One and a half times the keep-alive.
+//! The keep-alive: a client may be silent for one and a half times its interval.
 
 use crate::script::{Script, connect};
 use gatepost_core::event::Event;
@@ -55,7 +55,7 @@ fn every_whole_packet_counts() {
 }
 
 #[test]
-fn a_dribble_does_not_count_but_a_kilobyte_of_a_packet_does() {
+fn single_bytes_do_not_reset_the_keep_alive_but_a_kilobyte_does() {
     let mut whole = Vec::new();
     Publish {
         topic: "t",
@@ -70,7 +70,10 @@ fn a_dribble_does_not_count_but_a_kilobyte_of_a_packet_does() {
         script.feed(&[*byte]);
     }
     script.advance(300 * MS);
-    assert!(script.closed().is_some(), "a byte now and then is no sign of life");
+    assert!(
+        script.closed().is_some(),
+        "a byte now and then does not reset the keep-alive"
+    );
 
     let mut script = open(Version::V311, 2, Settings::default());
     for kilobyte in whole.chunks(1000) {
@@ -82,7 +85,7 @@ fn a_dribble_does_not_count_but_a_kilobyte_of_a_packet_does() {
 }
 
 #[test]
-fn silence_that_we_caused_does_not_count() {
+fn time_in_which_nothing_is_read_does_not_count() {
     let mut script = open(Version::V5, 2, Settings::default());
     script.session.set_paused(script.now, true);
     assert_eq!(script.session.poll_timeout(), None);
@@ -111,7 +114,7 @@ fn silence_that_we_caused_does_not_count() {
 }
 
 #[test]
-fn the_servers_value_is_told_and_used_in_mqtt_5_only() {
+fn the_servers_value_is_announced_and_used_in_mqtt_5_only() {
     for (version, theirs, effective, told) in [
         (Version::V5, 120, 60, true),
         (Version::V5, 0, 60, true),

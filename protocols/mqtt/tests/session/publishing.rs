@@ -104,7 +104,7 @@ fn qos_2_is_released_by_the_engine() {
 }
 
 #[test]
-fn only_mqtt_5_can_be_told_of_a_refusal() {
+fn only_mqtt_5_reports_a_refusal() {
     for (version, patient) in [(Version::V31, true), (Version::V311, true), (Version::V5, false)] {
         let mut script = Script::open(version);
         for qos in [1, 2] {
@@ -166,8 +166,8 @@ fn a_refusal_does_not_say_that_rights_are_missing_if_the_operator_does_not_want_
 }
 
 #[test]
-fn mqtt_3_is_closed_rather_than_told_that_a_refused_message_is_safe() {
-    // A publish that a full queue refused (`reject-publish`) was answered with PUBACK.
+fn a_refused_message_closes_an_mqtt_3_connection_and_is_not_acknowledged() {
+    // The bug: a publish that a full queue refused (`reject-publish`) was answered with PUBACK.
     for version in [Version::V31, Version::V311] {
         for why in [
             FaultKind::QuotaExceeded,
@@ -201,7 +201,7 @@ fn a_refused_qos_0_message_is_dropped() {
 }
 
 #[test]
-fn reserved_topics_are_refused_in_their_turn() {
+fn refusals_of_reserved_topics_keep_the_order_of_acknowledgements() {
     for topic in ["$share/g/a", "$share"] {
         let mut script = Script::open(Version::V5);
         send(&mut script, publish(topic, 0, 0));
@@ -223,8 +223,8 @@ fn reserved_topics_are_refused_in_their_turn() {
 }
 
 #[test]
-fn the_brokers_own_topics_swallow_what_is_written_to_them() {
-    // It was refused, which ended the connection of Mosquitto's bridges.
+fn messages_to_the_brokers_own_topics_are_acknowledged_and_dropped() {
+    // The bug: it was refused, which ended the connection of Mosquitto's bridges.
     for version in [Version::V31, Version::V311, Version::V5] {
         for topic in [
             "$SYS",
@@ -284,7 +284,7 @@ fn a_topic_of_too_many_levels_is_refused() {
     assert!(script.command().is_none());
     send(&mut script, publish(&"/".repeat(200), 0, 0));
     script.assert_disconnected(0x90);
-    // It was acknowledged, and dropped.
+    // The bug: it was acknowledged and dropped.
     for qos in 0..=2 {
         let mut script = Script::open(Version::V311);
         send(&mut script, publish(&"/".repeat(200), qos, u16::from(qos)));
@@ -333,7 +333,7 @@ fn the_limit_of_a_message_is_of_its_payload() {
 }
 
 #[test]
-fn properties_are_kept_as_they_came_without_what_belongs_to_the_hop() {
+fn properties_are_stored_without_those_of_the_hop() {
     let list = [
         Property::User("k", "1"),
         Property::MessageExpiry(30),
@@ -361,7 +361,7 @@ fn properties_are_kept_as_they_came_without_what_belongs_to_the_hop() {
         message.envelope().deadline,
         Some(script.now.wall + Duration::from_secs(30))
     );
-    // Nothing to leave out: verbatim. Nothing left: none at all.
+    // With nothing to leave out, the properties are stored unchanged; with nothing left, none are stored.
     send(
         &mut script,
         Publish {
@@ -456,7 +456,7 @@ fn an_mqtt_5_client_over_the_receive_maximum_is_disconnected() {
         send(&mut script, publish("a", qos, id));
         script.published();
     }
-    // The same QoS 2 message again is not another one.
+    // The same QoS 2 message again does not count twice.
     script.event(confirmed(2));
     send(
         &mut script,
@@ -466,12 +466,12 @@ fn an_mqtt_5_client_over_the_receive_maximum_is_disconnected() {
         },
     );
     script.published();
-    // PUBREC does not make room, PUBACK (of 2) did.
+    // PUBREC does not free a place, PUBACK (of 2) did.
     script.event(confirmed(4));
     send(&mut script, publish("a", 1, 4));
     script.published();
     script.event(confirmed(5));
-    // PUBCOMP makes room.
+    // PUBCOMP frees a place.
     script.event(Event::Released {
         packet_id: 1,
         known: true,
@@ -539,7 +539,7 @@ fn an_mqtt_3_client_over_the_receive_maximum_is_not_read_until_it_is_below() {
 }
 
 #[test]
-fn what_is_not_offered_is_refused() {
+fn features_that_are_not_available_are_refused() {
     let settings = || Settings {
         maximum_qos: 1,
         retain_available: false,

@@ -1,4 +1,4 @@
-//! One connection under a script.
+//! A script that plays the client and the engine against one session.
 
 use gatepost_core::command::{Attach, Command, Login, OpenSession, Peer, PublishFlags};
 use gatepost_core::event::{Delivery, DeliveryFlags, Event};
@@ -43,7 +43,7 @@ pub(crate) fn properties(list: &[Property<'_>]) -> PropertyBuf {
     list.iter().copied().collect()
 }
 
-/// A message as the engine keeps it.
+/// A message in the form that the engine keeps.
 pub(crate) fn message(topic: &str, qos: u8, origin: Origin, properties: &[u8], body: &[u8]) -> Message {
     let envelope = Envelope {
         origin,
@@ -87,7 +87,7 @@ impl Script {
         }
     }
 
-    /// A session that is open, with its CONNACK taken.
+    /// An open session. CONNACK has been taken.
     pub(crate) fn open(version: Version) -> Script {
         Script::open_with(&connect(version), Settings::default())
     }
@@ -101,7 +101,7 @@ impl Script {
         script
     }
 
-    /// As far as the engine is asked to open the session.
+    /// Logs in up to the point where the engine is asked to open the session.
     pub(crate) fn login(&mut self, connect: &Connect<'_>) -> Asked {
         let mut bytes = Vec::new();
         connect.encode(&mut bytes).unwrap();
@@ -125,7 +125,7 @@ impl Script {
         }
     }
 
-    /// Bytes from the peer, as the driver would hand them over.
+    /// Passes bytes of the client to the session, as the driver would.
     pub(crate) fn feed(&mut self, bytes: &[u8]) {
         self.input.extend_from_slice(bytes);
         self.read();
@@ -195,7 +195,7 @@ impl Script {
         }
     }
 
-    /// The next command, which is a publish: its message, QoS 2 packet id, and whether it is to be confirmed.
+    /// The next command, which must be a publish: its message, its QoS 2 packet id, and whether it is to be confirmed.
     pub(crate) fn published(&mut self) -> (Message, u16, bool) {
         match self.command() {
             Some(Command::Publish {
@@ -208,7 +208,7 @@ impl Script {
         }
     }
 
-    /// The next command, which settles: the packet id.
+    /// The next command, which must settle: the packet id.
     pub(crate) fn settled(&mut self) -> Option<u64> {
         match self.command()? {
             Command::Settle { number, .. } => Some(number),
@@ -216,7 +216,7 @@ impl Script {
         }
     }
 
-    /// What was sent since it was last asked.
+    /// The bytes sent since the last call.
     pub(crate) fn sent(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.out)
     }
@@ -235,7 +235,7 @@ impl Script {
         self.closed.as_ref()
     }
 
-    /// Asserts that the connection was ended with a DISCONNECT of this reason and nothing else.
+    /// Asserts that the connection ended with a DISCONNECT of this reason and nothing else.
     #[track_caller]
     pub(crate) fn assert_disconnected(&mut self, reason: u8) {
         assert!(self.closed.is_some(), "the connection goes on");
@@ -249,7 +249,7 @@ impl Script {
         assert!(self.commands.is_empty(), "{:?}", self.commands);
     }
 
-    /// Asserts that the connection was ended without a word.
+    /// Asserts that the connection ended without any answer.
     #[track_caller]
     pub(crate) fn assert_closed_silently(&mut self) {
         assert!(self.closed.is_some(), "the connection goes on");
@@ -257,7 +257,7 @@ impl Script {
     }
 }
 
-/// What a login asked for.
+/// The commands of a login.
 pub(crate) struct Asked {
     pub(crate) login: Login,
     pub(crate) attach: Attach,

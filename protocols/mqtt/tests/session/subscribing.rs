@@ -102,8 +102,8 @@ fn codes_come_in_the_order_of_the_filters() {
     }
 }
 
-/// MQTT 5 3.9.3: 0x80 is for a server that "does not wish to reveal the reason". Paho's suite asks for that code where a
-/// filter is denied, its suite for MQTT 3.1.1 for the same one.
+/// MQTT 5 3.9.3: 0x80 is for a server that "does not wish to reveal the reason". Paho's suites for MQTT 5 and 3.1.1
+/// expect that code for a denied filter.
 #[test]
 fn missing_rights_are_not_revealed_if_the_operator_does_not_want_it() {
     for version in [Version::V5, Version::V311] {
@@ -126,7 +126,7 @@ fn missing_rights_are_not_revealed_if_the_operator_does_not_want_it() {
 
 #[test]
 fn a_refused_filter_ends_the_connection_of_mqtt_3_1_unless_it_is_not_authorized() {
-    // It was granted, and stayed silent. MQTT 3.1 demands that only where authorization is what is missing.
+    // The bug: it was granted, but no messages came. MQTT 3.1 demands that only for a missing authorization.
     let answer = |result| {
         let mut script = Script::open(Version::V31);
         script.event(Event::Subscribed {
@@ -146,7 +146,7 @@ fn a_refused_filter_ends_the_connection_of_mqtt_3_1_unless_it_is_not_authorized(
 }
 
 #[test]
-fn filters_refused_here_keep_their_place() {
+fn filters_refused_by_the_session_keep_their_place() {
     let deep = "/".repeat(200);
     for version in [Version::V311, Version::V5] {
         let mut script = Script::open(version);
@@ -214,7 +214,7 @@ fn nothing_is_granted_above_the_maximum_qos() {
 }
 
 #[test]
-fn a_bridge_does_not_get_its_own_and_sees_retain_flags() {
+fn a_bridge_does_not_get_its_own_messages_and_sees_retain_flags() {
     let bridge = Connect {
         bridge: true,
         ..connect(Version::V311)
@@ -258,8 +258,8 @@ fn unsubscribing_names_filter_and_group_as_subscribed() {
 }
 
 #[test]
-fn an_answer_that_the_client_could_not_take_ends_the_connection() {
-    // It was left out, and the client waited for it.
+fn an_answer_over_the_clients_packet_limit_ends_the_connection() {
+    // The bug: the answer was left out, and the client waited for it.
     let properties = properties(&[Property::MaximumPacketSize(16)]);
     let connect = Connect {
         properties: properties.as_properties(),

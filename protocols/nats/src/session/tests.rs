@@ -124,7 +124,7 @@ fn the_server_speaks_first_and_logs_the_client_in() {
 }
 
 #[test]
-fn who_does_not_log_in_may_do_nothing_and_does_not_stay() {
+fn without_a_login_a_client_is_refused_and_disconnected() {
     let mut script = Script::new();
     script.send("SUB a 1\r\n");
     assert!(script.said().ends_with("-ERR 'Authorization Violation'\r\n"));
@@ -161,7 +161,7 @@ fn a_subscription_gets_messages_until_its_count_is_reached() {
     assert_eq!(script.commands.len(), 3, "{:?}", script.commands);
     script.deliver(1, "plant.1", "");
     script.deliver(1, "plant.a b", "answers");
-    // Its message can have no subject, and does not count.
+    // Its topic has no subject, so it is dropped and does not count.
     script.deliver(1, "plant..1", "");
     script.deliver(1, "plant.3", "");
     assert_eq!(
@@ -175,7 +175,7 @@ fn a_subscription_gets_messages_until_its_count_is_reached() {
 }
 
 #[test]
-fn limits_are_refused_in_nats_s_words() {
+fn limits_are_refused_with_nats_errors() {
     let mut script = Script::ready();
     script.send("SUB a 1\r\nSUB b 2\r\nSUB #.a 3\r\n");
     assert_eq!(script.said(), "-ERR 'Invalid Subject'\r\n");

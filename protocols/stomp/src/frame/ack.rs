@@ -1,13 +1,13 @@
-//! ACK and NACK, and the identifiers that say of which delivery.
+//! ACK and NACK, and the identifiers of deliveries that they contain.
 
 use super::{Frame, Verb, Version, push_decimal};
 use crate::error::Refusal;
 use gatepost_core::command::Outcome;
 
-/// A verdict on a delivery.
+/// Settles one delivery, or several up to one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ack<'a> {
-    /// Of which.
+    /// The delivery.
     pub(crate) id: AckId<'a>,
     pub(crate) outcome: Outcome,
     pub(crate) transaction: Option<&'a str>,
@@ -15,11 +15,11 @@ pub(crate) struct Ack<'a> {
 }
 
 impl<'a> Ack<'a> {
-    /// Understands an ACK or NACK frame.
+    /// Parses an ACK or NACK frame.
     pub(crate) fn parse(frame: &Frame<'a>, version: Version, requeue_by_default: bool) -> Result<Ack<'a>, Refusal> {
         let command = frame.headers.command();
-        // STOMP 1.2 ACK: `id` is the MESSAGE's `ack`. Before, it was its `message-id`; the `subscription` that 1.1 wants
-        // beside it is in there already. NACK came with 1.1, but costs nothing in 1.0.
+        // STOMP 1.2 ACK: `id` is the MESSAGE's `ack`. Before 1.2 it was the `message-id`; the `subscription` that 1.1
+        // requires beside it is already part of that. NACK came with 1.1; it is accepted from 1.0 clients too.
         let name = if version == Version::V1_2 { "id" } else { "message-id" };
         let id = frame.require(name, || Refusal::missing_header(command, name))?;
         let id = AckId::parse(id).ok_or_else(|| Refusal::invalid_header(command, name))?;
@@ -42,13 +42,13 @@ impl<'a> Ack<'a> {
     }
 }
 
-/// Names a delivery to the client: `T_<session>@<subscription>@<number>`. Only `[A-Za-z0-9@_-]`, so that no client
-/// has to escape it.
+/// Identifies a delivery to the client: `T_<session>@<subscription>@<number>`. It consists of `[A-Za-z0-9@_-]`, so no
+/// client has to escape it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AckId<'a> {
-    /// Of the session that delivered it; an identifier kept over a reconnect names nothing.
+    /// The session that delivered it. An identifier that a client keeps over a reconnect matches no delivery.
     pub(crate) session: &'a str,
-    /// The session's number of the subscription.
+    /// Number of the subscription within the session.
     pub(crate) subscription: u32,
     /// Delivery number within the subscription.
     pub(crate) number: u64,
@@ -65,7 +65,7 @@ impl<'a> AckId<'a> {
         parts.next().is_none().then_some(id)
     }
 
-    /// Appends all but the number, which [`push_decimal`] completes.
+    /// Appends all but the number, which the caller appends with [`push_decimal`].
     pub(crate) fn push_prefix(out: &mut Vec<u8>, session: &str, subscription: u32) {
         out.extend_from_slice(b"T_");
         out.extend_from_slice(session.as_bytes());

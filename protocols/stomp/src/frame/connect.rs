@@ -1,39 +1,39 @@
-//! CONNECT (or STOMP), and CONNECTED. Neither is escaped (STOMP 1.2 "Value Encoding").
+//! CONNECT (or STOMP) and CONNECTED. Neither is escaped (STOMP 1.2 "Value Encoding").
 
 use super::escape::escape;
 use super::{Headers, Version, push_decimal, push_end};
 use crate::error::Refusal;
 use std::time::Duration;
 
-/// What a client says of itself and asks for.
+/// A parsed CONNECT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Connect<'a> {
-    /// The highest both sides speak.
+    /// The highest version that both sides speak.
     pub(crate) version: Version,
-    /// The virtual host, or the server's address.
+    /// The virtual host. Many clients put the server's address here.
     pub(crate) host: Option<&'a str>,
     pub(crate) login: Option<&'a str>,
     pub(crate) passcode: Option<&'a str>,
-    /// ActiveMQ: names the client of durable subscriptions.
+    /// ActiveMQ's header: the client's part of the name of a durable subscription.
     pub(crate) client_id: Option<&'a str>,
     pub(crate) heart_beat: HeartBeat,
 }
 
-/// What one side of a connection offers, in milliseconds; 0 is never.
+/// The heart-beats that one side of a connection offers, in milliseconds; 0 is never.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct HeartBeat {
     /// It can send something this often.
     pub(crate) sends_ms: u64,
-    /// It would like to receive something this often.
+    /// It wants to receive something this often.
     pub(crate) wants_ms: u64,
 }
 
 impl<'a> Connect<'a> {
-    /// Understands the headers of a CONNECT.
+    /// Parses the headers of a CONNECT.
     pub(crate) fn parse(headers: &'a Headers) -> Result<Connect<'a>, Refusal> {
         let version = match headers.lookup("accept-version") {
             Some(offered) => negotiate(offered).ok_or_else(Refusal::version_mismatch)?,
-            // STOMP 1.2 "Protocol Negotiation": a client that says nothing speaks 1.0.
+            // STOMP 1.2 "Protocol Negotiation": a client that names no version speaks 1.0.
             None => Version::V1_0,
         };
         let lookup = |name| {
@@ -56,7 +56,7 @@ impl<'a> Connect<'a> {
     }
 }
 
-/// The highest common version; the list's order is irrelevant.
+/// The highest common version. The order of the list does not matter.
 fn negotiate(offered: &str) -> Option<Version> {
     [Version::V1_2, Version::V1_1, Version::V1_0]
         .into_iter()
@@ -80,7 +80,8 @@ impl HeartBeat {
             .ok_or_else(|| Refusal::invalid_header("CONNECT", "heart-beat"))
     }
 
-    /// What the server offers to a client that offers `self`: the same, the other way round, within its range.
+    /// The server's offer to a client that offers `self`: the client's values with the directions swapped, within the
+    /// server's range.
     pub(crate) fn answer(self, min: Duration, max: Duration) -> HeartBeat {
         let millis = |d: Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
         let (min, max) = (millis(min), millis(max).max(millis(min)));
@@ -91,15 +92,16 @@ impl HeartBeat {
         }
     }
 
-    /// How often something goes from the side that offers `self` to the one that offers `other`.
-    /// STOMP 1.2 "Heart-beating": MAX of both, unless either is 0.
+    /// The interval at which the side that offers `self` must send to the side that offers `other`. STOMP 1.2
+    /// "Heart-beating": the larger of both values, or never if either is 0.
     pub(crate) fn interval(self, other: HeartBeat) -> Option<Duration> {
         let ms = self.sends_ms.max(other.wants_ms);
         (self.sends_ms != 0 && other.wants_ms != 0).then(|| Duration::from_millis(ms))
     }
 }
 
-/// Appends a CONNECTED frame. It has a `heart-beat` in 1.0 too: stompjs splits it without looking.
+/// Appends a CONNECTED frame. A 1.0 client gets a `heart-beat` too: stompjs splits the header without checking that it
+/// exists.
 pub(crate) fn push_connected(out: &mut Vec<u8>, version: Version, session: &str, heart_beat: HeartBeat) {
     out.extend_from_slice(b"CONNECTED\nversion:");
     out.extend_from_slice(version.number().as_bytes());

@@ -1,10 +1,11 @@
-//! ERROR: what went wrong, and with which frame.
+//! ERROR frames.
 
 use super::escape::escape;
 use super::{Version, push_decimal, push_end};
 use crate::error::Refusal;
 
-/// Appends an ERROR frame. `receipt` is the one the offending frame asked for; `subscription` the one concerned.
+/// Appends an ERROR frame. `receipt` is the receipt that the refused frame asked for; `subscription` the subscription
+/// concerned.
 pub(crate) fn push_error(
     out: &mut Vec<u8>,
     version: Version,
@@ -34,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_names_the_receipt_it_stands_for() {
+    fn an_error_names_the_receipt_it_answers() {
         let mut out = Vec::new();
         push_error(&mut out, Version::V1_2, &Refusal::bad_command("FOO"), Some("r:1"), None);
         assert_eq!(

@@ -1,15 +1,15 @@
-//! Header escapes, per version.
+//! Header escapes of each version.
 //!
 //! 1.0 has none, 1.1 has `\n`, `\c` and `\\`, 1.2 has `\r` too; CONNECT and CONNECTED never use them (STOMP 1.2 "Value
-//! Encoding"). What a version cannot say at all is replaced by a space towards it.
+//! Encoding"). A character that a version cannot express is sent as a space.
 
 use super::Version;
 
-/// A backslash followed by something the version does not define.
+/// A backslash followed by a character that the version does not define.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct UndefinedEscape;
 
-/// Appends `text` with its escapes undone.
+/// Appends `text` with its escapes decoded.
 pub(crate) fn unescape(text: &str, version: Version, out: &mut String) -> Result<(), UndefinedEscape> {
     if version == Version::V1_0 || !text.contains('\\') {
         out.push_str(text);
@@ -32,7 +32,7 @@ pub(crate) fn unescape(text: &str, version: Version, out: &mut String) -> Result
     Ok(())
 }
 
-/// Appends `text` as a header name or value for a peer of `version`.
+/// Appends `text`, escaped as a header name or value for a client of `version`.
 pub(crate) fn escape(text: &[u8], version: Version, out: &mut Vec<u8>) {
     if !has_special(text) {
         out.extend_from_slice(text);
@@ -53,12 +53,12 @@ pub(crate) fn escape(text: &[u8], version: Version, out: &mut Vec<u8>) {
     }
 }
 
-/// Whether some version treats one of the octets specially.
+/// Whether some version escapes or replaces one of the octets.
 pub(crate) fn has_special(text: &[u8]) -> bool {
     text.iter().fold(false, |found, octet| found | is_special(*octet))
 }
 
-/// Whether some version treats the octet specially.
+/// Whether some version escapes or replaces the octet.
 fn is_special(octet: u8) -> bool {
     matches!(octet, b'\n' | b'\r' | b':' | b'\\' | 0)
 }
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_version_cannot_say_becomes_a_space() {
+    fn characters_that_a_version_cannot_express_become_spaces() {
         assert_eq!(escaped("a:\\\r\n", Version::V1_2), "a\\c\\\\\\r\\n");
         assert_eq!(escaped("a:\\\r\n", Version::V1_1), "a\\c\\\\ \\n");
         assert_eq!(escaped("a:\\\r\n", Version::V1_0), "a:\\  ");

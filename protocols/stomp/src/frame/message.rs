@@ -1,4 +1,4 @@
-//! MESSAGE: a delivery. The hot path; a message that came in by STOMP is written without allocating.
+//! MESSAGE: a delivery. This is the hot path; a message that came in by STOMP is written without allocation.
 
 use super::escape::{escape, has_special};
 use super::{Version, push_decimal, push_end};
@@ -12,19 +12,19 @@ use gatepost_core::properties::Codecs;
 use gatepost_core::time::Wall;
 use gatepost_core::topic;
 
-/// What all MESSAGE frames of a subscription begin with, put together once.
+/// The beginning of all MESSAGE frames of a subscription, built once.
 #[derive(Clone, Debug)]
 pub(crate) struct Opening {
     /// `MESSAGE`, `subscription:…` if it has an id, `destination:`.
     frame: Box<[u8]>,
-    /// The ack id, but for its number.
+    /// The ack id without its number.
     ack_id: Box<[u8]>,
-    /// Whether the client is told an `ack` header.
+    /// Whether MESSAGE frames get an `ack` header.
     explicit_ack: bool,
 }
 
 impl Opening {
-    /// For a subscription known to the client as `id`; `ack_id` is what precedes a delivery's number.
+    /// For a subscription that the client calls `id`; `ack_id` is the part of the ack id before the delivery's number.
     pub(crate) fn new(version: Version, id: Option<&str>, ack_id: &[u8], client_acks: bool) -> Opening {
         let mut frame = b"MESSAGE\n".to_vec();
         if let Some(id) = id {
@@ -33,7 +33,8 @@ impl Opening {
             frame.push(b'\n');
         }
         frame.extend_from_slice(b"destination:");
-        // STOMP 1.2 MESSAGE: `ack` only where the client must answer; before, the message id was it.
+        // STOMP 1.2 MESSAGE: `ack` is sent only if the client must answer. In older versions the `message-id` has its
+        // role.
         let explicit_ack = client_acks && version == Version::V1_2;
         Opening {
             frame: frame.into(),
@@ -43,7 +44,7 @@ impl Opening {
     }
 }
 
-/// What does not depend on the subscription.
+/// The part of a frame that does not depend on the subscription.
 #[derive(Clone, Copy)]
 pub(crate) struct Context<'a> {
     pub(crate) version: Version,
@@ -53,8 +54,8 @@ pub(crate) struct Context<'a> {
     pub(crate) now: Wall,
 }
 
-/// Appends the MESSAGE frame for `delivery`. What the server says comes first, and is stripped from what the sender
-/// said, so that neither the first nor the last of two lines can be a forgery.
+/// Appends the MESSAGE frame for `delivery`. The server's own headers come first and are removed from the sender's. So
+/// a sender cannot forge them, whether a client uses the first or the last of repeated headers.
 pub(crate) fn push_message(out: &mut Vec<u8>, context: &Context<'_>, opening: &Opening, delivery: &Delivery) {
     let message = &delivery.message;
     out.reserve(opening.frame.len() + 2 * opening.ack_id.len() + message.payload().len() + 160);
@@ -78,7 +79,7 @@ pub(crate) fn push_message(out: &mut Vec<u8>, context: &Context<'_>, opening: &O
         out.extend_from_slice(b"x-mqtt-retain:true\n");
     }
     if let Some(returned) = delivery.extra.as_ref().and_then(|extra| extra.returned) {
-        // In front of the sender's lines: of repeated headers, the first one counts.
+        // Before the sender's lines, because the first of repeated headers counts.
         out.extend_from_slice(b"x-delivery-count:");
         push_decimal(out, returned.into());
         out.push(b'\n');
@@ -106,7 +107,7 @@ fn push_address(out: &mut Vec<u8>, context: &Context<'_>, message: &Message) {
         Dialect::Dot => push_destination(out, exchange, message.key_bytes(), context.topic_exchange),
         Dialect::Slash => {
             let key = topic::translate(message.key(), Dialect::Slash, Dialect::Dot);
-            // A key that the dot dialect cannot express is shown as it is, although nothing can be sent to it.
+            // A key that the dot dialect cannot express is shown as it is, although a client cannot send to it.
             let key = key.as_ref().map_or(message.key_bytes(), |key| key.as_bytes());
             push_destination(out, exchange, key, context.topic_exchange);
         }
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_says_what_the_server_knows_then_what_the_sender_said() {
+    fn the_servers_headers_precede_the_senders() {
         let delivery = delivery(stomp("", "q/1:2", b"\0foo:bar\n", b"hello"), DeliveryFlags::REDELIVERED);
         assert_eq!(
             pushed(Version::V1_2, Some("s:1"), true, &delivery),
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_that_came_back_says_how_often_where_that_is_counted() {
+    fn the_delivery_count_is_sent_where_the_queue_counts() {
         let mut delivery = delivery(stomp("", "q", b"", b""), DeliveryFlags::REDELIVERED);
         delivery.extra = Some(Box::new(gatepost_core::event::DeliveryExtra {
             returned: Some(2),

@@ -1,7 +1,7 @@
-//! One file per kind of frame: what a client's frame says, and how a server's frame is written.
+//! One file per kind of frame: how a client's frame is parsed, and how a server's frame is written.
 //!
-//! A [`Frame`] is the decoded form all client frames share: a verb, unescaped headers, a body. The files beside this
-//! one turn it into what each verb means, or into the ERROR that says what is wrong with it.
+//! A [`Frame`] is the decoded form that all client frames share: a verb, unescaped headers, a body. The other files of
+//! this folder turn it into a request, or into the ERROR that says what is wrong with it.
 
 pub(crate) mod ack;
 pub(crate) mod connect;
@@ -16,20 +16,20 @@ pub(crate) mod unsubscribe;
 
 use crate::error::Refusal;
 
-/// What both sides agreed to speak. Ordered by age.
+/// The negotiated version of the protocol. Ordered by age.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Version {
     /// No escapes; values are trimmed.
     #[default]
     V1_0,
-    /// `\n`, `\c`, `\\`.
+    /// Escapes `\n`, `\c` and `\\`.
     V1_1,
-    /// `\r` too.
+    /// Escape `\r` too.
     V1_2,
 }
 
 impl Version {
-    /// As CONNECTED says it.
+    /// As the header `version` has it.
     pub(crate) fn number(self) -> &'static str {
         match self {
             Version::V1_0 => "1.0",
@@ -38,7 +38,7 @@ impl Version {
         }
     }
 
-    /// As people see it.
+    /// As lists of connections show it.
     pub(crate) fn protocol(self) -> &'static str {
         match self {
             Version::V1_0 => "STOMP 1.0",
@@ -48,7 +48,7 @@ impl Version {
     }
 }
 
-/// What a client asks for. Case matters (STOMP 1.2 "STOMP Frames").
+/// The command of a client's frame. Case matters (STOMP 1.2 "STOMP Frames").
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Verb {
     /// CONNECT, or its synonym STOMP.
@@ -62,13 +62,13 @@ pub(crate) enum Verb {
     Commit,
     Abort,
     Disconnect,
-    /// None of these; [`Headers::command`] has its text.
+    /// Another command; [`Headers::command`] has its text.
     #[default]
     Unknown,
 }
 
 impl Verb {
-    /// The verb a command line names.
+    /// The verb for the text of a command line.
     pub(crate) fn parse(command: &str) -> Verb {
         match command {
             "SEND" => Verb::Send,
@@ -80,21 +80,21 @@ impl Verb {
             "SUBSCRIBE" => Verb::Subscribe,
             "UNSUBSCRIBE" => Verb::Unsubscribe,
             "DISCONNECT" => Verb::Disconnect,
-            // STOMP 1.2 "CONNECT or STOMP Frame": both, with the same meaning.
+            // STOMP 1.2 "CONNECT or STOMP Frame": both commands mean the same.
             "CONNECT" | "STOMP" => Verb::Connect,
             _ => Verb::Unknown,
         }
     }
 
-    /// Whether `content-length` counts. PHP's clients acknowledge with all headers of the MESSAGE, its content-length
-    /// included, and without its body: RabbitMQ reads the header on SEND alone. A server's MESSAGE and ERROR are unknown
-    /// verbs here, and do have bodies.
+    /// Whether `content-length` counts. PHP's clients copy all headers of the MESSAGE into an ACK, its content-length
+    /// included, and send no body; RabbitMQ reads the header on SEND alone, and so does this. A server's MESSAGE and
+    /// ERROR are unknown verbs here, and do have bodies.
     pub(crate) fn has_body(self) -> bool {
         matches!(self, Verb::Send | Verb::Unknown)
     }
 }
 
-/// A frame's command and headers, unescaped. Reused from frame to frame, so that a frame costs no allocation.
+/// A frame's command and headers, unescaped. Reused for each frame, so that a frame costs no allocation.
 #[derive(Debug, Default)]
 pub(crate) struct Headers {
     /// The command, then names and values, back to back.
@@ -110,11 +110,11 @@ struct Span {
     end: usize,
 }
 
-/// Capacity a [`Headers`] keeps between frames.
+/// Capacity that a [`Headers`] keeps between frames, in bytes. A single large frame must not keep its memory.
 const TEXT_KEPT_MAX: usize = 16 << 10;
 
 impl Headers {
-    /// Forgets everything; a frame with `command` follows.
+    /// Clears everything, for a frame with this `command`.
     pub(crate) fn start(&mut self, command: &str) {
         self.spans.clear();
         self.text.clear();
@@ -123,8 +123,8 @@ impl Headers {
         self.command_len = command.len();
     }
 
-    /// Appends a header whose name and value `write_name` and `write_value` put into a buffer. A repeated name is
-    /// dropped: the first wins (STOMP 1.2 "Repeated Header Entries"). Returns whether it was new.
+    /// Appends a header. `write_name` and `write_value` write its name and value into the buffer. A repeated name is
+    /// dropped, because the first one counts (STOMP 1.2 "Repeated Header Entries"). Returns whether the name was new.
     pub(crate) fn push<E>(
         &mut self,
         write_name: impl FnOnce(&mut String) -> Result<(), E>,
@@ -157,7 +157,7 @@ impl Headers {
         self.iter().find(|(known, _)| *known == name).map(|(_, value)| value)
     }
 
-    /// Whether `name` is given as a true boolean. RabbitMQ's clients write `true`, Python's `True`.
+    /// Whether `name` is a true boolean. RabbitMQ's clients write `true`, Python's `True`.
     pub(crate) fn flag(&self, name: &str) -> bool {
         self.lookup(name).is_some_and(is_true)
     }
@@ -169,18 +169,18 @@ impl Headers {
             .map(|span| (self.slice(span.start, span.value), self.slice(span.value, span.end)))
     }
 
-    /// How many there are.
+    /// The number of headers.
     pub(crate) fn len(&self) -> usize {
         self.spans.len()
     }
 
     fn slice(&self, start: usize, end: usize) -> &str {
-        // Spans lie on the boundaries of what was pushed.
+        // All spans lie on character boundaries, since only whole texts were pushed.
         self.text.get(start..end).unwrap_or("")
     }
 }
 
-/// Whether a boolean header's value means yes.
+/// Whether the value of a boolean header means true.
 pub(crate) fn is_true(value: &str) -> bool {
     matches!(value, "true" | "True")
 }
@@ -188,16 +188,16 @@ pub(crate) fn is_true(value: &str) -> bool {
 /// One frame from the client.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Frame<'a> {
-    /// What it asks for.
+    /// The command.
     pub(crate) verb: Verb,
-    /// Unescaped.
+    /// Unescaped headers.
     pub(crate) headers: &'a Headers,
-    /// Without the NUL.
+    /// Body without the NUL.
     pub(crate) body: &'a [u8],
 }
 
 impl<'a> Frame<'a> {
-    /// The header that must be there.
+    /// The value of a header that must be present.
     pub(crate) fn require(&self, name: &str, missing: impl FnOnce() -> Refusal) -> Result<&'a str, Refusal> {
         self.headers.lookup(name).ok_or_else(missing)
     }
@@ -228,7 +228,7 @@ pub(crate) fn push_end(out: &mut Vec<u8>) {
 pub(crate) mod tests {
     use super::*;
 
-    /// Headers as a decoder would leave them.
+    /// Headers in the form in which the decoder leaves them.
     pub(crate) fn headers(command: &str, pairs: &[(&str, &str)]) -> Headers {
         let mut headers = Headers::default();
         headers.start(command);

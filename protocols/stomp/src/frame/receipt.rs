@@ -1,4 +1,4 @@
-//! RECEIPT: the frame that asked for it has been taken care of.
+//! RECEIPT: the frame that asked for it was handled.
 
 use super::escape::escape;
 use super::{Version, push_end};

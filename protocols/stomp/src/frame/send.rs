@@ -1,4 +1,4 @@
-//! SEND: a message, where it goes, and what the engine must know of it.
+//! SEND: a message, its destination, and the headers that the engine needs.
 
 use super::{Frame, is_true};
 use crate::destination::Destination;
@@ -6,24 +6,24 @@ use crate::error::Refusal;
 use gatepost_core::time::Wall;
 use std::time::Duration;
 
-/// A SEND frame, understood.
+/// A parsed SEND frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Send<'a> {
     pub(crate) destination: Destination<'a>,
     pub(crate) transaction: Option<&'a str>,
     pub(crate) receipt: Option<&'a str>,
-    /// A `reply-to` that is a queue of this connection, `/temp-queue/…`.
+    /// A `reply-to` that names a temporary queue of this connection, `/temp-queue/…`.
     pub(crate) temp_queue: Option<&'a str>,
     pub(crate) durable: bool,
     pub(crate) retain: bool,
     pub(crate) priority: Option<u8>,
     pub(crate) deadline: Option<Wall>,
-    /// The time to live that `expires` comes to, in milliseconds, if `expiration` does not say it already.
+    /// Time to live in milliseconds, computed from `expires` if there is no `expiration`.
     pub(crate) expiration_ms: Option<u64>,
 }
 
 impl<'a> Send<'a> {
-    /// Understands a SEND frame of `user`, received at `now`.
+    /// Parses a SEND frame of `user`, received at `now`.
     pub(crate) fn parse(frame: &Frame<'a>, user: &str, now: Wall) -> Result<Send<'a>, Refusal> {
         let command = frame.headers.command();
         let mut destination = None;
@@ -58,7 +58,7 @@ impl<'a> Send<'a> {
                     send.temp_queue = Some(value);
                 }
                 "expiration" => expiration = Some(milliseconds(name, value)?),
-                // ActiveMQ: absolute; 0 never.
+                // ActiveMQ's header: a time in milliseconds since 1970; 0 is never.
                 "expires" => expires = Some(milliseconds(name, value)?).filter(|at| *at != 0),
                 "message-id" => return Err(Refusal::header_not_allowed(command, name)),
                 "user-id" if value != user => {

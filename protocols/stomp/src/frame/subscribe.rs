@@ -1,21 +1,21 @@
-//! SUBSCRIBE: a destination, how deliveries are acknowledged, and what the queue behind it is to be like.
+//! SUBSCRIBE: a destination, how deliveries are acknowledged, and arguments for the queue.
 
 use super::{Frame, Headers, is_true};
 use crate::destination::Destination;
 use crate::error::Refusal;
 use gatepost_core::properties::{Table, Value};
 
-/// How a client names a subscription.
+/// How a client identifies a subscription.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum SubscriptionName {
     /// By `id`.
     Id(Box<str>),
-    /// By its destination, as 1.0 allows. RabbitMQ never asks for an id, so neither do we.
+    /// By its destination, as 1.0 allows. RabbitMQ never requires an id, so neither does this.
     Destination(Box<str>),
 }
 
 impl SubscriptionName {
-    /// What the headers name, if anything.
+    /// The name in the headers, if any.
     pub(crate) fn of(headers: &Headers) -> Option<SubscriptionName> {
         headers
             .lookup("id")
@@ -27,14 +27,14 @@ impl SubscriptionName {
             })
     }
 
-    /// As the client wrote it.
+    /// The name as the client wrote it.
     pub(crate) fn text(&self) -> &str {
         match self {
             SubscriptionName::Id(text) | SubscriptionName::Destination(text) => text,
         }
     }
 
-    /// The `subscription` of its MESSAGE frames.
+    /// The `subscription` header of its MESSAGE frames.
     pub(crate) fn id(&self) -> Option<&str> {
         match self {
             SubscriptionName::Id(id) => Some(id),
@@ -42,7 +42,7 @@ impl SubscriptionName {
         }
     }
 
-    /// The consumer tag people see; RabbitMQ's form.
+    /// The consumer tag that lists show, in RabbitMQ's form.
     pub(crate) fn tag(&self) -> String {
         match self {
             SubscriptionName::Id(id) => format!("T_{id}"),
@@ -50,7 +50,7 @@ impl SubscriptionName {
         }
     }
 
-    /// As ERROR bodies put it.
+    /// The name as bodies of ERROR frames show it.
     pub(crate) fn description(&self) -> String {
         match self {
             SubscriptionName::Id(id) => format!("id='{id}'"),
@@ -62,44 +62,44 @@ impl SubscriptionName {
 /// STOMP 1.2 SUBSCRIBE "ack Header".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum AckMode {
-    /// A delivery counts as acknowledged.
+    /// A delivery counts as acknowledged when it is sent.
     #[default]
     Auto,
-    /// An ACK covers all deliveries of the subscription before.
+    /// An ACK covers the delivery and all before it in the subscription.
     Client,
     /// An ACK covers one delivery.
     Individual,
 }
 
-/// A SUBSCRIBE frame, understood.
+/// A parsed SUBSCRIBE frame.
 #[derive(Debug)]
 pub(crate) struct Subscribe<'a> {
     pub(crate) name: SubscriptionName,
     pub(crate) destination: Destination<'a>,
-    /// As written, for the name of a durable subscription.
+    /// As written: it is part of a durable subscription's name.
     pub(crate) destination_text: &'a str,
     pub(crate) ack: AckMode,
-    /// Unsettled deliveries at most.
+    /// Maximum unsettled deliveries.
     pub(crate) prefetch: Option<u32>,
     /// Consumer priority.
     pub(crate) priority: i32,
-    /// Refuse other consumers (ActiveMQ).
+    /// No other consumers are allowed on the queue (ActiveMQ).
     pub(crate) exclusive: bool,
-    /// A topic subscription that outlives the connection, named by this.
+    /// Name of a topic subscription that outlives the connection.
     pub(crate) durable: Option<String>,
     /// Replay retained messages.
     pub(crate) retained: bool,
     pub(crate) queue: QueueHeaders,
-    /// For the consumer: where in a stream it begins, and so on.
+    /// Arguments of the consumer, such as the offset where a stream is read from.
     pub(crate) arguments: Table,
     pub(crate) receipt: Option<&'a str>,
 }
 
-/// ActiveMQ's name for a durable subscription, and how its documentation misspelt it for years.
+/// ActiveMQ's header for the name of a durable subscription, and the misspelling that its documentation had for years.
 pub(crate) const ACTIVEMQ_NAMES: [&str; 2] = ["activemq.subscriptionName", "activemq.subcriptionName"];
 
 impl<'a> Subscribe<'a> {
-    /// Understands a SUBSCRIBE frame of the client that called itself `client_id`.
+    /// Parses a SUBSCRIBE frame of a client that connected as `client_id`.
     pub(crate) fn parse(frame: &Frame<'a>, client_id: Option<&str>) -> Result<Subscribe<'a>, Refusal> {
         let headers = frame.headers;
         let command = headers.command();
@@ -138,14 +138,14 @@ impl<'a> Subscribe<'a> {
     }
 }
 
-/// What names a durable subscription to a topic, if it is to be one.
+/// The name of a durable topic subscription, if the frame asks for one.
 fn durable_name(
     headers: &Headers,
     name: &SubscriptionName,
     client_id: Option<&str>,
 ) -> Result<Option<String>, Refusal> {
     if let Some(subscription) = ACTIVEMQ_NAMES.iter().find_map(|name| headers.lookup(name)) {
-        // ActiveMQ: the client's name and the subscription's together.
+        // ActiveMQ: the name consists of the client's and the subscription's.
         let client_id = client_id.ok_or_else(|| Refusal::missing_header("CONNECT", "client-id"))?;
         return Ok(Some(format!("{client_id}\0{subscription}")));
     }
@@ -157,7 +157,8 @@ fn durable_name(
         .ok_or_else(Refusal::durable_needs_id)
 }
 
-/// Headers of ActiveMQ that change which messages a client gets, and that are not built. Ignoring them would be wrong.
+/// Refuses headers of ActiveMQ that change which messages a client gets and that are not built. If they were ignored,
+/// the client would get messages it does not expect.
 fn refuse_unsupported(headers: &Headers) -> Result<(), Refusal> {
     for (name, value) in headers.iter() {
         let refused = match name {
@@ -174,18 +175,18 @@ fn refuse_unsupported(headers: &Headers) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What a frame says of the queue behind its destination. Absent is not the same as false.
+/// Headers about the queue behind a destination. An absent header differs from `false`.
 #[derive(Debug, Default)]
 pub(crate) struct QueueHeaders {
     pub(crate) durable: Option<bool>,
     pub(crate) auto_delete: Option<bool>,
     pub(crate) exclusive: Option<bool>,
-    /// Overrides the name of a topic subscription's queue.
+    /// Name for the queue of a topic subscription, instead of a generated one.
     pub(crate) name: Option<Box<str>>,
     pub(crate) arguments: Table,
 }
 
-/// Arguments of a queue that are numbers, and those that are text.
+/// Queue arguments that are numbers, then those that are texts.
 const INTEGER_ARGUMENTS: [&str; 7] = [
     "x-message-ttl",
     "x-expires",
@@ -203,11 +204,11 @@ const TEXT_ARGUMENTS: [&str; 5] = [
     "x-overflow",
 ];
 
-/// Longest queue name there is.
+/// Maximum length of a queue's name, in octets.
 const QUEUE_NAME_MAX: usize = 255;
 
 impl QueueHeaders {
-    /// Picks them out of a SUBSCRIBE's or SEND's headers.
+    /// Reads them from the headers of a SUBSCRIBE or SEND.
     pub(crate) fn parse(headers: &Headers) -> Result<QueueHeaders, Refusal> {
         let mut queue = QueueHeaders::default();
         for (name, value) in headers.iter() {
@@ -232,13 +233,13 @@ impl QueueHeaders {
         Ok(queue)
     }
 
-    /// Whether the frame says anything that an existing queue must agree with.
+    /// Whether the frame has any header that an existing queue must match.
     pub(crate) fn are_given(&self) -> bool {
         self.durable.is_some() || self.auto_delete.is_some() || self.exclusive.is_some() || !self.arguments.is_empty()
     }
 }
 
-/// Arguments of the consumer: where in a stream it begins and what of it is wanted.
+/// Arguments of the consumer: the offset in a stream, and filters.
 fn consumer_arguments(headers: &Headers) -> Result<Table, Refusal> {
     let mut arguments = Table::default();
     for (name, value) in headers.iter() {
@@ -272,7 +273,7 @@ fn integer(headers: &Headers, name: &str, value: &str) -> Result<i64, Refusal> {
         .map_err(|_| Refusal::invalid_header(headers.command(), name))
 }
 
-/// The number under the name RabbitMQ or the one ActiveMQ gave it.
+/// The number in RabbitMQ's header `name`, or in ActiveMQ's header `other`.
 fn either<N: std::str::FromStr>(headers: &Headers, name: &str, other: &str) -> Result<Option<N>, Refusal> {
     for name in [name, other] {
         if let Some(value) = headers.lookup(name) {
@@ -306,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_built_is_refused_by_name() {
+    fn unsupported_headers_are_refused_by_name() {
         for name in [
             "selector",
             "activemq.retroactive",

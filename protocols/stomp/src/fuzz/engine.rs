@@ -1,5 +1,5 @@
-//! A tiny engine for [`fuzz_session`](super::fuzz_session): remembers consumers, answers in order, fails on demand, and
-//! asserts that what it is asked makes sense.
+//! A tiny engine for [`fuzz_session`](super::fuzz_session): it remembers consumers, answers in order, fails on demand,
+//! and asserts that each command is possible in its state.
 
 use gatepost_core::command::{Channel, Command, Consume, ConsumerToken, PublishFlags, Transaction};
 use gatepost_core::event::{Delivery, DeliveryFlags, Event, LoginFailure, LoginRefused, Op, QueueSummary};
@@ -20,15 +20,15 @@ pub(super) struct Engine {
     consumers: Vec<Consumer>,
     /// Deliveries made, by channel. Their numbers start again when a channel is closed.
     delivered: BTreeMap<Channel, u64>,
-    /// Whether the directory has bound the connection to a vhost: nothing else may be asked before.
+    /// The directory has bound the connection to a vhost. Before that, only the login is allowed.
     attached: bool,
     published: u64,
-    /// Something to deliver.
+    /// A message to deliver: the last one published.
     last: Option<Message>,
 }
 
 impl Engine {
-    /// Takes what the session asks.
+    /// Accepts the session's commands.
     pub(super) fn accept(&mut self, commands: impl Iterator<Item = Command>) {
         for command in commands {
             let login = matches!(command, Command::Authenticate(_) | Command::Attach(_));
@@ -37,7 +37,7 @@ impl Engine {
         }
     }
 
-    /// Applies the oldest command, and says so.
+    /// Applies the oldest command and returns its answer.
     pub(super) fn answer(&mut self, failing: bool) -> Vec<Event> {
         let Some(command) = self.pending.pop_front() else {
             return Vec::new();
@@ -181,7 +181,7 @@ impl Engine {
         }
     }
 
-    /// A delivery to some consumer, or (rarely) its end.
+    /// A delivery to some consumer, or (rarely) the end of its queue.
     pub(super) fn deliver(&mut self, detail: u8) -> Option<Event> {
         let index = usize::from(detail) % self.consumers.len().max(1);
         let Consumer {

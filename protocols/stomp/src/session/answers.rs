@@ -1,4 +1,4 @@
-//! What the engine says: deliveries, confirms, answers, faults.
+//! Handles the engine's events: deliveries, confirms, answers, faults.
 
 use super::{Awaited, State, StompSession};
 use crate::error::Refusal;
@@ -12,8 +12,8 @@ use gatepost_core::properties::Name;
 use gatepost_core::session::{Close, Cx};
 
 impl StompSession {
-    /// The watermark of confirms also passes a publish that failed, perhaps before its fault is reported. The client
-    /// must get the ERROR and no RECEIPT.
+    /// Moves the fault of a failed publish before the confirms. The watermark of confirms passes a failed publish too,
+    /// perhaps before its fault is reported. The client must get the ERROR and no RECEIPT.
     pub(super) fn put_failure_first(&self, events: &mut [Event]) {
         let fails = |event: &Event| {
             matches!(
@@ -60,9 +60,9 @@ impl StompSession {
             Event::AttachRefused(fault) => return self.attach_refused(cx, &fault),
             Event::Closed(reason) => return self.closed(cx, reason),
             Event::ClosedBecause(why) => return self.closed_because(cx, &why),
-            // The driver keeps publishes back, so their receipts wait.
+            // The driver withholds publishes, and with them their receipts.
             Event::Flow(_) => {}
-            // Answers to what this protocol never asks.
+            // Answers to commands that this protocol never sends.
             Event::Done { .. }
             | Event::Returned { .. }
             | Event::QueueDeleted { .. }
@@ -74,13 +74,13 @@ impl StompSession {
             | Event::Unsubscribed { .. }
             | Event::Released { .. }
             | Event::ReleaseDue { .. }
-            // No mechanism of ours has rounds.
+            // STOMP has no login mechanism of several rounds.
             | Event::Challenge(_) => {}
         }
         Ok(())
     }
 
-    /// Ends a DISCONNECT whose receipt waited for all others.
+    /// Finishes a DISCONNECT whose receipt waited for all other receipts.
     pub(super) fn drained(&mut self, cx: &mut Cx<'_>) -> Result<(), Close> {
         let State::Draining { receipt } = &self.state else {
             return Ok(());
@@ -88,7 +88,7 @@ impl StompSession {
         let pending = !self.publisher.confirms.is_empty()
             || self.transactions.are_committing()
             || !self.echoes.is_empty()
-            || self.subscriptions.owe_receipts();
+            || self.subscriptions.await_receipts();
         if pending {
             return Ok(());
         }
@@ -119,7 +119,8 @@ impl StompSession {
         }
     }
 
-    /// RabbitMQ sends nothing here, and its client waits for ever.
+    /// A publish was refused: answers its receipt with an ERROR. RabbitMQ sends nothing here, and its clients wait for
+    /// ever.
     fn publish_refused(&mut self, cx: &mut Cx<'_>, number: u64, why: FaultKind) -> Result<(), Close> {
         let receipt = self.publisher.confirms.take(number);
         self.refuse(cx, &Refusal::publish_refused(why), receipt.as_deref(), None)
@@ -145,10 +146,11 @@ impl StompSession {
         if let Some(receipt) = subscription.unsubscribe_receipt.take() {
             push_receipt(cx.out, self.version, &receipt);
         }
-        self.close_if_spent(cx, channel);
+        self.close_if_settled(cx, channel);
     }
 
-    /// The queue was deleted under a consumer. The close follows, as after every ERROR: clients that stay wait for ever.
+    /// The queue of a consumer was deleted. The connection is closed, as after every ERROR; clients that stay connected
+    /// would wait for ever.
     fn consumer_gone(&mut self, cx: &mut Cx<'_>, channel: Channel, consumer: ConsumerToken) -> Result<(), Close> {
         let Some(subscription) = self.subscriptions.on(channel).filter(|s| s.token == consumer) else {
             return Ok(());
@@ -161,7 +163,7 @@ impl StompSession {
         let id = subscription.name.id().map(str::to_owned);
         self.publisher.declared.remove(&subscription.queue);
         self.subscriptions.forget_name(channel);
-        self.close_if_spent(cx, channel);
+        self.close_if_settled(cx, channel);
         self.refuse(cx, &refusal, None, id.as_deref())
     }
 
@@ -189,7 +191,7 @@ impl StompSession {
                 self.settling.insert(channel, receipt);
             }
             Some(Awaited::SettleEnds { receipt }) => {
-                // Gone if the settlement failed: then the ERROR was its answer.
+                // Absent if the settlement failed: then the ERROR answered it.
                 if self.settling.remove(&channel).is_some() {
                     push_receipt(cx.out, self.version, &receipt);
                 }
@@ -214,7 +216,7 @@ impl StompSession {
                 .take()
                 .or_else(|| subscription.unsubscribe_receipt.take())
         } else {
-            // The engine does not say which publish failed; if only one is unanswered, it was that one.
+            // The engine does not say which publish failed. If only one is unanswered, it was that one.
             self.publisher.confirms.take_only()
         };
         self.refuse(cx, &Refusal::fault(fault), receipt.as_deref(), None)

@@ -1,26 +1,26 @@
-//! Heart-beats: a line feed when we have been silent, an end when the peer has been (STOMP 1.2 "Heart-beating").
+//! Heart-beats: sends a line feed after silence of ours, and detects a silent peer (STOMP 1.2 "Heart-beating").
 
 use gatepost_core::time::Time;
 use std::time::Duration;
 
-/// The least grace a late heart-beat gets.
+/// Minimum extra time for a late heart-beat.
 const GRACE_MIN: Duration = Duration::from_millis(500);
 
-/// Both directions' timers.
+/// Timers of both directions.
 #[derive(Debug, Default)]
 pub(super) struct HeartBeat {
-    /// The peer is told to expect something this often; it gets it twice as often, so that a slow turn is forgiven.
+    /// The peer expects something this often. Heart-beats are sent twice as often, so that a slow turn does no harm.
     send_every: Option<Duration>,
-    /// The peer is gone when silent for this long: twice what it promised.
+    /// The peer counts as gone after this much silence: twice the interval it promised.
     patience: Option<Duration>,
     last_sent: Time,
     last_received: Time,
-    /// We are not reading: the peer's silence is ours.
+    /// The driver does not read, so silence of the peer proves nothing.
     suspended: bool,
 }
 
 impl HeartBeat {
-    /// Begins with the intervals agreed on.
+    /// Starts with the negotiated intervals.
     pub(super) fn start(&mut self, now: Time, send: Option<Duration>, receive: Option<Duration>) {
         self.send_every = send.map(|interval| interval / 2);
         self.patience = receive.map(|interval| interval.saturating_mul(2).max(interval.saturating_add(GRACE_MIN)));
@@ -28,7 +28,7 @@ impl HeartBeat {
         self.last_received = now;
     }
 
-    /// No more of either.
+    /// Stops both timers.
     pub(super) fn stop(&mut self) {
         self.send_every = None;
         self.patience = None;
@@ -39,12 +39,12 @@ impl HeartBeat {
         self.last_sent = now;
     }
 
-    /// Something was read; partial frames count.
+    /// Something was read, be it part of a frame.
     pub(super) fn received(&mut self, now: Time) {
         self.last_received = now;
     }
 
-    /// Reading stops or goes on.
+    /// Reading stops or resumes.
     pub(super) fn suspend(&mut self, now: Time, suspended: bool) {
         if self.suspended && !suspended {
             self.last_received = now;
@@ -57,12 +57,12 @@ impl HeartBeat {
         self.read_deadline().is_some_and(|deadline| now >= deadline)
     }
 
-    /// Whether we have been silent for long enough.
+    /// Whether a heart-beat is due.
     pub(super) fn is_due(&self, now: Time) -> bool {
         self.write_deadline().is_some_and(|deadline| now >= deadline)
     }
 
-    /// When one of them will be.
+    /// When either timer fires next.
     pub(super) fn next(&self) -> Option<Time> {
         [self.read_deadline(), self.write_deadline()]
             .into_iter()

@@ -10,7 +10,7 @@ use gatepost_core::fault::{Fault, FaultKind};
 use gatepost_core::properties::Name;
 use gatepost_core::session::{Close, Cx};
 
-/// What a CONNECT asked for, until it is granted.
+/// A CONNECT that is not answered yet.
 #[derive(Debug)]
 pub(super) struct Connecting {
     vhost: Name,
@@ -18,7 +18,7 @@ pub(super) struct Connecting {
 }
 
 impl StompSession {
-    /// The first frame.
+    /// Handles the first frame.
     pub(super) fn connect(&mut self, cx: &mut Cx<'_>, frame: &Frame<'_>) -> Result<Handled, Refusal> {
         if !matches!(self.state, State::AwaitingConnect) {
             return Err(Refusal::already_connected());
@@ -71,7 +71,7 @@ impl StompSession {
         self.refuse(cx, &refusal, None, None)
     }
 
-    /// The engine is at the other end: say so to the client.
+    /// The connection is registered at the engine: sends CONNECTED.
     pub(super) fn attached(&mut self, cx: &mut Cx<'_>) {
         let connecting = match std::mem::replace(&mut self.state, State::Ready) {
             State::Attaching(connecting) => connecting,
@@ -94,7 +94,7 @@ impl StompSession {
         let vhost = match std::mem::replace(&mut self.state, State::Closed) {
             State::Attaching(mut connecting) => {
                 let default = &self.settings.default_vhost;
-                // stomp.py and others put the server's own name or address into `host` unless told otherwise.
+                // stomp.py and other clients put the server's own name or address into `host` by default.
                 if fault.kind == FaultKind::NotFound && !connecting.vhost.contains('/') && connecting.vhost != *default
                 {
                     connecting.vhost = default.clone();

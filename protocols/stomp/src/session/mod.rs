@@ -1,7 +1,7 @@
 //! One connection's state machine. Bytes, events and time come in; commands and bytes go out.
 //!
-//! Split by what the client wants: [`login`], [`publish`], [`subscribe`], [`settle`], [`transactions`]; [`answers`] is
-//! what the engine says to it.
+//! Split by what the client does: [`login`], [`publish`], [`subscribe`], [`settle`], [`transactions`]; [`answers`]
+//! handles the engine's events.
 
 mod answers;
 mod heart_beat;
@@ -43,42 +43,42 @@ use std::sync::Arc;
 #[derive(Debug)]
 enum State {
     AwaitingConnect,
-    /// The directory looks at the credentials; what is pipelined behind them waits.
+    /// The directory checks the credentials; frames pipelined after CONNECT wait.
     Authenticating(Box<login::Connecting>),
-    /// The directory looks at the vhost.
+    /// The directory checks the vhost.
     Attaching(Box<login::Connecting>),
     Ready,
-    /// A SEND waits for the engine to name its reply queue: it stays in the input and is read again.
+    /// A SEND waits until the engine has named its reply queue. It stays in the input and is parsed again.
     NamingTempQueue,
-    /// DISCONNECT came; its receipt follows all others. What the client still sends is ignored.
+    /// DISCONNECT came. Its receipt follows all others; further frames are ignored.
     Draining {
         receipt: Box<str>,
     },
     Closed,
 }
 
-/// What became of a frame.
+/// The result of handling a frame.
 #[derive(Debug, PartialEq, Eq)]
 enum Handled {
     Done,
-    /// It is to be read again when [`Session::read_interest`] returns.
+    /// The frame is parsed again when [`Session::read_interest`] allows reading again.
     Later,
-    /// The client says goodbye and wants no answer.
-    Goodbye,
+    /// DISCONNECT without a receipt: the connection is closed without an answer.
+    Disconnected,
 }
 
-/// What an echo was sent for.
+/// The purpose of an echo.
 #[derive(Debug)]
 enum Awaited {
-    /// What fails on this channel from here on is the settlement with this receipt,
+    /// From here on, a fault on this channel belongs to the settlement with this receipt,
     SettleBegins { receipt: Box<str> },
-    /// up to here, where the receipt is due.
+    /// up to here. Then the receipt is due.
     SettleEnds { receipt: Box<str> },
-    /// All the client sent before its DISCONNECT has been applied.
+    /// Everything the client sent before its DISCONNECT has been applied.
     Drained,
 }
 
-/// Bytes of receipts that a connection waits for, at which it is not read until the engine has answered some.
+/// Maximum bytes of receipts that wait for the engine. At this size the connection is not read until some are answered.
 const OWED_BYTES_MAX: usize = 1 << 20;
 
 /// A STOMP connection.
@@ -87,16 +87,17 @@ pub(crate) struct StompSession {
     drops: Arc<Drops>,
     state: State,
     decoder: Decoder,
-    /// For what we send. 1.0, the plainest, until the client has said what it speaks.
+    /// The version of frames that we write. 1.0, the simplest, until CONNECT names one.
     version: Version,
-    /// Until then CONNECTED must be sent.
+    /// CONNECTED must be sent by then.
     login_deadline: Option<Time>,
     heart_beat: heart_beat::HeartBeat,
-    /// The driver holds back.
+    /// The driver does not read.
     paused: bool,
-    /// Unconsumed octets the decoder was offered last time; more than that is a sign of life.
+    /// Unconsumed octets that the decoder was offered last time. More than that means that the client has sent
+    /// something.
     offered: usize,
-    /// Sets this session's ack ids apart from all others'. Empty until the first octet.
+    /// Makes this session's ack ids differ from all others'. Empty until the first octet came.
     nonce: Box<str>,
     user: Name,
     client_id: Option<Box<str>>,
@@ -106,7 +107,7 @@ pub(crate) struct StompSession {
     /// Echoes on their way, by token.
     echoes: BTreeMap<u64, Awaited>,
     echo_token: u64,
-    /// Settlements with receipts being applied, by channel.
+    /// Settlements with receipts that the engine is applying, by channel.
     settling: BTreeMap<Channel, Box<str>>,
 }
 
@@ -136,7 +137,7 @@ impl StompSession {
     }
 
     fn read(&mut self, cx: &mut Cx<'_>, input: &[u8]) -> Result<usize, Close> {
-        // A TLS ClientHello begins with content type 22, which no frame does. The peer would not understand an ERROR.
+        // A TLS ClientHello begins with content type 22, which no frame does. The client would not understand an ERROR.
         if matches!(self.state, State::AwaitingConnect)
             && self.decoder.is_between_frames()
             && input.first() == Some(&22)
@@ -147,7 +148,7 @@ impl StompSession {
         let mut at = 0;
         while self.read_interest() == ReadInterest::All && !cx.is_full() {
             cx.work += 1;
-            // STOMP 1.2 DISCONNECT: nothing sent after it means anything.
+            // STOMP 1.2 DISCONNECT: frames sent after it are ignored.
             if matches!(self.state, State::Draining { .. } | State::Closed) {
                 return Ok(input.len());
             }
@@ -155,7 +156,7 @@ impl StompSession {
             match self.decoder.next(rest, &self.settings) {
                 Ok(Step::Partial { consumed }) => return Ok(at + consumed),
                 Ok(Step::Frame { verb, body, consumed }) => {
-                    // Lent out and given back, so that handlers can borrow all the rest.
+                    // Taken out and put back below, so that the handlers can borrow the rest of the session.
                     let headers = std::mem::take(&mut self.decoder.headers);
                     let frame = Frame {
                         verb,
@@ -170,11 +171,11 @@ impl StompSession {
                     }
                     let outcome = match handled {
                         Ok(Handled::Done | Handled::Later) => Ok(()),
-                        Ok(Handled::Goodbye) => {
+                        Ok(Handled::Disconnected) => {
                             self.close();
                             Err(Close::normal("DISCONNECT"))
                         }
-                        // A receipt on CONNECT is never answered.
+                        // A receipt on CONNECT is not answered.
                         Err(refusal) if verb == Verb::Connect => self.refuse(cx, &refusal, None, None),
                         Err(refusal) => self.refuse(cx, &refusal, headers.lookup("receipt"), None),
                     };
@@ -206,7 +207,7 @@ impl StompSession {
 
     fn disconnect(&mut self, cx: &mut Cx<'_>, frame: &Frame<'_>) -> Handled {
         let Some(receipt) = frame.headers.lookup("receipt") else {
-            return Handled::Goodbye;
+            return Handled::Disconnected;
         };
         self.echo(cx, 0, Awaited::Drained);
         self.state = State::Draining {
@@ -215,7 +216,7 @@ impl StompSession {
         Handled::Done
     }
 
-    /// Asks the engine to say when it is through with what `channel` was sent so far.
+    /// Asks the engine for an echo once it has applied everything sent so far on `channel`.
     fn echo(&mut self, cx: &mut Cx<'_>, channel: Channel, awaited: Awaited) {
         self.echo_token += 1;
         self.echoes.insert(self.echo_token, awaited);
@@ -225,7 +226,7 @@ impl StompSession {
         });
     }
 
-    /// Sends an ERROR. STOMP 1.2 ERROR: the connection MUST close after it; the settings may say otherwise.
+    /// Sends an ERROR. STOMP 1.2 ERROR: the connection MUST be closed after it; `keep_open_on_error` may override that.
     fn refuse(
         &mut self,
         cx: &mut Cx<'_>,
@@ -242,8 +243,8 @@ impl StompSession {
         Err(Close::abnormal(refusal.to_string()))
     }
 
-    /// Whether so many receipts wait for the log that the client has to wait, too.
-    fn owes_much(&self) -> bool {
+    /// Whether so many receipts wait for the log that the client is not read.
+    fn has_many_pending_receipts(&self) -> bool {
         self.publisher.confirms.bytes() + self.transactions.owed_bytes() > OWED_BYTES_MAX
     }
 
@@ -253,7 +254,7 @@ impl StompSession {
         self.heart_beat.stop();
     }
 
-    /// What every turn ends with.
+    /// Runs at the end of every turn.
     fn settle_timers(&mut self, now: Time, wrote: bool) {
         if wrote {
             self.heart_beat.sent(now);
@@ -300,7 +301,7 @@ impl Session for StompSession {
             return Err(Close::abnormal("no heart-beat"));
         }
         if self.heart_beat.is_due(now) {
-            // What waits to be flushed says as much as a line feed behind it would.
+            // Unsent output shows the client as much as a line feed after it would.
             if cx.out.is_empty() {
                 cx.out.push(b'\n');
             }
@@ -328,7 +329,7 @@ impl Session for StompSession {
     fn read_interest(&self) -> ReadInterest {
         match self.state {
             State::Authenticating(_) | State::Attaching(_) | State::NamingTempQueue => ReadInterest::Nothing,
-            State::Ready if self.owes_much() => ReadInterest::Nothing,
+            State::Ready if self.has_many_pending_receipts() => ReadInterest::Nothing,
             State::AwaitingConnect | State::Ready | State::Draining { .. } | State::Closed => ReadInterest::All,
         }
     }

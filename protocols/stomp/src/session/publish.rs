@@ -1,4 +1,4 @@
-//! SEND: publishes on channel 0, numbered where a receipt is wanted.
+//! SEND: publishes on channel 0. A publish with a receipt is numbered, so that it can be confirmed.
 
 use super::{Handled, State, StompSession};
 use crate::destination::Destination;
@@ -16,25 +16,26 @@ use gatepost_core::session::Cx;
 use std::collections::{BTreeSet, VecDeque};
 use std::mem::size_of;
 
-/// Queues this connection remembers having declared, at most. Past that it forgets, and declares again.
+/// Maximum number of queues whose declaration a connection remembers. Beyond it, the memory is cleared and they are
+/// declared again.
 const DECLARED_MAX: usize = 4096;
 
-/// Bytes of scratch kept between frames.
+/// Capacity of the scratch buffer kept between frames, in bytes.
 const SCRATCH_KEPT_MAX: usize = 16 << 10;
 
 /// The publishing side of a connection.
 #[derive(Debug, Default)]
 pub(super) struct Publisher {
-    /// Queues that exist because this connection used them. A SEND to one of these declares nothing.
+    /// Queues that this connection has declared. A SEND to one of these declares nothing.
     pub(super) declared: Declared,
-    /// Number of the last publish that asked for a confirm.
+    /// Number of the last publish with a receipt.
     published: u64,
     pub(super) confirms: Confirms,
     /// Properties of the message being built.
     scratch: Vec<u8>,
 }
 
-/// Names of queues.
+/// A bounded set of queue names.
 #[derive(Debug, Default)]
 pub(super) struct Declared {
     names: BTreeSet<Box<str>>,
@@ -61,7 +62,7 @@ impl Declared {
         }
     }
 
-    /// What they take in memory, about.
+    /// Approximate memory of the names, in bytes.
     pub(super) fn memory(&self) -> usize {
         self.bytes
     }
@@ -71,11 +72,11 @@ impl Declared {
     }
 }
 
-/// Receipts owed for publishes, by the numbers of these.
+/// Receipts that wait for confirms, by the number of the publish.
 #[derive(Debug, Default)]
 pub(super) struct Confirms {
     owed: VecDeque<(u64, Box<str>)>,
-    /// Bytes of `owed`.
+    /// Approximate memory of `owed`, in bytes.
     bytes: usize,
 }
 
@@ -84,7 +85,7 @@ impl Confirms {
         self.owed.is_empty()
     }
 
-    /// Bytes of them: a client chooses how many it waits for, and how long each is.
+    /// Approximate memory, in bytes. It must be bounded: a client chooses how many receipts wait and how long each is.
     pub(super) fn bytes(&self) -> usize {
         self.bytes
     }
@@ -94,20 +95,20 @@ impl Confirms {
         self.owed.push_back((number, receipt.into()));
     }
 
-    /// The first, if its publish has that number or a lower one.
+    /// Takes the first receipt, if its publish has the number `upto` or a lower one.
     pub(super) fn pop_upto(&mut self, upto: u64) -> Option<Box<str>> {
         let first = self.owed.pop_front_if(|(number, _)| *number <= upto);
         self.paid(first)
     }
 
-    /// That of one publish.
+    /// Takes the receipt of one publish.
     pub(super) fn take(&mut self, number: u64) -> Option<Box<str>> {
         let at = self.owed.iter().position(|(owed, _)| *owed == number)?;
         let taken = self.owed.remove(at);
         self.paid(taken)
     }
 
-    /// The only one; `None` if there are more.
+    /// Takes the only receipt; `None` if there are more.
     pub(super) fn take_only(&mut self) -> Option<Box<str>> {
         let only = if self.owed.len() == 1 {
             self.owed.pop_front()
@@ -190,7 +191,7 @@ impl StompSession {
             Destination::Queue(name) | Destination::ExistingQueue(name) => ("", &**name),
             Destination::Topic(key) => (&*self.settings.topic_exchange, &**key),
             Destination::Exchange(exchange, key) => (&**exchange, &**key),
-            // `Send::parse` refuses it.
+            // Cannot occur: `Send::parse` refuses it.
             Destination::TempQueue(name) => ("", *name),
         };
         let envelope = Envelope {
@@ -211,7 +212,7 @@ impl StompSession {
         Message::new(envelope, exchange, key, raw, body)
     }
 
-    /// A SEND makes its queue. An existing one need not agree with anything but what the frame says itself.
+    /// A SEND creates its queue. An existing queue need only match what the frame itself says.
     fn declare_for_send(&mut self, cx: &mut Cx<'_>, name: &str, queue: QueueHeaders) {
         let given = queue.are_given();
         if !given && self.publisher.declared.contains(name) {
@@ -235,8 +236,8 @@ impl StompSession {
         self.publisher.declared.insert(name);
     }
 
-    /// The queue behind `reply-to:/temp-queue/…`, made once per connection and name: its name, or `None` until the
-    /// engine has told it.
+    /// The name of the queue for `reply-to:/temp-queue/…`, which is made once per connection and name. `None` until the
+    /// engine has named it.
     fn temp_queue(&mut self, cx: &mut Cx<'_>, text: &str) -> Result<Option<Name>, Refusal> {
         let id = SubscriptionName::Id(text.into());
         if let Some(channel) = self.subscriptions.channel(&id) {

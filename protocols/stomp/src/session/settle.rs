@@ -10,7 +10,8 @@ use gatepost_core::command::{Channel, Command};
 use gatepost_core::session::Cx;
 
 impl StompSession {
-    /// ACK or NACK. Whether the number is still unsettled only the engine knows; that it was delivered is seen here.
+    /// ACK or NACK. Whether the number was delivered is checked here; whether it is still unsettled only the engine
+    /// knows.
     pub(super) fn ack(&mut self, cx: &mut Cx<'_>, frame: &Frame<'_>) -> Result<Handled, Refusal> {
         let ack = Ack::parse(frame, self.version, self.settings.default_nack_requeue)?;
         let number = ack.id.number;
@@ -29,8 +30,8 @@ impl StompSession {
             return Ok(Handled::Done);
         }
         if let Some(receipt) = ack.receipt {
-            // The engine says nothing of a settlement unless it fails. What it says between these two echoes is about
-            // this one.
+            // The engine reports a settlement only if it fails. A fault between these two echoes is about this
+            // settlement.
             self.echo(
                 cx,
                 channel,
@@ -52,11 +53,11 @@ impl StompSession {
         if let Some(subscription) = self.subscriptions.on(channel) {
             subscription.settle(number);
         }
-        self.close_if_spent(cx, channel);
+        self.close_if_settled(cx, channel);
         Ok(Handled::Done)
     }
 
-    /// The channel of a delivery that was made, by a subscription that wants acknowledgements.
+    /// The channel of a delivery that was made, if its subscription wants acknowledgements.
     fn delivered(&mut self, ack: &Ack<'_>) -> Option<(Channel, AckMode)> {
         if ack.id.session != &*self.nonce {
             return None;
@@ -68,10 +69,10 @@ impl StompSession {
         known.then_some((channel, subscription.ack))
     }
 
-    /// Closes the channel of a cancelled subscription once the client has settled all it was sent.
-    pub(super) fn close_if_spent(&mut self, cx: &mut Cx<'_>, channel: Channel) {
+    /// Closes the channel of a cancelled subscription once the client has settled all its deliveries.
+    pub(super) fn close_if_settled(&mut self, cx: &mut Cx<'_>, channel: Channel) {
         if let Some(subscription) = self.subscriptions.on(channel)
-            && subscription.is_spent()
+            && subscription.is_finished()
         {
             subscription.life = Life::Closing;
             cx.commands.push(Command::CloseChannel { channel, reply: true });

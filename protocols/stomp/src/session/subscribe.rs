@@ -1,4 +1,4 @@
-//! SUBSCRIBE and UNSUBSCRIBE: a queue, a binding if it is about a topic, and a consumer.
+//! SUBSCRIBE and UNSUBSCRIBE: a queue, a binding if the destination is a topic, and a consumer.
 
 use super::{Handled, StompSession};
 use crate::destination::Destination;
@@ -16,7 +16,7 @@ use gatepost_core::properties::{Name, Table, Value};
 use gatepost_core::session::Cx;
 use sha2::{Digest, Sha256};
 
-/// What the queues of topic subscriptions are called, as in RabbitMQ: permissions are written for it.
+/// Prefix of the queues of topic subscriptions. It is RabbitMQ's, because permissions are written for it.
 const QUEUE_PREFIX: &str = "stomp-subscription-";
 
 impl StompSession {
@@ -40,7 +40,7 @@ impl StompSession {
             Destination::Exchange(exchange, key) => {
                 self.bind_own_queue(cx, channel, &subscribe, queue, Name::from(&**exchange), key)
             }
-            // `Subscribe::parse` refuses it.
+            // Cannot occur: `Subscribe::parse` refuses it.
             Destination::TempQueue(name) => Name::from(*name),
         };
         let no_ack = subscribe.ack == AckMode::Auto;
@@ -92,11 +92,12 @@ impl StompSession {
         let (token, queue) = (subscription.token, subscription.queue.clone());
         subscription.life = Life::Cancelling;
         subscription.unsubscribe_receipt = unsubscribe.receipt.map(Box::from);
-        // The queue may go with its last consumer; the next SEND has to see to it again.
+        // The queue may be deleted with its last consumer, so the next SEND must declare it again.
         self.publisher.declared.remove(&queue);
         self.subscriptions.forget_name(channel);
-        // The deletion comes first, as its answer does: the cancellation's then says that both are done. A consumer
-        // whose queue is gone is told so (`ConsumerGone`), which after UNSUBSCRIBE is no news.
+        // The deletion is sent first and answered first, so the answer to the cancellation means that both are done.
+        // The engine then reports that the consumer's queue is gone (`ConsumerGone`), which is ignored after
+        // UNSUBSCRIBE.
         if delete {
             let (if_unused, if_empty) = (false, false);
             let delete = DeleteQueue {
@@ -116,7 +117,7 @@ impl StompSession {
         Ok(Handled::Done)
     }
 
-    /// A channel and a token for one more subscription.
+    /// A channel and a consumer token for one more subscription.
     pub(super) fn next_subscription(&self) -> Result<(Channel, ConsumerToken), Refusal> {
         let limit = self.settings.subscriptions_max;
         self.subscriptions
@@ -124,15 +125,16 @@ impl StompSession {
             .ok_or_else(|| Refusal::too_many_subscriptions(limit))
     }
 
-    /// What the ack ids of a subscription begin with.
+    /// The part of a subscription's ack ids before the delivery's number.
     pub(super) fn ack_id_prefix(&self, token: ConsumerToken) -> Vec<u8> {
         let mut prefix = Vec::new();
         AckId::push_prefix(&mut prefix, &self.nonce, token);
         prefix
     }
 
-    /// A `/queue/N` to consume from. It need not agree with what the frame does not say. With `reply`, the answer waits
-    /// for the log where the queue is durable, and all later ones of the channel (so the receipt) behind it.
+    /// Declares `/queue/N` to consume from. An existing queue need only match what the frame says. With `reply`, the
+    /// answer waits for the log if the queue is durable, and all later answers of the channel wait behind it, the
+    /// receipt included.
     fn declare_for_subscribe(
         &mut self,
         cx: &mut Cx<'_>,
@@ -158,8 +160,8 @@ impl StompSession {
         name
     }
 
-    /// A queue of the subscription's own, bound to `exchange`. It is named here rather than by the engine: a binding
-    /// with an empty key to a queue without a name would mean another key.
+    /// Makes a queue for this subscription alone and binds it to `exchange`. The queue is named here, not by the
+    /// engine: binding a queue without a name with an empty key would mean another key.
     fn bind_own_queue(
         &mut self,
         cx: &mut Cx<'_>,
@@ -202,12 +204,12 @@ impl StompSession {
     }
 }
 
-/// The queue of a durable subscription: the same for the same user, destination and id, whatever connection. Unlike in
-/// RabbitMQ, another user's is another queue.
+/// The queue of a durable subscription: the same for the same user, destination and id, on every connection. Unlike in
+/// RabbitMQ, users do not share it.
 fn durable_queue(user: &str, destination: &str, id: &str) -> Name {
     let mut hash = Sha256::new();
     for part in [user, destination, id] {
-        // Lengths, so that no two triples read the same.
+        // Lengths are hashed too, so that no two different triples give the same input.
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
@@ -228,7 +230,7 @@ fn random_queue(cx: &mut Cx<'_>) -> Name {
 mod tests {
     use super::*;
 
-    /// Queues of durable subscriptions are found again by this name after an upgrade.
+    /// After an upgrade, the queues of durable subscriptions are found by this name.
     #[test]
     fn the_name_of_a_durable_queue_never_changes() {
         let name = durable_queue("guest", "/topic/a", "1");

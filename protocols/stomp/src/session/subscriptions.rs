@@ -13,16 +13,16 @@ use gatepost_core::command::{Channel, ConsumerToken};
 use gatepost_core::properties::Name;
 use std::collections::BTreeMap;
 
-/// Where a subscription is in its life.
+/// The state of a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Life {
     /// The engine has not answered yet.
     Opening,
-    /// Deliveries come.
+    /// Messages are delivered.
     Active,
-    /// UNSUBSCRIBE was passed on; deliveries may still be on their way.
+    /// UNSUBSCRIBE was passed on; deliveries may still arrive.
     Cancelling,
-    /// No more deliveries; those unsettled may still be settled (RabbitMQ allows it, so we do).
+    /// No more deliveries. Unsettled ones may still be settled, as in RabbitMQ.
     Cancelled,
     /// Its channel is being closed.
     Closing,
@@ -36,26 +36,26 @@ pub(super) struct Subscription {
     pub(super) ack: AckMode,
     pub(super) life: Life,
     pub(super) opening: Opening,
-    /// To be sent when the consumer is in place.
+    /// Sent when the consumer exists.
     pub(super) subscribe_receipt: Option<Box<str>>,
-    /// To be sent when the consumer (and its queue, if it ends for good) is gone.
+    /// Sent when the consumer is gone, and its queue too if the subscription is deleted for good.
     pub(super) unsubscribe_receipt: Option<Box<str>>,
-    /// The queue consumed from; empty for a temporary queue whose name is not known yet.
+    /// The queue consumed from; empty for a temporary queue that the engine has not named yet.
     pub(super) queue: Name,
-    /// A durable topic subscription: its queue outlives it, unless it ends for good.
+    /// A durable topic subscription: its queue outlives it, unless it is deleted for good.
     pub(super) durable: bool,
     /// The queue of a `reply-to:/temp-queue/…`.
     pub(super) temporary: bool,
     /// Highest delivery number so far; numbers begin at 1 and have no gaps.
     pub(super) delivered: u64,
-    /// How many of them the client has settled (with [`AckMode::Client`]: up to which).
+    /// How many of them the client has settled (with [`AckMode::Client`]: up to which number).
     pub(super) settled: u64,
-    /// The engine refused a settlement, so `settled` is not to be trusted.
+    /// The engine refused a settlement, so `settled` may be wrong.
     pub(super) miscounted: bool,
 }
 
 impl Subscription {
-    /// Notes a settlement that was passed on.
+    /// Records a settlement that was passed on.
     pub(super) fn settle(&mut self, number: u64) {
         self.settled = if self.ack == AckMode::Client {
             self.settled.max(number)
@@ -64,13 +64,13 @@ impl Subscription {
         };
     }
 
-    /// What it takes in memory, about: its name is a key, too, and stands before each of its messages.
+    /// Approximate memory in bytes. Its name counts more than once: it is a key, and part of `opening`.
     fn memory(&self) -> usize {
         size_of::<Subscription>() + 3 * self.name.text().len()
     }
 
-    /// Whether its channel has no more use.
-    pub(super) fn is_spent(&self) -> bool {
+    /// Whether its channel can be closed.
+    pub(super) fn is_finished(&self) -> bool {
         let settled = self.ack == AckMode::Auto || (self.settled >= self.delivered && !self.miscounted);
         self.life == Life::Cancelled && settled
     }
@@ -78,7 +78,7 @@ impl Subscription {
 
 #[derive(Debug, Default)]
 struct Slot {
-    /// How often it was used before.
+    /// How often the slot was used before. It is part of the token, so old ack ids match nothing.
     generation: u16,
     subscription: Option<Box<Subscription>>,
 }
@@ -89,15 +89,15 @@ pub(super) struct Subscriptions {
     /// Index `n` is channel `n + 1`; channel 0 publishes.
     slots: Vec<Slot>,
     free: Vec<Channel>,
-    /// Those that are not cancelled.
+    /// Subscriptions that are not cancelled.
     by_name: BTreeMap<SubscriptionName, Channel>,
-    /// What the subscriptions take in memory, about.
+    /// Approximate memory of the subscriptions, in bytes.
     bytes: usize,
 }
 
 impl Subscriptions {
-    /// The channel that is next, and the token of a subscription on it; `None` if there are `max` already.
-    /// [`Subscriptions::insert`] takes it.
+    /// The next free channel, and the token of a subscription on it; `None` if there are `max` already. It is taken by
+    /// [`Subscriptions::insert`].
     pub(super) fn next(&self, max: usize) -> Option<(Channel, ConsumerToken)> {
         if self.slots.len() - self.free.len() >= max {
             return None;
@@ -116,7 +116,7 @@ impl Subscriptions {
         ))
     }
 
-    /// Puts a subscription on the channel that [`Subscriptions::next`] named.
+    /// Puts a subscription on the channel that [`Subscriptions::next`] returned.
     pub(super) fn insert(&mut self, channel: Channel, subscription: Subscription) {
         let index = usize::from(channel) - 1;
         if index == self.slots.len() {
@@ -139,7 +139,7 @@ impl Subscriptions {
         self.slots.get_mut(index)?.subscription.as_deref_mut()
     }
 
-    /// The subscription that deliveries of `token` belong to, and its channel.
+    /// The subscription with this consumer token, and its channel.
     pub(super) fn of(&mut self, token: ConsumerToken) -> Option<(Channel, &mut Subscription)> {
         let channel = (token & 0xffff) as Channel;
         self.on(channel)
@@ -147,12 +147,12 @@ impl Subscriptions {
             .map(|subscription| (channel, subscription))
     }
 
-    /// The channel of the subscription that the client knows by this name.
+    /// The channel of the subscription with this name.
     pub(super) fn channel(&self, name: &SubscriptionName) -> Option<Channel> {
         self.by_name.get(name).copied()
     }
 
-    /// The client may use the subscription's name again. Another may have it already: then that keeps it.
+    /// Frees the subscription's name. If a newer subscription has taken the name, that one keeps it.
     pub(super) fn forget_name(&mut self, channel: Channel) {
         if let Some(name) = self.on(channel).map(|subscription| subscription.name.clone())
             && self.by_name.get(&name) == Some(&channel)
@@ -161,7 +161,7 @@ impl Subscriptions {
         }
     }
 
-    /// The channel is closed; it can be used again, and its old ack ids name nothing.
+    /// Frees a closed channel. Its old ack ids match nothing from now on.
     pub(super) fn free(&mut self, channel: Channel) {
         self.forget_name(channel);
         let slot = usize::from(channel)
@@ -176,13 +176,13 @@ impl Subscriptions {
         }
     }
 
-    /// What they take in memory, about.
+    /// Approximate memory in bytes.
     pub(super) fn memory(&self) -> usize {
         self.bytes
     }
 
     /// Whether the client still waits for a receipt of a SUBSCRIBE or UNSUBSCRIBE.
-    pub(super) fn owe_receipts(&self) -> bool {
+    pub(super) fn await_receipts(&self) -> bool {
         self.slots
             .iter()
             .filter_map(|slot| slot.subscription.as_deref())

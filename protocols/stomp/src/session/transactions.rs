@@ -1,5 +1,5 @@
-//! Transactions: what a client wants done together, kept here until COMMIT. ABORT, DISCONNECT or the connection's loss
-//! just drop it, so that deliveries acknowledged in it are as they were.
+//! Transactions: commands that a client wants applied together. They are kept here until COMMIT. ABORT, DISCONNECT or
+//! the loss of the connection drops them, so deliveries acknowledged in a transaction stay unsettled.
 
 use super::{Handled, StompSession};
 use crate::error::Refusal;
@@ -15,11 +15,11 @@ use std::collections::VecDeque;
 #[derive(Debug, Default)]
 pub(super) struct Transactions {
     open: Vec<Open>,
-    /// Committed, in order, and not answered by the engine yet.
+    /// Committed transactions that the engine has not answered yet, in order.
     committing: VecDeque<Receipts>,
-    /// Bytes of messages and receipts in all of `open`.
+    /// Bytes of messages and receipts in all open transactions.
     bytes: usize,
-    /// Bytes of `committing`.
+    /// Bytes of the receipts in `committing`.
     owed_bytes: usize,
 }
 
@@ -28,12 +28,12 @@ struct Open {
     name: Box<str>,
     /// Publishes and settlements, in order.
     commands: Vec<Command>,
-    /// Those asked for by its frames.
+    /// Receipts that its frames asked for.
     receipts: Vec<Box<str>>,
     bytes: usize,
 }
 
-/// What to send once a COMMIT is through: its frames' receipts, its own last.
+/// The receipts due when a COMMIT is answered: those of its frames, then its own.
 #[derive(Debug)]
 pub(super) struct Receipts {
     pub(super) of_frames: Vec<Box<str>>,
@@ -53,7 +53,7 @@ impl Transactions {
         self.bytes
     }
 
-    /// Whether one more frame of `bytes` can go into transaction `name`.
+    /// Checks whether one more frame of `bytes` fits into transaction `name`.
     pub(super) fn check(&self, name: &str, bytes: usize, settings: &Settings) -> Result<(), Refusal> {
         let open = self
             .open
@@ -69,7 +69,7 @@ impl Transactions {
         Ok(())
     }
 
-    /// Puts a command, [`Transactions::check`]ed before, into transaction `name`.
+    /// Adds a command to transaction `name`. [`Transactions::check`] must have accepted it.
     pub(super) fn push(&mut self, name: &str, command: Command, bytes: usize, receipt: Option<&str>) {
         if let Some(open) = self.open.iter_mut().find(|open| *open.name == *name) {
             open.commands.push(command);
@@ -79,7 +79,7 @@ impl Transactions {
         }
     }
 
-    /// The engine answered the oldest COMMIT.
+    /// The engine answered the oldest COMMIT; returns the receipts that are due.
     pub(super) fn committed(&mut self) -> Option<Receipts> {
         let receipts = self.committing.pop_front()?;
         self.owed_bytes -= receipts.bytes();
@@ -133,7 +133,7 @@ impl StompSession {
     fn begin(&mut self, name: &str) -> Result<(), Refusal> {
         let transactions = &mut self.transactions;
         if transactions.open.iter().any(|open| *open.name == *name) {
-            // RabbitMQ silently empties it; losing messages without a word is worse than an ERROR.
+            // RabbitMQ empties the open transaction without an error. Silently losing messages is worse than an ERROR.
             return Err(Refusal::transaction_open(name));
         }
         if transactions.open.len() >= self.settings.transactions_max {
@@ -171,7 +171,7 @@ impl StompSession {
             if let Some(subscription) = self.subscriptions.on(channel) {
                 subscription.settle(number);
             }
-            self.close_if_spent(cx, channel);
+            self.close_if_settled(cx, channel);
         }
     }
 }

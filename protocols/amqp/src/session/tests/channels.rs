@@ -61,7 +61,7 @@ fn a_client_close_is_answered_when_the_engine_is_done() {
 }
 
 #[test]
-fn a_failure_before_a_client_close_is_told_and_the_close_answered() {
+fn a_failure_before_a_client_close_is_reported_and_the_close_answered() {
     let mut script = Script::with_channel();
     script.send(1, declare("q", true, false));
     script.send(
@@ -97,7 +97,7 @@ fn channel_number_reused_right_after_close_ok() {
     script.send(1, channel_close_ok());
     script.send(1, open_channel());
     script.send(1, declare("q", false, false));
-    // What is still on its way was meant for the channel before.
+    // This answer was for the earlier channel of the same number.
     script.tell(Event::GetEmpty { channel: 1 });
     script.tell(failed(
         1,
@@ -123,16 +123,16 @@ fn channel_number_reused_right_after_close_ok() {
 }
 
 #[test]
-fn a_number_can_fail_many_times() {
+fn a_channel_number_can_fail_many_times() {
     let mut script = Script::with_channel();
     for _ in 0..3 {
-        // unacceptable priority: an error of the session's own
+        // An unacceptable priority: an error that the session itself finds.
         script.send(1, bad_consume());
         assert_eq!(script.close().1, 406);
         script.send(1, channel_close_ok());
         script.send(1, open_channel());
         script.forget();
-        // Meant for the channel before.
+        // This answer was for the earlier channel of the same number.
         script.tell(Event::GetEmpty { channel: 1 });
         script.tell(done(1, Op::CloseChannel));
         assert!(script.said().is_empty());
@@ -193,7 +193,7 @@ fn channel_max_counts_channels() {
     assert_eq!(script.close(), (0, 530, text.into(), (20, 10)));
 }
 
-/// The client was told `open-ok` and then that it may have no more channels.
+/// The bug: the client was told `open-ok`, and then that it may have no more channels.
 #[test]
 fn a_channel_that_the_user_may_not_have_is_never_opened() {
     let mut script = Script::with_channel();
@@ -238,7 +238,7 @@ fn channels_may_be_opened_without_waiting_for_the_one_before() {
     assert!(matches!(script.command(), Command::DeclareQueue(_)));
 }
 
-/// A client that is told of an end without the `open-ok` it waits for does not know what failed.
+/// The bug: a client that sees a close without the `open-ok` it waits for cannot tell what failed.
 #[test]
 fn nothing_overtakes_an_open_ok() {
     let method = |channel, method: Method<'_>| {
@@ -304,7 +304,7 @@ fn method_on_unopened_channel_504() {
 }
 
 #[test]
-fn methods_that_are_not_a_clients_503() {
+fn methods_that_only_a_server_may_send_503() {
     for (method, ids) in [
         (channel_close_ok(), (20, 41)),
         (Method::Basic(Basic::QosOk {}), (60, 11)),
@@ -369,7 +369,7 @@ fn answers_that_need_no_engine_keep_their_place() {
 }
 
 #[test]
-fn what_is_not_implemented_540() {
+fn methods_that_are_not_implemented_540() {
     for (method, text, ids) in [
         (
             Method::Channel(Channel::Flow { active: false }),
@@ -471,7 +471,7 @@ fn binds_to_queues_and_exchanges_are_answered_each_in_its_class() {
 }
 
 #[test]
-fn the_engines_answers_in_amqps_words() {
+fn each_answer_of_the_engine_becomes_its_method() {
     let mut script = Script::with_channel();
     script.tell_all(vec![
         done(1, Op::DeclareExchange),
@@ -562,7 +562,7 @@ fn tx_confirm_mix_406() {
 }
 
 #[test]
-fn tx_commit_hands_over_what_rollback_forgets() {
+fn a_commit_applies_commands_and_a_rollback_drops_them() {
     let mut script = Script::with_channel();
     script.send(1, Method::Tx(Tx::Select {}));
     script.echo();
@@ -629,7 +629,7 @@ fn uncommitted_messages_are_bounded() {
     assert_eq!((channel, code), (0, 506));
 }
 
-/// Those who list channels see what a channel is for.
+/// Lists of channels show the mode.
 #[test]
 fn the_engine_is_told_of_confirms_and_transactions() {
     let mut script = Script::with_channel();

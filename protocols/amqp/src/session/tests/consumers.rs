@@ -162,7 +162,7 @@ fn direct_reply_to_has_rules() {
     script.open_channel(3);
 }
 
-/// A service asks whether its requester lives by declaring the reply address, with whatever flags.
+/// A service declares the reply address, with any flags, to check whether its requester still exists.
 #[test]
 fn declaring_a_reply_address_asks_for_a_queue_that_may_be_anothers_and_makes_none() {
     let mut script = Script::with_channel();

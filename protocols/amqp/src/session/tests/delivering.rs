@@ -36,7 +36,7 @@ fn plain(body: &[u8]) -> Message {
     message(&BasicProperties::default(), Envelope::default(), body)
 }
 
-/// The properties of the header that is the second frame written.
+/// The properties in the second frame written, which is a content header.
 fn written_properties(script: &mut Script) -> Vec<u8> {
     let octets = script.octets();
     let (_, used) = codec::split(&octets, u32::MAX).unwrap().unwrap();
@@ -44,9 +44,9 @@ fn written_properties(script: &mut Script) -> Vec<u8> {
     ContentHeader::decode(frame.payload).unwrap().properties.to_vec()
 }
 
-/// Keys over 255 octets were cut, which made them other keys.
+/// The bug: keys over 255 octets were cut, which made them other keys.
 #[test]
-fn a_message_whose_key_amqp_cannot_say_is_dropped_and_counted() {
+fn a_message_whose_key_amqp_cannot_express_is_dropped_and_counted() {
     let mut script = consuming(&[]);
     let spoken = |key: &str, dialect| {
         let envelope = Envelope {
@@ -65,7 +65,7 @@ fn a_message_whose_key_amqp_cannot_say_is_dropped_and_counted() {
     for (number, message) in [
         (2, spoken(&"k".repeat(256), Dialect::Slash)),
         (3, spoken(&"k".repeat(300), Dialect::Dot)),
-        // Short enough, but for its dots, which are spelled out.
+        // Short enough, but each dot within the level is written as an escape.
         (4, spoken(&".".repeat(100), Dialect::Slash)),
     ] {
         script.tell(Event::Deliver(held(number, message.clone())));
@@ -77,7 +77,7 @@ fn a_message_whose_key_amqp_cannot_say_is_dropped_and_counted() {
             outcome: Outcome::Accept,
         };
         assert_eq!(format!("{:?}", script.commands()), format!("{:?}", [settled]));
-        // One that needs no settling is not settled.
+        // A delivery that needs no settling is not settled.
         script.tell(Event::Deliver(delivery(1, 1, number, message)));
         assert!(script.said().is_empty() && script.commands().is_empty());
     }
@@ -218,7 +218,7 @@ fn no_delivery_after_cancel_ok_and_none_before_it_is_lost() {
 }
 
 #[test]
-fn queue_delete_sends_basic_cancel_to_those_who_know_it() {
+fn queue_delete_sends_basic_cancel_to_clients_with_the_capability() {
     let gone = || Event::ConsumerGone {
         channel: 1,
         consumer: 1,

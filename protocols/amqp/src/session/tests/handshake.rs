@@ -1,4 +1,4 @@
-//! From the protocol header to `open-ok`, and what may go wrong on the way.
+//! From the protocol header to `open-ok`, and the errors on the way.
 
 use super::script::*;
 use crate::codec;
@@ -54,7 +54,7 @@ fn start_lists_capabilities_and_product() {
     }
 }
 
-/// What `connection.start` offers.
+/// The mechanisms that `connection.start` offers.
 fn mechanisms(script: &mut Script) -> String {
     script.feed(&codec::AMQP_0_9_1);
     let octets = script.octets();
@@ -75,7 +75,7 @@ fn external_is_for_peers_with_a_certificate() {
     };
     assert!(matches!(*login, Login::Certificate { user: None }), "{login:?}");
 
-    // Without one it is neither offered nor taken.
+    // Without a certificate EXTERNAL is neither offered nor accepted.
     let mut script = Script::new(Settings::default());
     assert_eq!(mechanisms(&mut script), "PLAIN AMQPLAIN");
     script.send(0, start_ok("EXTERNAL", b"", &[]));
@@ -106,7 +106,7 @@ fn plain_login_opens_a_vhost() {
     };
     assert_eq!((&*attach.vhost, attach.client_name.as_deref()), ("/v", Some("tester")));
     assert_eq!(attach.heartbeat_s, 60);
-    let settled = attach.handshake.expect("AMQP settles more");
+    let settled = attach.handshake.expect("AMQP negotiates more");
     assert_eq!(
         (settled.mechanism, settled.channel_max, settled.frame_max),
         ("PLAIN", 2047, 131_072)
@@ -117,7 +117,7 @@ fn plain_login_opens_a_vhost() {
 }
 
 #[test]
-fn what_is_sent_ahead_of_open_ok_waits_for_it() {
+fn frames_sent_before_open_ok_wait_for_it() {
     let mut script = Script::new(Settings::default());
     script.log_in(&[]);
     script.tell(Event::authenticated("guest"));
@@ -147,7 +147,7 @@ fn amqplain_without_length_prefix_accepted() {
 }
 
 #[test]
-fn malformed_responses_and_unknown_mechanisms_meet_silence() {
+fn malformed_responses_and_unknown_mechanisms_get_no_answer() {
     let responses: [(&str, &[u8]); 7] = [
         ("PLAIN", b"guest\0guest\0guest"),
         ("PLAIN", b"\0guest"),
@@ -327,7 +327,7 @@ fn the_handshake_has_ten_seconds() {
     assert!(script.ended.unwrap().abnormal);
 }
 
-/// A token that expires is replaced this way.
+/// A client replaces an expiring token with `update-secret`.
 #[test]
 fn a_new_secret_is_checked_and_must_be_the_same_user_s() {
     for (answer, expected) in [

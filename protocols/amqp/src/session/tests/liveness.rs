@@ -1,4 +1,4 @@
-//! Heartbeats, closes, and framing that is lost.
+//! Heartbeats, closes, and lost framing.
 
 use super::script::*;
 use crate::frame::{Basic, Channel, Connection, Method, put_heartbeat};
@@ -77,7 +77,7 @@ fn a_peer_we_do_not_read_from_is_not_silent() {
     assert!(script.ended.is_some());
 }
 
-/// What follows `channel.open` is not looked at before the engine has answered, heartbeats included.
+/// While `channel.open` is unanswered the session parses nothing, heartbeats included.
 #[test]
 fn a_peer_that_waits_for_an_open_ok_is_not_silent() {
     let mut script = with_heartbeat(10);
@@ -126,14 +126,14 @@ fn exclusive_queue_gone_when_close_ok_arrives() {
     ));
     assert!(script.said().is_empty());
     script.tell(done(1, Op::CloseChannel));
-    // The commands of a turn are applied before its output is written.
+    // A turn's commands are applied before its output is written.
     assert!(matches!(script.command(), Command::Detach));
     assert_eq!(script.said(), ["0 Connection(CloseOk)"]);
     assert!(!script.ended.unwrap().abnormal);
 }
 
 #[test]
-fn what_was_asked_before_a_close_is_answered_before_close_ok() {
+fn requests_before_a_close_are_answered_before_close_ok() {
     let mut script = Script::with_channel();
     script.open_channel(2);
     script.send(
@@ -153,7 +153,7 @@ fn what_was_asked_before_a_close_is_answered_before_close_ok() {
             global: false,
         }),
     );
-    assert_eq!(script.commands().len(), 3, "nothing after a close is heard");
+    assert_eq!(script.commands().len(), 3, "frames after a close are ignored");
     script.tell(done(1, Op::Qos));
     script.tell(Event::Confirmed { channel: 2, upto: 1 });
     script.tell(done(1, Op::CloseChannel));
@@ -176,7 +176,7 @@ fn a_close_that_the_engine_does_not_answer_ends_too() {
 }
 
 #[test]
-fn after_our_close_only_close_and_close_ok_mean_anything() {
+fn after_our_close_only_close_and_close_ok_are_handled() {
     let mut script = Script::with_channel();
     script.feed(&[9, 0, 0, 0, 0, 0, 0, 0xCE]);
     let (_, code, text, _) = script.close();
@@ -203,7 +203,7 @@ fn after_our_close_only_close_and_close_ok_mean_anything() {
 }
 
 #[test]
-fn a_close_that_nobody_answers_ends_after_thirty_seconds() {
+fn a_close_without_an_answer_ends_after_thirty_seconds() {
     let mut script = Script::with_channel();
     script.tell(Event::Closed(CloseReason::Shutdown));
     let text = "CONNECTION_FORCED - broker forced connection closure with reason 'shutdown'";
@@ -211,7 +211,10 @@ fn a_close_that_nobody_answers_ends_after_thirty_seconds() {
     script.pass(29_999);
     assert!(script.ended.is_none());
     script.pass(1);
-    assert!(!script.ended.unwrap().abnormal, "our wish, not the peer's fault");
+    assert!(
+        !script.ended.unwrap().abnormal,
+        "the server closes it, the peer did nothing wrong"
+    );
 }
 
 #[test]

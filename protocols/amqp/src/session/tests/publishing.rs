@@ -209,7 +209,7 @@ fn unfinished_bodies_are_bounded() {
 }
 
 #[test]
-fn a_closed_channel_gives_back_what_it_held() {
+fn a_closed_channel_releases_its_unfinished_bytes() {
     let mut script = Script::with_channel();
     script.send(1, publish("k"));
     script.feed(&header(1, 1000, &Default::default()));
@@ -281,7 +281,7 @@ fn properties_that_are_refused_406() {
 }
 
 #[test]
-fn headers_that_the_engine_wants_to_know_of() {
+fn headers_that_become_part_of_the_envelope() {
     let mut script = Script::with_channel();
     let mut content = Vec::new();
     table::put_pair(&mut content, b"BCC", &Value::Array([Value::text("x")].into()));

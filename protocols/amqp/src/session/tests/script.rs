@@ -1,4 +1,4 @@
-//! A client and an engine played by hand.
+//! A script that plays the client and the engine against one session.
 
 use crate::codec;
 use crate::frame::content::{BasicProperties, ContentHeader, put_header};
@@ -32,7 +32,7 @@ impl Script {
         Script::with_certificate(settings, false)
     }
 
-    /// A connection whose peer has shown a certificate, or not.
+    /// A connection whose client has shown a certificate, or not.
     pub(super) fn with_certificate(settings: Settings, has_certificate: bool) -> Script {
         let now = Now {
             monotonic: Time(1000),
@@ -146,7 +146,7 @@ impl Script {
         self.ended = f(&mut self.session, &mut cx, &mut self.input).err();
     }
 
-    /// What was written since the last look, one text per frame.
+    /// The frames written since the last call, one text each.
     pub(super) fn said(&mut self) -> Vec<String> {
         let out = std::mem::take(&mut self.out);
         let mut rest = out.as_slice();
@@ -170,19 +170,19 @@ impl Script {
         said
     }
 
-    /// The octets written since the last look.
+    /// The octets written since the last call.
     pub(super) fn octets(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.out)
     }
 
-    /// The commands pushed since the last look. What is only for those who list channels has a test of its own.
+    /// The commands pushed since the last call, without changes of a channel's mode: `modes` returns those.
     pub(super) fn commands(&mut self) -> Vec<Command> {
         self.commands
             .retain(|command| !matches!(command, Command::SetMode { .. }));
         std::mem::take(&mut self.commands)
     }
 
-    /// The modes of channels told since the last look.
+    /// The channel modes told to the engine since the last call.
     pub(super) fn modes(&mut self) -> Vec<(u16, ChannelMode)> {
         let commands = std::mem::take(&mut self.commands);
         let mode = |command| match command {
@@ -192,14 +192,14 @@ impl Script {
         commands.into_iter().filter_map(mode).collect()
     }
 
-    /// The one command pushed since the last look.
+    /// The single command pushed since the last call.
     pub(super) fn command(&mut self) -> Command {
         let mut commands = self.commands();
         assert_eq!(commands.len(), 1, "{commands:?}");
         commands.remove(0)
     }
 
-    /// Answers all echoes asked for since the last look.
+    /// Answers all echoes requested since the last call.
     pub(super) fn echo(&mut self) {
         for command in self.commands() {
             match command {
@@ -218,7 +218,7 @@ impl Script {
         self.commands.clear();
     }
 
-    /// The close that was written, alone: channel, code, text, class and method.
+    /// The close method that was written, alone: channel, code, text, class and method.
     pub(super) fn close(&mut self) -> (u16, u16, String, (u16, u16)) {
         let octets = self.octets();
         let (frame, used) = codec::split(&octets, u32::MAX).unwrap().expect("a close");

@@ -1,4 +1,4 @@
-//! CONNECT, versions, virtual hosts, and what may come before.
+//! CONNECT, versions, virtual hosts, and frames before CONNECT.
 
 use super::*;
 use gatepost_core::event::{LoginFailure, LoginRefused};
@@ -45,7 +45,7 @@ fn connect_without_accept_version_is_1_0() {
 }
 
 #[test]
-fn an_unsupported_version_is_told_which_are_supported() {
+fn an_unsupported_version_is_refused_with_a_list_of_versions() {
     let mut script = Script::new();
     script.send("CONNECT\naccept-version:2.0\nreceipt:never\n\n\0");
     script.refused("Version mismatch", "Supported versions are 1.0,1.1,1.2\n");
@@ -104,7 +104,7 @@ fn a_full_vhost_says_so() {
 }
 
 #[test]
-fn frames_pipelined_behind_connect_wait_for_it() {
+fn frames_pipelined_after_connect_wait_for_it() {
     let mut script = Script::new();
     script.send("CONNECT\naccept-version:1.2\nhost:/\n\n\0SEND\ndestination:/queue/q\nkey:a\\cb\n\nx\0");
     assert_eq!(script.commands(), ["login"]);
@@ -134,7 +134,7 @@ fn a_second_connect_ends_the_connection() {
 }
 
 #[test]
-fn tls_on_the_plain_port_is_closed_without_words() {
+fn tls_on_the_plain_port_is_closed_without_an_answer() {
     let mut script = Script::new();
     script.send("\x16\x03\x01");
     assert_eq!(script.out(), "");

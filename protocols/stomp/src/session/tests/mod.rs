@@ -1,5 +1,5 @@
-//! The session against scripts, on virtual time: the client's octets and the engine's events go in, commands and
-//! octets come out.
+//! The session against scripts, on virtual time: the client's octets and the engine's events go in, commands and octets
+//! come out.
 
 mod login;
 mod publish;
@@ -20,7 +20,7 @@ use gatepost_core::time::{Now, Time, Wall};
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-/// One connection, its driver, and a hand in the engine's place.
+/// One connection and its driver. The test plays the engine.
 struct Script {
     session: StompSession,
     now: Now,
@@ -96,7 +96,7 @@ impl Script {
         self.pump();
     }
 
-    /// What the driver does: offers what is there for as long as it is wanted.
+    /// Does what the driver does: offers the input for as long as the session reads.
     fn pump(&mut self) {
         while self.closed.is_none() && !self.input.is_empty() && self.session.read_interest() == ReadInterest::All {
             let input = std::mem::take(&mut self.input);
@@ -112,7 +112,7 @@ impl Script {
         }
     }
 
-    /// Lets time pass, and what is due happen, step by step.
+    /// Lets time pass and fires each timer when it is due.
     fn advance(&mut self, ms: u64) {
         let end = Time(self.now.monotonic.0 + ms);
         while let Some(due) = self.session.poll_timeout().filter(|due| *due <= end) {
@@ -121,7 +121,7 @@ impl Script {
                 self.closed = Some(close);
                 return;
             }
-            // The driver flushes at once; what was written is kept for the test.
+            // The driver would flush at once; the output is kept for the test.
             assert_ne!(self.session.poll_timeout(), Some(due), "a timer that stands still");
         }
         self.now.monotonic = end;
@@ -154,7 +154,7 @@ impl Script {
         String::from_utf8(std::mem::take(&mut self.out)).expect("this test's output is text")
     }
 
-    /// What the engine was asked since the last call, a line each.
+    /// The commands sent since the last call, one line each.
     fn commands(&mut self) -> Vec<String> {
         self.commands.drain(..).map(|command| describe(&command)).collect()
     }
@@ -166,7 +166,7 @@ impl Script {
         assert!(self.closed.as_ref().is_some_and(|close| close.abnormal), "still open");
     }
 
-    /// A subscription to `/queue/q` on `channel`, answered; nothing of it is left in commands or output.
+    /// Opens a subscription to `/queue/q` on `channel` and clears its commands and output.
     fn subscribed(&mut self, channel: u16, headers: &str) {
         self.send(&format!("SUBSCRIBE\nid:{channel}\ndestination:/queue/q\n{headers}\n\0"));
         self.event(Event::Consuming {
@@ -337,7 +337,7 @@ fn describe_login(login: &Login) -> String {
     }
 }
 
-/// The words of what is so.
+/// Joins the words whose flag is set.
 fn said<const N: usize>(words: [(bool, &str); N]) -> String {
     words.into_iter().filter(|(on, _)| *on).map(|(_, word)| word).collect()
 }

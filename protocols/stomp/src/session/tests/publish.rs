@@ -181,13 +181,13 @@ fn an_error_may_leave_the_connection_open_if_so_configured() {
     script.send("SEND\n\n\0SEND\ndestination:/topic/a\n\n\0");
     assert!(script.out().starts_with("ERROR\nmessage:Missing destination\n"));
     assert_eq!(script.commands(), ["publish amq.topic|a||"]);
-    // But never a malformed one: what follows could be anything.
+    // A malformed frame always closes it: where the next frame starts is unknown.
     script.send("SEND\nnocolon\n\n\0");
     script.refused("Malformed frame", "Header without colon\n");
 }
 
 #[test]
-fn a_goodbye_without_receipt_ends_at_once() {
+fn a_disconnect_without_receipt_ends_at_once() {
     let mut script = Script::opened("1.2");
     script.send("SEND\ndestination:/topic/a\n\n\0DISCONNECT\n\n\0");
     assert_eq!(script.closed, Some(Close::normal("DISCONNECT")));
@@ -195,7 +195,7 @@ fn a_goodbye_without_receipt_ends_at_once() {
 }
 
 #[test]
-fn a_goodbye_with_receipt_waits_for_all_other_receipts() {
+fn a_disconnect_with_receipt_waits_for_all_other_receipts() {
     let mut script = Script::opened("1.2");
     script.send("SEND\ndestination:/topic/a\nreceipt:1\n\n\0");
     script.send("DISCONNECT\nreceipt:bye\n\n\0SEND\ndestination:/topic/ignored\n\n\0garbage");
@@ -252,10 +252,10 @@ fn the_engine_may_end_the_connection() {
     script.refused("Connection closed", "The server is shutting down\n");
 }
 
-/// A receipt waits for the log as long as its publish, and may be long. A client that did not care sent small messages with
-/// receipts of 100 KiB while the disk was slow: they were counted nowhere, and took gigabytes.
+/// The bug: a receipt waits for the log with its publish, and it may be long. A client sent small messages with
+/// receipts of 100 KiB while the disk was slow. The receipts were counted nowhere and took gigabytes.
 #[test]
-fn a_client_to_which_many_receipts_are_owed_is_not_read() {
+fn a_client_with_many_pending_receipts_is_not_read() {
     let mut script = Script::opened("1.2");
     let name = "r".repeat(1000);
     let mut sent = 0;
@@ -290,14 +290,14 @@ fn names_that_a_session_keeps_are_short() {
         script.send(&frame);
         script.refused("Malformed frame", "Identifier too long\n");
     }
-    // In a message they are anybody's.
+    // In a message it may be long: the session does not keep it.
     let mut script = Script::opened("1.2");
     script.send(&format!("SEND\ndestination:/topic/a\nid:{long}\n\n\0"));
     assert_eq!((script.closed.is_none(), script.commands().len()), (true, 1));
 }
 
 #[test]
-fn what_a_session_keeps_of_queues_and_subscriptions_is_counted() {
+fn memory_of_queues_and_subscriptions_is_counted() {
     let mut script = Script::opened("1.2");
     assert_eq!(script.session.kept(), 0);
     for n in 0..100 {
@@ -307,7 +307,7 @@ fn what_a_session_keeps_of_queues_and_subscriptions_is_counted() {
     assert!((1_000..10_000).contains(&declared), "{declared}");
     script.send("SUBSCRIBE\ndestination:/topic/a\nid:s\n\n\0");
     assert!(script.session.kept() > declared + 100);
-    // Its channel is the first; it is free when the engine has closed it.
+    // Its channel is channel 1, which is free when the engine has closed it.
     script.event(done(1, Op::CloseChannel));
     assert_eq!(script.session.kept(), declared);
 }

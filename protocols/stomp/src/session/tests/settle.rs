@@ -75,7 +75,7 @@ fn ack_without_a_valid_id_is_refused() {
 }
 
 #[test]
-fn ack_of_what_was_not_delivered_or_needs_none_is_not_found() {
+fn ack_of_a_delivery_not_made_or_not_awaiting_one_is_not_found() {
     let mut script = Script::tolerant();
     script.subscribed(1, "ack:client\n");
     script.subscribed(2, "");
@@ -95,7 +95,7 @@ fn ack_of_what_was_not_delivered_or_needs_none_is_not_found() {
 }
 
 #[test]
-fn a_receipt_of_an_ack_follows_what_the_engine_has_to_say() {
+fn a_receipt_of_an_ack_follows_the_engines_answer() {
     let mut script = Script::opened("1.2");
     script.subscribed(1, "ack:client\n");
     script.deliver(1, 1);
@@ -109,7 +109,7 @@ fn a_receipt_of_an_ack_follows_what_the_engine_has_to_say() {
 }
 
 #[test]
-fn a_settled_delivery_is_not_found_and_the_error_stands_for_the_receipt() {
+fn a_settled_delivery_is_not_found_and_the_error_replaces_the_receipt() {
     let mut script = Script::tolerant();
     script.subscribed(1, "ack:client-individual\n");
     script.deliver(1, 1);
@@ -137,7 +137,7 @@ fn a_settled_delivery_is_not_found_and_the_error_stands_for_the_receipt() {
 }
 
 #[test]
-fn what_a_cancelled_subscription_left_can_still_be_settled() {
+fn deliveries_of_a_cancelled_subscription_can_still_be_settled() {
     let mut script = Script::opened("1.2");
     script.subscribed(1, "ack:client-individual\n");
     script.deliver(1, 1);

@@ -1,4 +1,4 @@
-//! SUBSCRIBE, UNSUBSCRIBE, and what is delivered.
+//! SUBSCRIBE, UNSUBSCRIBE, and deliveries.
 
 use super::*;
 
@@ -93,7 +93,7 @@ fn existing_queues_are_only_consumed_from() {
 }
 
 #[test]
-fn activemq_names_are_understood_where_cheap() {
+fn some_activemq_headers_are_supported() {
     let mut script = Script::opened("1.2");
     script.send(
         "SUBSCRIBE\nid:1\ndestination:/amq/queue/q\nack:client\nactivemq.prefetchSize:7\nactivemq.priority:2\n\
@@ -154,7 +154,7 @@ fn unsubscribe_is_receipted_when_the_consumer_is_gone() {
     script.deliver(1, 1);
     assert!(
         script.out().starts_with("MESSAGE\nsubscription:1\n"),
-        "what was on its way still arrives"
+        "a delivery on its way still arrives"
     );
     script.event(done(1, Op::Cancel));
     assert_eq!(script.out(), receipt("u"));
@@ -216,7 +216,7 @@ fn subscriptions_are_limited() {
 }
 
 #[test]
-fn a_durable_subscription_keeps_its_queue_until_told_otherwise() {
+fn a_durable_subscription_keeps_its_queue_until_it_is_deleted() {
     let subscribe = "SUBSCRIBE\nid:d\ndestination:/topic/a\ndurable:true\nauto-delete:false\n\n\0";
     let mut script = Script::opened("1.2");
     script.send(subscribe);
@@ -226,7 +226,7 @@ fn a_durable_subscription_keeps_its_queue_until_told_otherwise() {
     assert_eq!(commands[0], format!("declare 1: '{queue}' durable"));
     assert_eq!(commands[1], format!("bind 1: 'amq.topic' -'a'-> '{queue}'"));
 
-    // Another connection of the same user shares it.
+    // Another connection of the same user uses the same queue.
     let mut other = Script::opened("1.1");
     other.send(subscribe);
     assert_eq!(other.commands()[0], commands[0]);
@@ -240,7 +240,7 @@ fn a_durable_subscription_keeps_its_queue_until_told_otherwise() {
         channel: 1,
         consumer: 1,
     });
-    assert_eq!(other.out(), "", "no news that the client caused itself");
+    assert_eq!(other.out(), "", "the client asked for it, so it is not reported");
     other.event(done(1, Op::Cancel));
     assert_eq!(other.out(), receipt("u"));
 }
@@ -285,7 +285,7 @@ fn with_keep_open_on_error_the_name_of_a_cancelled_subscription_is_free_again() 
             .out()
             .starts_with("ERROR\nmessage:Server cancelled subscription\n")
     );
-    // SEND makes the queue anew.
+    // SEND declares the queue again.
     script.commands.clear();
     script.send("SEND\ndestination:/queue/q\n\n\0SUBSCRIBE\nid:1\ndestination:/queue/q\n\n\0");
     assert_eq!(script.commands()[0], "declare 0: 'q' durable lenient");

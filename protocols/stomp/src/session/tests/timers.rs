@@ -1,4 +1,4 @@
-//! The login's deadline and heart-beats.
+//! The login deadline and heart-beats.
 
 use super::*;
 
@@ -37,7 +37,7 @@ fn the_deadline_covers_the_directory_and_ends_with_connected() {
 }
 
 #[test]
-fn line_feeds_come_at_half_the_interval_unless_something_else_does() {
+fn line_feeds_come_at_half_the_interval_unless_a_frame_does() {
     let mut script = beating("0,2000");
     assert!(script.out().contains("heart-beat:2000,0\n"));
     script.advance(999);
@@ -60,7 +60,7 @@ fn a_silent_peer_is_closed_after_twice_its_interval() {
     script.advance(1_999);
     script.send("\n");
     script.advance(1_999);
-    // A part of a frame is a sign of life as well.
+    // Part of a frame counts as activity too.
     script.send("SEND\ndesti");
     script.advance(1_999);
     assert_eq!(script.closed, None);
@@ -69,13 +69,13 @@ fn a_silent_peer_is_closed_after_twice_its_interval() {
 }
 
 #[test]
-fn an_ambitious_peer_is_slowed_down() {
+fn a_heart_beat_interval_below_the_minimum_is_raised() {
     let mut script = beating("10,10");
     assert!(script.out().contains("heart-beat:1000,1000\n"));
 }
 
 #[test]
-fn silence_while_we_do_not_read_is_ours() {
+fn time_in_which_nothing_is_read_is_not_silence() {
     let mut script = beating("1000,0");
     script.session.set_paused(script.now, true);
     script.advance(60_000);
@@ -87,7 +87,7 @@ fn silence_while_we_do_not_read_is_ours() {
 }
 
 #[test]
-fn octets_offered_again_are_no_sign_of_life() {
+fn octets_offered_again_do_not_count_as_activity() {
     let mut script = beating("1000,0");
     script.send("SEND\n");
     script.advance(1_500);

@@ -128,14 +128,14 @@ fn transactions_are_limited_in_number_length_and_bytes() {
     script.send("BEGIN\ntransaction:1\n\n\0BEGIN\ntransaction:2\n\n\0");
     let body = "x".repeat(900);
     script.send(&format!("SEND\ndestination:/topic/a\ntransaction:1\n\n{body}\0"));
-    // An aborted transaction gives its bytes back.
+    // An aborted transaction releases its bytes.
     script.send("ABORT\ntransaction:1\n\n\0");
     script.send(&format!("SEND\ndestination:/topic/a\ntransaction:2\n\n{body}\0"));
     assert_eq!(script.closed, None);
     script.send(&format!("SEND\ndestination:/topic/a\ntransaction:2\n\n{body}{body}\0"));
     script.refused("Transaction too large", "Too many bytes in transactions (limit 2000)");
 
-    // Receipts count: an acknowledgement has nothing else that grows.
+    // Receipts count too: nothing else of an acknowledgement can be large.
     let mut script = Script::opened_with(settings(), "1.2");
     script.subscribed(1, "ack:client-individual\n");
     script.deliver(1, 1);
