@@ -1,5 +1,5 @@
-//! What a deep queue costs, in Gatepost and in its peers: one broker at a time, with a directory of its own that is deleted
-//! behind it.
+//! Measures what a deep queue costs in Gatepost and other brokers. One broker runs at a time, with a data directory of
+//! its own that is deleted afterwards.
 //!
 //! ```text
 //! backlog    start -> fill -> SIGTERM or SIGKILL -> start -> empty and verify        once for each size and way to end
@@ -11,7 +11,8 @@
 //! retained   start -> update retained messages at 1,000 a second                     where asked for
 //! ```
 //!
-//! Bodies are arithmetic and each is verified as in `run`: the generator holds one bit a message, and no message.
+//! Bodies are computed from their number, and each is verified as in `run`: the generator keeps one bit per message,
+//! not the message.
 
 mod figures;
 mod filling;
@@ -37,7 +38,7 @@ use way::{DURABILITIES, Load, Way};
 /// Measures deep queues in Gatepost and its peers, and prints the tables (Markdown) on standard output.
 #[derive(Debug, clap::Args)]
 pub(crate) struct BacklogOptions {
-    /// Gatepost's program; else the one in the search path or beside this program
+    /// Path of Gatepost's program; if left out, the one in the search path or beside this program
     #[arg(long)]
     gatepost: Option<PathBuf>,
     #[arg(long)]
@@ -46,10 +47,11 @@ pub(crate) struct BacklogOptions {
     mosquitto: Option<PathBuf>,
     #[arg(long)]
     nats: Option<PathBuf>,
-    /// Only those whose name begins so: gatepost-amqp, gatepost-mqtt, rabbitmq-amqp, rabbitmq-mqtt, mosquitto, nats
+    /// Measure only those whose name begins so: gatepost-amqp, gatepost-mqtt, rabbitmq-amqp, rabbitmq-mqtt, mosquitto,
+    /// nats
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Measure only this; what a purge gives back, and what retained messages cost, only where it is asked for
+    /// Measure only these parts. Parts `reclaim` and `retained` run only if named
     #[arg(
         long,
         value_delimiter = ',',
@@ -63,13 +65,13 @@ pub(crate) struct BacklogOptions {
     /// Bytes of a body, 24 at least
     #[arg(long, value_delimiter = ',', default_value = "100,1024")]
     sizes: Vec<usize>,
-    /// Spread the backlog evenly over so many queues; AMQP only
+    /// Spread the backlog evenly over this many queues; AMQP only
     #[arg(long, default_value_t = 1)]
     queues: usize,
     /// How the broker ends between filling and emptying
     #[arg(long, value_delimiter = ',', value_enum, default_value = "clean,kill")]
     stops: Vec<Stop>,
-    /// Unconfirmed messages the publisher may have
+    /// Maximum unconfirmed messages of the publisher
     #[arg(long, default_value_t = 1000)]
     window: u64,
     /// Gatepost's I/O threads
@@ -78,37 +80,37 @@ pub(crate) struct BacklogOptions {
     /// Threads of the generator
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// Messages a second for the latency of confirms
+    /// Messages a second while the latency of confirms is measured
     #[arg(long, default_value_t = 1000.0)]
     rate: f64,
-    /// How long that takes
+    /// Seconds that this measurement takes
     #[arg(long, default_value_t = 10.0)]
     seconds: f64,
     /// Topics whose retained messages are updated in turn
     #[arg(long, default_value_t = 1000)]
     retained_topics: usize,
-    /// Updates of them a second
+    /// Updates of retained messages a second
     #[arg(long, default_value_t = 1000.0)]
     retained_rate: f64,
-    /// How long that takes
+    /// Seconds that this measurement takes
     #[arg(long, default_value_t = 60.0)]
     retained_seconds: f64,
-    /// Messages of 1 KiB a second for the slow consumer
+    /// Messages of 1 KiB a second in the slow-consumer experiment
     #[arg(long, default_value_t = 3000.0)]
     slow_rate: f64,
-    /// How long each of its four phases takes
+    /// Seconds that each of its four phases takes
     #[arg(long, default_value_t = 10.0)]
     slow_seconds: f64,
     /// Where brokers keep their data while they run: a directory on the disk that is to be measured
     #[arg(long)]
     data: Option<PathBuf>,
-    /// Write the figures there
+    /// Write the figures (JSON) to this file
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Write the tables there too
+    /// Write the tables (Markdown) to this file too
     #[arg(long)]
     markdown: Option<PathBuf>,
-    /// Draw the slow consumer there
+    /// Write the drawing of the slow-consumer experiment (SVG) to this file
     #[arg(long)]
     svg: Option<PathBuf>,
 }
@@ -126,19 +128,21 @@ enum Part {
     Reclaim,
 }
 
-/// What a message takes on disk besides its body, and what of the body comes again: an MQTT message in RabbitMQ is the largest.
+/// Disk space of a message besides its body: a constant, and a share of the body. RabbitMQ's for an MQTT message is the
+/// largest.
 const DISK_BYTES_BESIDES: u64 = 450;
 const DISK_SHARE_BESIDES: f64 = 0.4;
-/// Messages whose syncs are counted one by one.
+/// Messages of the fill under strace, where each sync is counted.
 const TRACED_MESSAGES: u64 = 20_000;
-/// The body of a message where only the time counts.
+/// Size of bodies where only time is measured.
 const LATENCY_BODY_BYTES: usize = 100;
 const SLOW_BODY_BYTES: usize = 1024;
 
-/// Runs the measurement. Returns whether Gatepost kept every confirmed message however it ended, and the others where they did not crash.
+/// Runs the measurement. Returns whether Gatepost kept every confirmed message, and the other brokers kept theirs where
+/// they did not crash.
 ///
 /// # Errors
-/// When the options make no sense or nothing can be written. A broker that fails is in the tables.
+/// The options contradict each other, or a file cannot be written. A broker that fails is reported in the tables.
 pub(crate) fn backlog(options: &BacklogOptions) -> anyhow::Result<bool> {
     let positive = [
         options.rate,
@@ -177,7 +181,7 @@ pub(crate) fn backlog(options: &BacklogOptions) -> anyhow::Result<bool> {
     Ok(bench.figures.failures.is_empty())
 }
 
-/// Measurements under way.
+/// Measurements in progress.
 #[derive(Debug)]
 struct Bench<'a> {
     options: &'a BacklogOptions,
@@ -185,12 +189,13 @@ struct Bench<'a> {
     figures: Figures,
     progress: Progress,
     begun: Instant,
-    /// How many there are.
+    /// Number of ways.
     ways: usize,
 }
 
 impl Bench<'_> {
-    /// Writes what there is by now where it was asked for, so that an interrupted run leaves its figures. Returns the tables.
+    /// Writes the results so far to the files asked for, so that an interrupted run leaves its figures. Returns the
+    /// tables.
     fn write_down(&mut self) -> anyhow::Result<String> {
         self.figures.close();
         let markdown = self.figures.markdown();
@@ -202,7 +207,7 @@ impl Bench<'_> {
         Ok(markdown)
     }
 
-    /// All of one way.
+    /// Runs all measurements of one way.
     fn measure(&mut self, place: usize, way: &Way) {
         let parts = &self.options.parts;
         for size in &self.options.sizes {
@@ -226,7 +231,7 @@ impl Bench<'_> {
         if parts.contains(&Part::Latency) {
             self.latencies(place, way);
         }
-        // Where both protocols lead to the same queue one experiment shows it.
+        // Both protocols use the same queue, so one experiment is enough.
         if parts.contains(&Part::Slow) && way.protocol == crate::plan::Protocol::Amqp {
             let load = Load {
                 queues: 1,
@@ -310,7 +315,7 @@ impl Bench<'_> {
             queues: 1,
             ..self.load(LATENCY_BODY_BYTES)
         };
-        // The modes are the queue's, not the protocol's.
+        // Durability is a property of the queue, not of the protocol, so one way measures all modes.
         let modes = if way.key == "gatepost-amqp" {
             DURABILITIES.len()
         } else {
@@ -331,7 +336,7 @@ impl Bench<'_> {
         }
     }
 
-    /// Does something in a directory that is there for it alone; a failure is in the tables.
+    /// Runs a measurement in a fresh directory. A failure is reported in the tables.
     fn within<T>(
         &mut self,
         place: usize,
@@ -388,13 +393,13 @@ impl BacklogOptions {
         }
         ways.retain(|way| {
             let asked = self.only.is_empty() || self.only.iter().any(|only| way.key.starts_with(only.as_str()));
-            // Only AMQP messages spread over several queues.
+            // Only AMQP messages can be spread over several queues.
             asked && (self.queues == 1 || way.protocol == crate::plan::Protocol::Amqp)
         });
         Ok(ways)
     }
 
-    /// Better to fail now than when the disk is full in an hour.
+    /// Checks for free disk space: better to fail now than when the disk is full in an hour.
     fn ensure_room(&self, directory: &Path) -> anyhow::Result<()> {
         let largest = self.sizes.iter().max().context("--sizes names none")?;
         let bytes_each = (*largest as f64 * (1.0 + DISK_SHARE_BESIDES)) as u64 + DISK_BYTES_BESIDES;

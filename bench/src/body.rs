@@ -1,35 +1,35 @@
-//! The body of every message the generator sends: who sent it, its number, when it was meant to leave, and a checksum over
-//! all of it, so that the other end can tell a lost, repeated, reordered or damaged message from a good one.
+//! The body of every message of the generator: its sender, its number, when it was scheduled to leave, and a checksum,
+//! so that the receiver can tell a lost, repeated, reordered or damaged message from a good one.
 //!
 //! ```text
 //! 0        4      6           8              16             24
 //! | crc32c | run  | publisher | sequence     | sent_ns      | filler ...
 //! ```
 //!
-//! Numbers are big-endian. The checksum covers everything behind it. `sent_ns` is on the clock of the process that sent it.
+//! Numbers are big-endian. The checksum covers everything after it. `sent_ns` is on the clock of the sending process.
 
-/// What a body says about itself.
+/// The fields of a body.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Stamp {
-    /// Tells the messages of this run from leftovers of an earlier one.
+    /// Tells this run's messages from an earlier run's.
     pub(crate) run: u16,
     pub(crate) publisher: u16,
     /// Counts from 0 per publisher.
     pub(crate) sequence: u64,
-    /// When the message was meant to leave, in nanoseconds since the run's clock began.
+    /// When the message was scheduled to leave, in nanoseconds since the run's clock began.
     pub(crate) sent_ns: u64,
 }
 
 /// The smallest body that holds a stamp.
 pub(crate) const BODY_BYTES_MIN: usize = 24;
 
-/// A body of `size` bytes with filler that no compression or constant folding makes cheap.
+/// A body of `size` bytes. Its filler cannot be compressed or folded into a constant.
 pub(crate) fn blank(size: usize) -> Vec<u8> {
     let mut state = 0x9E37_79B9_u32;
     (0..size.max(BODY_BYTES_MIN))
         .map(|_| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            // Printable, so that STOMP peers which look for a NUL find none.
+            // Printable, so that STOMP clients that search for a NUL find none.
             b'a' + ((state >> 24) % 26) as u8
         })
         .collect()

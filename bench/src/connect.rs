@@ -1,4 +1,4 @@
-//! Opens connections: the conversation before the load, and the cleaning up behind it, written as blocking code since nothing is
+//! Opens connections: the handshake before the load and the cleaning up after it. It is blocking code, since nothing is
 //! measured here.
 
 use crate::plan::{Endpoint, Phase, Plan, Protocol};
@@ -13,16 +13,16 @@ use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::time::Duration;
 
-/// A connection that is ready to carry messages.
+/// A connection that is ready for messages.
 #[derive(Debug)]
 pub(crate) struct Connected {
     pub(crate) stream: Transport,
     pub(crate) wire: Wire,
-    /// What arrived behind the last answer.
+    /// Bytes that arrived after the last answer.
     pub(crate) rest: Vec<u8>,
 }
 
-/// The protocol of a connection. One match a batch, none a message.
+/// The protocol of a connection. It is matched once for each batch, not for each message.
 #[derive(Debug)]
 pub(crate) enum Wire {
     Amqp(Amqp),
@@ -31,7 +31,7 @@ pub(crate) enum Wire {
     Nats(Nats),
 }
 
-/// A broker that takes longer than this to answer is not going to.
+/// A broker that has not answered by then counts as failed.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Wire {
@@ -44,7 +44,7 @@ impl Wire {
         }
     }
 
-    /// Appends one message; false when the protocol has no number free for it.
+    /// Appends one message. Returns false if the protocol has no free packet identifier.
     #[inline]
     pub(crate) fn publish(&mut self, out: &mut Vec<u8>, body: &[u8]) -> bool {
         match self {
@@ -56,7 +56,7 @@ impl Wire {
         true
     }
 
-    /// Parses all that is whole and acknowledges it; the bytes consumed.
+    /// Parses all complete frames and acknowledges messages. Returns the bytes consumed.
     pub(crate) fn parse(&mut self, input: &[u8], out: &mut Vec<u8>, sink: &mut impl Sink) -> Result<usize, WireError> {
         match self {
             Self::Amqp(amqp) => amqp.parse(input, out, sink),
@@ -66,20 +66,20 @@ impl Wire {
         }
     }
 
-    /// A sign of life, where the protocol wants one; AMQP heartbeats and STOMP heart-beats are negotiated away.
+    /// Appends a keep-alive, if the protocol needs one. AMQP's and STOMP's were negotiated off.
     pub(crate) fn ping(&self, out: &mut Vec<u8>) {
         if let Self::Mqtt(_) = self {
             Mqtt::ping(out);
         }
     }
 
-    /// Says good-bye.
+    /// Appends what ends the connection properly.
     pub(crate) fn close(&self, out: &mut Vec<u8>) {
         match self {
             Self::Amqp(_) => Amqp::close(out),
             Self::Mqtt(_) => Mqtt::disconnect(out),
             Self::Stomp(_) => Stomp::disconnect(out),
-            // NATS knows no good-bye but the end of the stream.
+            // NATS has no such command; the stream just ends.
             Self::Nats(_) => {}
         }
     }
@@ -137,7 +137,7 @@ pub(crate) fn consumer(plan: &Plan, index: usize) -> anyhow::Result<Connected> {
             }
             for queue in queues {
                 dialog.send(|out| amqp.consume(out, &queue))?;
-                // Those of the queues before deliver already.
+                // The queues subscribed before may deliver already.
                 let answer = dialog.answer(amqp::is_delivery)?;
                 amqp::expect_method(&answer, amqp::BASIC_CONSUME_OK)?;
             }
@@ -161,15 +161,15 @@ pub(crate) fn consumer(plan: &Plan, index: usize) -> anyhow::Result<Connected> {
     Ok(dialog.finish(wire))
 }
 
-/// Makes the queues and sessions that a fill is to find, without consuming.
+/// Creates the queues and sessions for a fill, without consuming.
 pub(crate) fn prepare_backlog(plan: &Plan) -> anyhow::Result<()> {
     for index in 0..plan.consumers {
         let client_id = consumer_id(plan, index);
         if plan.consume_from.protocol == Protocol::Stomp {
-            // The first SEND makes the queue.
+            // The first SEND creates the queue.
             return Ok(());
         }
-        // A session of an earlier fill goes first, with what it holds.
+        // A session of an earlier fill is deleted first, with its messages.
         let (mut dialog, mut wire) = log_in(&plan.consume_from, &client_id, true, plan.keep_alive_s, plan.ack)?;
         match &wire {
             Wire::Amqp(_) => {
@@ -196,7 +196,7 @@ pub(crate) fn prepare_backlog(plan: &Plan) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Removes the queues and sessions of a run. STOMP cannot.
+/// Deletes the queues and sessions of a run. STOMP cannot.
 pub(crate) fn clean_up(plan: &Plan) -> anyhow::Result<()> {
     let protocol = plan.consume_from.protocol;
     if protocol == Protocol::Stomp || (protocol.is_mqtt() && !keeps_session(plan)) {
@@ -237,7 +237,7 @@ pub(crate) fn idle(endpoint: &Endpoint, index: usize) -> anyhow::Result<Connecte
 }
 
 impl Connected {
-    /// Says good-bye, as far as the broker listens.
+    /// Ends the connection properly, if the broker still reads.
     pub(crate) fn close(mut self) {
         let mut out = Vec::new();
         self.wire.close(&mut out);
@@ -255,7 +255,7 @@ impl Connected {
     }
 }
 
-/// STOMP's queues are durable unless told otherwise, and both ends must declare alike.
+/// STOMP's queues are durable by default, and both ends must declare the same.
 fn is_queue_durable(plan: &Plan) -> bool {
     plan.durable || [plan.publish_to.protocol, plan.consume_from.protocol].contains(&Protocol::Stomp)
 }
@@ -279,7 +279,7 @@ fn queue_names(plan: &Plan, index: usize) -> Vec<String> {
     plan.addresses().into_iter().map(name).collect()
 }
 
-/// Makes the queues of consumer `index`, bound where their messages come from.
+/// Declares the queues of consumer `index` and binds them to the source of their messages.
 fn declare(dialog: &mut Dialog, plan: &Plan, index: usize) -> anyhow::Result<Vec<String>> {
     let queues = queue_names(plan, index);
     for queue in &queues {
@@ -295,7 +295,7 @@ fn declare(dialog: &mut Dialog, plan: &Plan, index: usize) -> anyhow::Result<Vec
     Ok(queues)
 }
 
-/// Makes JetStream's work queue and its consumer; those that are there already, alike, stay.
+/// Creates JetStream's work queue and its consumer. Equal ones that exist are kept.
 fn make_stream(dialog: &mut Dialog, nats: &Nats, plan: &Plan) -> anyhow::Result<()> {
     let stream = Nats::stream(&plan.name, &plan.address.nats(), plan.durable);
     dialog.request(nats, stream, false)?;
@@ -314,7 +314,7 @@ fn subscribe(dialog: &mut Dialog, mqtt: &Mqtt, plan: &Plan) -> anyhow::Result<()
         topic
     };
     dialog.send(|out| mqtt.subscribe(out, &filter, plan.qos))?;
-    // A kept session may deliver before its SUBACK.
+    // A kept session may deliver messages before its SUBACK.
     let suback = dialog.answer(|packet| packet.first().is_some_and(|first| first >> 4 == 3))?;
     Ok(mqtt.suback(&suback, plan.qos)?)
 }
@@ -393,7 +393,7 @@ fn log_in(
                 .as_ref()
                 .map(|(user, password)| (user.as_str(), password.as_str()));
             dialog.send(|out| nats.connect(out, user))?;
-            // INFO comes first.
+            // The server sends INFO first.
             while !Nats::is_pong(&dialog.answer(|_| false)?)? {}
             Wire::Nats(nats)
         }
@@ -401,12 +401,12 @@ fn log_in(
     Ok((dialog, wire))
 }
 
-/// Question and answer over a blocking socket.
+/// Requests and answers over a blocking socket.
 #[derive(Debug)]
 struct Dialog {
     stream: Transport,
     input: Vec<u8>,
-    /// Deliveries that overtook an answer.
+    /// Deliveries that came before an answer.
     early: Vec<u8>,
     frame_len: fn(&[u8]) -> Result<Option<usize>, WireError>,
 }
@@ -418,7 +418,7 @@ impl Dialog {
         self.stream.write_all(&out).context("the broker does not read")
     }
 
-    /// The next frame that is not `early`; early ones wait for the load's loop.
+    /// The next frame that is not `early`. Early ones are kept for the load's loop.
     fn answer(&mut self, early: impl Fn(&[u8]) -> bool) -> anyhow::Result<Vec<u8>> {
         loop {
             while let Some(len) = (self.frame_len)(&self.input)? {
@@ -435,14 +435,14 @@ impl Dialog {
         }
     }
 
-    /// An AMQP method and the arguments of its answer.
+    /// Sends an AMQP method and returns the arguments of its answer.
     fn call(&mut self, write: impl FnOnce(&mut Vec<u8>), due: amqp::Method) -> anyhow::Result<Vec<u8>> {
         self.send(write)?;
         let frame = self.answer(|_| false)?;
         Ok(amqp::expect_method(&frame, due)?.to_vec())
     }
 
-    /// A request to JetStream, which may find nothing where `missing_is_fine`.
+    /// Sends a request to JetStream. With `missing_is_fine` it may find nothing.
     fn request(&mut self, nats: &Nats, (subject, body): (String, Value), missing_is_fine: bool) -> anyhow::Result<()> {
         self.send(|out| nats.request(out, &subject, &body))?;
         while !Nats::is_answer(&self.answer(|_| false)?, missing_is_fine)? {}

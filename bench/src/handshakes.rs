@@ -1,6 +1,7 @@
-//! Connections that come and go: how many a broker takes in a second, and what one costs it.
+//! Measures connections that come and go: how many a broker accepts in a second, and the cost of one.
 //!
-//! Each is opened, logs in and says good-bye, one behind the other on every thread. What TLS adds is the difference to the same
+//! Each is opened, logs in and disconnects, one after the other on every thread. The cost of TLS is the difference to
+//! the same run over TCP; the saving of a resumed session is the difference between the two lines.
 //! over TCP; what a resumed session saves is the difference between the two lines.
 
 use crate::connect;
@@ -11,34 +12,34 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// Opens and closes connections, and tells what one costs.
+/// Opens and closes connections, and reports the cost of one.
 #[derive(Debug, clap::Args)]
 pub(crate) struct HandshakesOptions {
     /// Where, as `mqtts://host:port`; see `run --uri`
     #[arg(long)]
     uri: String,
-    /// Go on with the sessions of TLS that earlier connections had
+    /// Resume the TLS sessions of earlier connections
     #[arg(long)]
     resume: bool,
-    /// For how long
+    /// Duration in seconds
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
-    /// Connections at once
+    /// Concurrent connections
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// The broker's process, to tell what it costs
+    /// Process id of the broker, to report its cost
     #[arg(long)]
     pid: Option<u32>,
 }
 
-/// What one thread did.
+/// The results of one thread.
 #[derive(Default)]
 struct Done {
     connections: u64,
     resumed: u64,
 }
 
-/// How often the broker's threads are looked at.
+/// How often the broker's threads are sampled.
 const SAMPLE: Duration = Duration::from_millis(100);
 
 pub(crate) fn handshakes(options: &HandshakesOptions) -> anyhow::Result<bool> {
@@ -48,7 +49,7 @@ pub(crate) fn handshakes(options: &HandshakesOptions) -> anyhow::Result<bool> {
     );
     let mut endpoint = Endpoint::parse(&options.uri)?;
     endpoint.resumes = options.resume;
-    // The first has no session to go on with, and warms what is cold.
+    // The first connection has no session to resume, and warms up caches.
     connect::idle(&endpoint, 0)?.close();
     let over = AtomicBool::new(false);
     let mut meter = options.pid.map(Meter::new);

@@ -1,5 +1,5 @@
-//! What a well-behaved pair notices of clients that misbehave: a publisher at a steady rate and its consumer, run in turns beside
-//! an offender and alone, each time against a Gatepost that was started for it.
+//! Measures how clients that misbehave affect a well-behaved pair: a publisher at a steady rate and its consumer run in
+//! turns with an offender and without, each time against a freshly started Gatepost.
 //!
 //! ```text
 //! for each offender, for each round:   with, without
@@ -7,8 +7,9 @@
 //!            `---------------- resident memory, sampled until the end ------------------'
 //! ```
 //!
-//! Latencies count from when a message was meant to leave, and every message is verified, as in `run`. Offenders run in threads
-//! of a lower priority: what counts is the work they make for the broker and not the processor they take from it.
+//! Latencies count from when a message was scheduled to leave, and every message is verified, as in `run`. Offenders
+//! run in threads of lower priority: measured is the work they cause in the broker, not the processor time they use
+//! themselves.
 
 mod carried;
 mod client;
@@ -41,20 +42,20 @@ use std::time::Duration;
 /// Starts Gatepost again and again, and prints the table (Markdown) on standard output.
 #[derive(Debug, clap::Args)]
 pub(crate) struct HostileOptions {
-    /// Gatepost's program; else the one in the search path or beside this program
+    /// Path of Gatepost's program; if left out, the one in the search path or beside this program
     #[arg(long)]
     gatepost: Option<PathBuf>,
     /// Gatepost's I/O threads
     #[arg(long, default_value_t = 1)]
     io_threads: usize,
-    /// Only these; all if left out
+    /// Run only these offenders; all if left out
     #[arg(long, value_delimiter = ',', value_enum)]
     offenders: Vec<Offender>,
     /// Protocol of the well-behaved pair: MQTT of QoS 1, AMQP and STOMP confirmed and acknowledged
     #[arg(long, value_enum, default_value = "mqtt")]
     protocol: Protocol,
-    /// What carries the pair and the offenders that log in: tcp, tls, ws, wss or quic (MQTT only; the others come by TCP). Those that do
-    /// not log in come by TCP, or on a stream of QUIC, to the same ports
+    /// Transport of the pair and of the offenders that log in: tcp, tls, ws, wss or quic (MQTT only; the others use
+    /// TCP). Offenders that do not log in use TCP, or a stream of QUIC, to the same ports
     #[arg(long, value_parser = Carrier::parse, default_value = "tcp")]
     over: Carrier,
     /// The pair's queue is durable and its messages persistent
@@ -72,26 +73,26 @@ pub(crate) struct HostileOptions {
     /// How long the pair publishes in each run
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Where the broker keeps its data while it runs
+    /// Directory for the broker's data while it runs
     #[arg(long)]
     data: Option<PathBuf>,
-    /// Write the figures there
+    /// Write the figures (JSON) to this file
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Write the table there too
+    /// Write the table (Markdown) to this file too
     #[arg(long)]
     markdown: Option<PathBuf>,
 }
 
-/// The pair runs warm for so long before it is measured.
+/// The pair runs this long before it is measured.
 const WARM_UP: Duration = Duration::from_millis(500);
-/// An offender that is not where it wants to be by then offends from where it is.
+/// After this long the measurement begins, even if the offender has not reached its state.
 const IN_PLACE_TIMEOUT: Duration = Duration::from_secs(5);
-/// In the last round, how long to wait for the broker to lose its patience with clients that make it wait.
+/// In the last round: how long to wait for the broker to disconnect clients that make it wait.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How often resident memory is looked at.
+/// How often resident memory is read.
 const RSS_TICK: Duration = Duration::from_millis(20);
-/// Unacknowledged deliveries and unconfirmed publishes of the pair.
+/// Maximum unacknowledged deliveries and unconfirmed publishes of the pair.
 const WINDOW: u16 = 100;
 /// The niceness of an offender's threads.
 const OFFENDER_NICE: i32 = 10;
@@ -104,10 +105,10 @@ pub(crate) struct Observed {
     offence: Outcome,
 }
 
-/// Runs the measurement. Returns whether the pair lost nothing and the broker survived everything.
+/// Runs the measurement. Returns whether the pair lost nothing and the broker survived every offender.
 ///
 /// # Errors
-/// When the options make no sense or nothing can be written. A broker that fails is in the table.
+/// The options contradict each other, or a file cannot be written. A broker that fails is reported in the table.
 pub(crate) fn hostile(options: &HostileOptions) -> anyhow::Result<bool> {
     ensure!(
         options.seconds > 0.0 && options.rounds > 0 && options.rate > 0.0,
@@ -168,7 +169,7 @@ pub(crate) fn hostile(options: &HostileOptions) -> anyhow::Result<bool> {
     Ok(hostility.rows.iter().all(|row| row.failures.is_empty()))
 }
 
-/// One run of the pair against a fresh broker, beside an offender or alone.
+/// One run of the pair against a fresh broker, with an offender or without.
 fn observe(
     options: &HostileOptions,
     peer: &Peer,
@@ -219,7 +220,7 @@ fn observe(
     })
 }
 
-/// The well-behaved pair; counts only when every message came once, in order and whole.
+/// Runs the well-behaved pair. Fails unless every message came once, in order and whole.
 fn run_pair(options: &HostileOptions, broker: &Running, duration: Duration) -> anyhow::Result<Report> {
     let endpoint = broker.endpoint(options.protocol)?;
     let mut plan = Plan::new(endpoint.clone(), endpoint);
@@ -237,19 +238,20 @@ fn run_pair(options: &HostileOptions, broker: &Running, duration: Duration) -> a
     Ok(report)
 }
 
-/// Runs an offender's work in a thread of lower priority.
+/// Runs an offender in a thread of lower priority.
 fn spawn<'scope>(
     scope: &'scope Scope<'scope, '_>,
     work: impl FnOnce() + Send + 'scope,
 ) -> ScopedJoinHandle<'scope, ()> {
     scope.spawn(|| {
-        // On Linux niceness is a thread's own, and those it starts inherit it. Where it cannot be changed, it stays.
+        // On Linux, niceness belongs to a thread, and the threads it starts inherit it. If it cannot be changed, it
+        // stays.
         let _ = rustix::process::setpriority_process(None, OFFENDER_NICE);
         work();
     })
 }
 
-/// Samples the resident memory of a process until `done`; the most there was.
+/// Samples the resident memory of a process until `done`. Returns the maximum.
 fn rss_peak_bytes(pid: u32, done: &AtomicBool) -> u64 {
     let mut peak = 0;
     while !done.load(SeqCst) {

@@ -1,4 +1,4 @@
-//! Idle connections: how much memory one takes.
+//! Measures the memory of an idle connection.
 
 use crate::connect::{self, Connected};
 use crate::meter::Meter;
@@ -8,16 +8,16 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::thread;
 use std::time::Duration;
 
-/// Connections that stay open.
+/// Connections that are kept open.
 #[derive(Debug)]
 pub(crate) struct Idle {
-    /// Held for its sockets.
+    /// Kept open; not used otherwise.
     _connections: Vec<Connected>,
-    /// Resident memory of the broker that one connection took, if the broker's process is known.
+    /// Resident memory of the broker per connection, if the broker's process is known.
     pub(crate) rss_bytes_each: Option<f64>,
 }
 
-/// How long a broker gets to settle before its memory is read.
+/// Pause before the broker's memory is read.
 const SETTLE: Duration = Duration::from_secs(1);
 
 impl Idle {
@@ -39,10 +39,10 @@ impl Idle {
     }
 }
 
-/// Lets this process, and the brokers it starts, open as many files as the system allows.
+/// Raises the limit of open files, for this process and the brokers it starts, as far as the system allows.
 pub(crate) fn raise_file_limit() {
     let limit = getrlimit(Resource::Nofile);
-    // Without it fewer connections fit, which their opening reports.
+    // If this fails, fewer connections fit, and opening them reports it.
     let _ = setrlimit(
         Resource::Nofile,
         Rlimit {

@@ -1,15 +1,15 @@
-//! Latencies, measured from the moment a message was *meant* to leave.
+//! Latencies, measured from when a message was *scheduled* to leave.
 
 use hdrhistogram::Histogram;
 
-/// Records latencies; equal ones in a row, as one batch brings them, cost one look-up.
+/// Records latencies. Equal ones in a row, as a batch brings them, cost one look-up.
 #[derive(Debug)]
 pub(crate) struct Recorder {
     histogram: Histogram<u64>,
     run: (u64, u64),
 }
 
-/// What a report shows of the latencies, in microseconds.
+/// The latencies of a report, in microseconds.
 #[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Percentiles {
     pub(crate) p50_us: f64,
@@ -19,17 +19,17 @@ pub(crate) struct Percentiles {
     pub(crate) max_us: f64,
 }
 
-/// When each message of a publisher is meant to leave.
+/// When each message of a publisher is scheduled to leave.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Pace {
-    /// As soon as it can.
+    /// As soon as possible.
     Free,
-    /// At a fixed rate from `start_ns` on, whatever became of the messages before. A message that leaves late keeps the time
-    /// it was meant to leave at, so that a stall shows in every message it held up and not in one (no coordinated omission).
+    /// At a fixed rate from `start_ns` on, independent of earlier messages. A message that leaves late keeps its
+    /// scheduled time, so a stall shows in every message it delayed and not only in one (no coordinated omission).
     Every { start_ns: u64, per_second: f64 },
 }
 
-/// Longer than any run waits.
+/// Longer than any run.
 const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
 
 impl Recorder {
@@ -52,7 +52,7 @@ impl Recorder {
         self.histogram.is_empty() && self.run.1 == 0
     }
 
-    /// Takes in another recorder's latencies.
+    /// Adds another recorder's latencies.
     pub(crate) fn merge(&mut self, other: &mut Self) {
         self.flush();
         other.flush();
@@ -82,7 +82,7 @@ impl Recorder {
 }
 
 impl Pace {
-    /// When message `sequence` is meant to leave, seen at `now_ns`.
+    /// When message `sequence` is scheduled to leave, if the time is `now_ns`.
     #[inline]
     pub(crate) fn intended_ns(&self, sequence: u64, now_ns: u64) -> u64 {
         match self {
@@ -108,7 +108,7 @@ mod tests {
 
     const MS: u64 = 1_000_000;
 
-    /// A publisher that wants to send every millisecond to a broker that answers in 0.1 ms, and once stands still for 500 ms.
+    /// A publisher that sends every millisecond to a broker that answers in 0.1 ms, and that once stalls for 500 ms.
     fn one_stall(stamp: impl Fn(Pace, u64, u64) -> u64) -> Percentiles {
         let pace = Pace::Every {
             start_ns: 0,
@@ -132,11 +132,11 @@ mod tests {
     #[test]
     fn a_stall_counts_for_every_message_it_held_up() {
         let honest = one_stall(|pace, sequence, now| pace.intended_ns(sequence, now));
-        // A quarter of all messages was meant to leave during the stall, evenly spread over it.
+        // A quarter of all messages was scheduled during the stall, evenly spread over it.
         assert!((honest.p50_us - 100.0).abs() < 5.0, "{honest:?}");
         assert!((honest.p90_us - 300_000.0).abs() < 2_000.0, "{honest:?}");
         assert!((honest.p99_us - 480_000.0).abs() < 2_000.0, "{honest:?}");
-        // Stamped when they left, all but one look quick: what coordinated omission hides.
+        // Stamped when they left, all but one look fast: coordinated omission hides the stall.
         let omitting = one_stall(|_, _, now| now);
         assert!(omitting.p999_us < 110.0 && omitting.max_us > 499_000.0, "{omitting:?}");
     }

@@ -1,14 +1,14 @@
-//! `gatepost-bench`: loads any broker that speaks AMQP 0-9-1, MQTT, STOMP or NATS, checks that every message comes once, in order and
-//! whole, and tells messages per second, latencies and what the broker spent; `compare` does so for several brokers side by
-//! side, `backlog` for deep queues, `hostile` beside clients that misbehave.
+//! `gatepost-bench` loads any broker that speaks AMQP 0-9-1, MQTT, STOMP or NATS, checks that every message arrives
+//! once, in order and whole, and reports messages per second, latencies and the broker's resources. `compare` does this
+//! for several brokers, `backlog` for deep queues, `hostile` beside clients that misbehave.
 //!
 //! ```text
 //! options -> plan -> run: connect (blocking) -> worker threads (epoll) -> watch -> report
 //!                          wire/{amqp,mqtt,...}     body, verify, latency   meter
 //! ```
 //!
-//! It shares no code with the gateway: a mistake in a codec must not hide in both ends of the measurement. Linux only, since
-//! what a broker costs is read from `/proc`.
+//! It shares no code with the gateway: a mistake in a shared codec would hide in both ends of the measurement. Linux
+//! only, since the broker's resources are read from `/proc`.
 
 mod backlog;
 mod body;
@@ -44,21 +44,21 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Load one broker that runs already
+    /// Load one running broker
     Run(Box<options::RunOptions>),
-    /// Load one broker that runs already at rising rates, and draw what comes of it
+    /// Load one running broker at rising rates, and draw the results
     Sweep(Box<sweep::SweepOptions>),
-    /// Start Gatepost and its peers one after the other, load each, and print them side by side
+    /// Start Gatepost and other brokers one after the other, load each, and compare them
     Compare(Box<compare::CompareOptions>),
-    /// Start Gatepost and its peers one after the other, leave a deep queue in each, and tell what it costs
+    /// Start Gatepost and other brokers one after the other, leave a deep queue in each, and report its cost
     Backlog(Box<backlog::BacklogOptions>),
-    /// Open and close connections to one broker that runs already, and tell what one costs it
+    /// Open and close connections to one running broker, and report the cost of one
     Handshakes(handshakes::HandshakesOptions),
-    /// Start Gatepost and tell what a well-behaved pair notices of clients that misbehave
+    /// Start Gatepost and report how clients that misbehave affect a well-behaved pair
     Hostile(Box<hostile::HostileOptions>),
 }
 
-/// Exits with 0 when every message came once, in order and whole, with 1 when not, and with 2 when nothing could be measured.
+/// Exits with 0 if every message came once, in order and whole, with 1 if not, and with 2 if nothing could be measured.
 fn main() -> ExitCode {
     idle::raise_file_limit();
     let clean = match Cli::parse().command {

@@ -1,5 +1,5 @@
-//! What a broker costs, read from `/proc`: the processor time of all threads of a process and its descendants to the nanosecond,
-//! resident memory, and bytes written.
+//! Reads a broker's resources from `/proc`: processor time of all threads of a process and its descendants, in
+//! nanoseconds; resident memory; bytes written.
 
 use std::collections::HashMap;
 use std::fs;
@@ -10,26 +10,26 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub(crate) struct Meter {
     root: u32,
-    /// Run time of each thread when last looked at: a thread that ended keeps what it had then.
+    /// Run time of each thread at the last sample. A thread that ended keeps its last value.
     threads: HashMap<(u32, u32), u64>,
     /// The sum over all threads ever seen.
     cpu_ns: u64,
 }
 
-/// What was used since the meter was made (processor, bytes) or is in use now (memory).
+/// Resources used since the meter was created (processor, bytes) or in use now (memory).
 #[derive(Clone, Copy, Debug, Default, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Usage {
     pub(crate) cpu_ns: u64,
-    /// Of the processor time, in user space, and in the kernel: in ticks of 10 ms.
+    /// Parts of the processor time in user space and in the kernel, in ticks of 10 ms.
     #[serde(default)]
     pub(crate) user_ns: u64,
     #[serde(default)]
     pub(crate) kernel_ns: u64,
     pub(crate) rss_bytes: u64,
     pub(crate) rss_peak_bytes: u64,
-    /// Sent to storage, as the block layer counts.
+    /// Sent to storage, as counted by the block layer.
     pub(crate) disk_bytes: u64,
-    /// Passed to `write` and its kin, sockets included.
+    /// Passed to `write` and similar calls, sockets included.
     pub(crate) write_call_bytes: u64,
 }
 
@@ -45,7 +45,8 @@ impl Meter {
         meter
     }
 
-    /// Adds what the threads ran since the last sample. To be called often enough that few threads end unseen.
+    /// Adds the run time since the last sample. Call it often: the last run time of a thread that ends between two
+    /// samples is missed.
     pub(crate) fn sample_cpu(&mut self) {
         for pid in family(self.root) {
             for thread in numbers_in(&format!("/proc/{pid}/task")) {
@@ -62,7 +63,7 @@ impl Meter {
         self.cpu_ns
     }
 
-    /// Everything as of now.
+    /// All values as of now.
     pub(crate) fn read(&mut self) -> Usage {
         self.sample_cpu();
         let mut usage = Usage {
@@ -84,14 +85,14 @@ impl Meter {
         usage
     }
 
-    /// Whether the watched process is there at all.
+    /// Whether the watched process exists.
     pub(crate) fn is_alive(&self) -> bool {
         PathBuf::from(format!("/proc/{}/task", self.root)).exists()
     }
 }
 
 impl Usage {
-    /// What was used since `before`; memory stays what it is now.
+    /// The difference to `before`; memory stays the current value.
     pub(crate) fn since(&self, before: &Self) -> Self {
         Self {
             cpu_ns: self.cpu_ns.saturating_sub(before.cpu_ns),
@@ -104,7 +105,7 @@ impl Usage {
     }
 }
 
-/// The process with the most resident memory among `root` and its descendants: the broker behind its start scripts.
+/// The process with the most resident memory among `root` and its descendants: the broker, not its start scripts.
 pub(crate) fn largest_of_family(root: u32) -> u32 {
     let rss = |pid: &u32| {
         field(
@@ -115,8 +116,8 @@ pub(crate) fn largest_of_family(root: u32) -> u32 {
     family(root).into_iter().max_by_key(rss).unwrap_or(root)
 }
 
-/// Resident memory, counted page by page where the kernel does that: the figure in `status` is kept per processor and off by
-/// hundreds of KiB.
+/// Resident memory, counted page by page where the kernel offers that. The figure in `status` is kept per processor and
+/// is wrong by hundreds of KiB.
 fn rss_bytes(pid: u32, status: &str) -> u64 {
     let exact = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).map_or(0, |text| field(&text, "Rss:"));
     1024 * if exact > 0 { exact } else { field(status, "VmRSS:") }
@@ -127,7 +128,7 @@ pub(crate) fn first_child(root: u32) -> Option<u32> {
     family(root).get(1).copied()
 }
 
-/// Bytes a process has sent to storage; 0 when it is gone.
+/// Bytes that a process has sent to storage; 0 if it is gone.
 pub(crate) fn disk_bytes(pid: u32) -> u64 {
     field(
         &fs::read_to_string(format!("/proc/{pid}/io")).unwrap_or_default(),
@@ -135,8 +136,8 @@ pub(crate) fn disk_bytes(pid: u32) -> u64 {
     )
 }
 
-/// Bytes the device under a directory was made to write, by whomever, the file system's journal included; `None` where the kernel
-/// does not tell.
+/// Bytes written to the device under a directory, by any process, with the file system's journal; `None` where the
+/// kernel does not report it.
 pub(crate) fn device_bytes(directory: &Path) -> Option<u64> {
     let device = fs::metadata(directory).ok()?.dev();
     let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
@@ -144,12 +145,12 @@ pub(crate) fn device_bytes(directory: &Path) -> Option<u64> {
         .map(|sectors| 512 * sectors)
 }
 
-/// The seventh field of a block device's `stat`, in sectors of 512 bytes whatever the device's are.
+/// The seventh field of a block device's `stat`: sectors of 512 bytes, whatever the device's sector size.
 fn sectors_written(stat: &str) -> Option<u64> {
     stat.split_ascii_whitespace().nth(6)?.parse().ok()
 }
 
-/// Resident memory of a process and its descendants, quickly told: for a curve, not for a figure.
+/// Resident memory of a process and its descendants, read quickly: exact enough for a curve.
 pub(crate) fn resident_bytes(root: u32) -> u64 {
     let status = |pid| fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
     family(root)
@@ -183,7 +184,7 @@ fn numbers_in(directory: &str) -> Vec<u32> {
         .collect()
 }
 
-/// Time on a processor: exact from the scheduler, or in clock ticks where the kernel does not keep it.
+/// A thread's time on a processor: exact from the scheduler, or in clock ticks where the kernel does not keep that.
 fn thread_run_ns(pid: u32, thread: u32) -> Option<u64> {
     let schedstat = fs::read_to_string(format!("/proc/{pid}/task/{thread}/schedstat"));
     if let Some(ran) = schedstat
@@ -196,9 +197,9 @@ fn thread_run_ns(pid: u32, thread: u32) -> Option<u64> {
     Some(user + kernel)
 }
 
-/// utime and stime of a `stat` line; a tick is 10 ms on every Linux that has `/proc`.
+/// utime and stime of a `stat` line. A tick is 10 ms on every Linux that has `/proc`.
 fn ticks_ns(stat: &str) -> Option<(u64, u64)> {
-    // The name may hold blanks and parentheses; the last one ends it.
+    // The name may contain blanks and parentheses; the last parenthesis ends it.
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace().skip(11);
     let utime: u64 = fields.next()?.parse().ok()?;
     let stime: u64 = fields.next()?.parse().ok()?;

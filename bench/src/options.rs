@@ -6,27 +6,27 @@ use anyhow::ensure;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Loads a broker with verified messages and tells what it cost.
+/// Loads a broker with verified messages and reports its cost.
 #[derive(Debug, clap::Args)]
 pub(crate) struct RunOptions {
     /// Where to publish, as `amqp|mqtt|mqtt5|stomp|nats://[user[:password]@]host[:port][/vhost]`; instead of --protocol, --host, --port
     #[arg(long)]
     uri: Option<String>,
-    /// Where to consume, if elsewhere or in another protocol
+    /// Where to consume, if it differs
     #[arg(long)]
     consumer_uri: Option<String>,
     /// Protocol of the publishers
     #[arg(long, value_enum, default_value = "mqtt")]
     protocol: Protocol,
-    /// Protocol of the consumers, if another
+    /// Protocol of the consumers, if it differs
     #[arg(long, value_enum)]
     consumer_protocol: Option<Protocol>,
     #[arg(long, default_value = "127.0.0.1")]
     host: String,
-    /// Port of the publishers; the protocol's own if left out
+    /// Port of the publishers; the protocol's default if left out
     #[arg(long)]
     port: Option<u16>,
-    /// Port of the consumers, if another
+    /// Port of the consumers, if it differs
     #[arg(long)]
     consumer_port: Option<u16>,
     /// Bytes of a body, 24 at least
@@ -35,26 +35,27 @@ pub(crate) struct RunOptions {
     /// Messages of all publishers together; 100000 unless --seconds is given
     #[arg(long)]
     count: Option<u64>,
-    /// Publish for so long
+    /// Seconds to publish
     #[arg(long)]
     seconds: Option<f64>,
     #[arg(long, default_value_t = 1)]
     publishers: usize,
     #[arg(long, default_value_t = 1)]
     consumers: usize,
-    /// Every consumer gets every message; otherwise they share them
+    /// Every consumer gets every message; otherwise the consumers share them
     #[arg(long)]
     fanout: bool,
-    /// So many publishers, each with a consumer and a topic of its own; instead of --publishers and --consumers; MQTT only
+    /// This many publishers, each with a consumer and a topic of its own; instead of --publishers and --consumers; MQTT
+    /// only
     #[arg(long, conflicts_with_all = ["publishers", "consumers", "fanout", "queues"])]
     pairs: Option<usize>,
-    /// The messages take turns over so many queues; AMQP only
+    /// Spread the messages in turn over this many queues; AMQP only
     #[arg(long, default_value_t = 1)]
     queues: usize,
     /// MQTT's quality of service, of publishers and consumers
     #[arg(long, default_value_t = 0)]
     qos: u8,
-    /// Durable queues and persistent messages; in MQTT a session that is kept
+    /// Durable queues and persistent messages; for MQTT a session that is kept
     #[arg(long)]
     durable: bool,
     /// Ask for confirms (AMQP) or receipts (STOMP)
@@ -63,10 +64,10 @@ pub(crate) struct RunOptions {
     /// How AMQP and STOMP consumers acknowledge
     #[arg(long, value_enum, default_value = "none", num_args = 0..=1, default_missing_value = "each")]
     ack: AckMode,
-    /// Unacknowledged messages a consumer may have; 0 for no limit
+    /// Maximum unacknowledged messages of a consumer; 0 for no limit
     #[arg(long, default_value_t = 0)]
     prefetch: u16,
-    /// Unconfirmed messages a publisher may have
+    /// Maximum unconfirmed messages of a publisher
     #[arg(long, default_value_t = 100)]
     window: u64,
     /// How far publishers may be ahead of the slowest consumer; 0 for no limit
@@ -81,10 +82,10 @@ pub(crate) struct RunOptions {
     /// Only consume what --fill with the same --name, --count and --publishers left behind
     #[arg(long)]
     drain: bool,
-    /// Keep so many idle connections open besides, and tell what they take; with --count 0 nothing else
+    /// Also keep this many idle connections open, and report their memory; with --count 0 do nothing else
     #[arg(long, default_value_t = 0)]
     connections: usize,
-    /// The broker's process, to tell what it costs
+    /// Process id of the broker, to report its cost
     #[arg(long)]
     pid: Option<u32>,
     /// Name of queues, sessions and topics
@@ -93,21 +94,21 @@ pub(crate) struct RunOptions {
     /// Threads of the generator
     #[arg(long, default_value_t = 1)]
     threads: usize,
-    /// Keep the generator's threads on this processor and the ones behind it
+    /// Keep the generator's threads on this processor and the following ones
     #[arg(long)]
     pin: Option<usize>,
     /// MQTT's keep-alive, in seconds
     #[arg(long, default_value_t = 60)]
     keep_alive: u16,
-    /// Give up when nothing moved for so many seconds
+    /// Give up after this many seconds without progress
     #[arg(long, default_value_t = 10)]
     stall: u64,
-    /// Write the report there too
+    /// Write the report (JSON) to this file too
     #[arg(long)]
     json: Option<PathBuf>,
 }
 
-/// What fills and drains are called unless told: both must find the same.
+/// Default name and run number of fills and drains: both must use the same.
 const BACKLOG: (&str, u16) = ("gatepost-bench-backlog", 1);
 
 impl RunOptions {

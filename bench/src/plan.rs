@@ -1,4 +1,4 @@
-//! What a run does, spelled out: the options of the command line end here, and the comparison writes plans by itself.
+//! What a run does: the command line is turned into a plan, and the comparison makes plans itself.
 
 use crate::transport::Carrier;
 use crate::wire::{AckMode, Address};
@@ -21,17 +21,17 @@ pub(crate) enum Protocol {
     Nats,
 }
 
-/// Where a broker listens, and who we are to it.
+/// Where a broker listens, and the login.
 #[derive(Clone, Debug)]
 pub(crate) struct Endpoint {
     pub(crate) protocol: Protocol,
     pub(crate) address: SocketAddr,
-    /// Without a user MQTT logs in anonymously and the others as guest.
+    /// Without a user, MQTT logs in anonymously and the others as guest.
     pub(crate) user: Option<(String, String)>,
     pub(crate) vhost: String,
-    /// What carries the protocol.
+    /// The transport of the protocol.
     pub(crate) carrier: Carrier,
-    /// Whether connections go on with sessions of TLS that earlier ones had.
+    /// Whether connections resume TLS sessions of earlier ones.
     pub(crate) resumes: bool,
 }
 
@@ -41,19 +41,19 @@ pub(crate) struct Plan {
     pub(crate) publish_to: Endpoint,
     pub(crate) consume_from: Endpoint,
     pub(crate) phase: Phase,
-    /// Names queues, sessions and topics.
+    /// Name of queues, sessions and topics.
     pub(crate) name: String,
-    /// Stands in every message; see [`crate::body::Stamp::run`].
+    /// Part of every message; see [`crate::body::Stamp::run`].
     pub(crate) run: u16,
     pub(crate) address: Address,
-    /// The messages take turns over so many queues, or, where MQTT fills, over so many topics below the address.
+    /// Number of queues that the messages are spread over in turn; for an MQTT fill, of topics below the address.
     pub(crate) queues: usize,
-    /// Each message is the last word on its topic; MQTT only.
+    /// Messages are retained; MQTT only.
     pub(crate) retain: bool,
     pub(crate) size: usize,
     /// Messages of all publishers together.
     pub(crate) count: u64,
-    /// Publishing ends after this long, if the count has not ended it.
+    /// Publishing ends after this long, unless the count is reached first.
     pub(crate) duration: Option<Duration>,
     pub(crate) publishers: usize,
     pub(crate) consumers: usize,
@@ -66,27 +66,27 @@ pub(crate) struct Plan {
     pub(crate) confirm: bool,
     pub(crate) ack: AckMode,
     pub(crate) prefetch: u16,
-    /// Unconfirmed messages of one publisher.
+    /// Maximum unconfirmed messages of one publisher.
     pub(crate) window: u64,
-    /// Messages of all publishers that the slowest consumer has not got; 0 for no limit.
+    /// How many messages all publishers may be ahead of the slowest consumer; 0 for no limit.
     pub(crate) ahead: u64,
     /// Messages per second of all publishers together.
     pub(crate) rate: Option<f64>,
     pub(crate) threads: usize,
-    /// The processor the first of the generator's threads stays on; the others follow.
+    /// The processor of the generator's first thread; the others use the following ones.
     pub(crate) pin: Option<usize>,
     pub(crate) keep_alive_s: u16,
-    /// Give up when nothing has arrived for this long.
+    /// Give up after this long without an arrival.
     pub(crate) stall: Duration,
     /// The broker's process.
     pub(crate) pid: Option<u32>,
     /// Keep queues and sessions at the end.
     pub(crate) keep: bool,
-    /// Show how it goes on standard error.
+    /// Show progress on standard error.
     pub(crate) progress: bool,
 }
 
-/// Which halves of the path a run goes.
+/// Which parts of a message's way a run covers.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Phase {
@@ -94,7 +94,7 @@ pub(crate) enum Phase {
     Through,
     /// Only publish, into queues or sessions that keep the messages.
     Fill,
-    /// Only consume what a fill left behind.
+    /// Only consume what a fill published.
     Drain,
 }
 
@@ -130,7 +130,7 @@ impl Protocol {
         }
     }
 
-    /// Path and subprotocol over WebSocket.
+    /// Path and subprotocol for WebSocket.
     pub(crate) fn websocket(self) -> (&'static str, &'static str) {
         match self {
             Self::Mqtt | Self::Mqtt5 => ("/mqtt", "mqtt"),
@@ -141,7 +141,7 @@ impl Protocol {
     }
 }
 
-/// Takes off a scheme what it says about the carrier.
+/// Splits a scheme into the protocol's name and the transport.
 fn carrier_of(scheme: &str) -> (&str, Carrier) {
     let carrier = |tls, websocket| Carrier {
         tls,
@@ -158,7 +158,7 @@ fn carrier_of(scheme: &str) -> (&str, Carrier) {
         return (scheme, carrier(false, true));
     }
     match scheme {
-        // The one whose own name ends so.
+        // Its own name ends with an s.
         "nats" => (scheme, Carrier::default()),
         _ => match scheme.strip_suffix('s') {
             Some(scheme) => (scheme, carrier(true, false)),
@@ -194,8 +194,8 @@ impl Endpoint {
         })
     }
 
-    /// Reads `scheme://[user[:password]@]host[:port][/vhost]`; the scheme is amqp, mqtt, mqtt5, stomp or nats, with `s` behind it for
-    /// TLS, or `+ws` or `+wss` for WebSocket, or `+quic`.
+    /// Parses `scheme://[user[:password]@]host[:port][/vhost]`. The scheme is amqp, mqtt, mqtt5, stomp or nats,
+    /// followed by `s` for TLS, `+ws` or `+wss` for WebSocket, or `+quic`.
     pub(crate) fn parse(uri: &str) -> anyhow::Result<Self> {
         let (scheme, rest) = uri.split_once("://").with_context(|| format!("{uri} has no scheme"))?;
         let (scheme, carrier) = carrier_of(scheme);
@@ -233,7 +233,7 @@ impl Endpoint {
         Ok(endpoint)
     }
 
-    /// User and password for the protocols that cannot do without.
+    /// User and password for protocols that require them.
     pub(crate) fn login(&self) -> (&str, &str) {
         self.user
             .as_ref()
@@ -242,7 +242,7 @@ impl Endpoint {
 }
 
 impl Plan {
-    /// A small run through one endpoint, to be changed by what is wanted.
+    /// A small run through one endpoint, for the caller to change.
     pub(crate) fn new(publish_to: Endpoint, consume_from: Endpoint) -> Self {
         let run = fresh_run();
         let mut plan = Self {
@@ -281,7 +281,7 @@ impl Plan {
         plan
     }
 
-    /// A queue if all of its ends know queues, else a topic.
+    /// Uses a queue if both ends support queues, otherwise a topic.
     pub(crate) fn choose_address(&mut self) {
         let topic = self.fanout || self.publish_to.protocol.is_mqtt() || self.consume_from.protocol.is_mqtt();
         self.address = if topic {
@@ -350,14 +350,14 @@ impl Plan {
         Ok(())
     }
 
-    /// How many messages publisher `index` sends when all send `count`.
+    /// How many messages publisher `index` sends, if all together send `count`.
     pub(crate) fn share(&self, index: usize) -> u64 {
         let publishers = self.publishers as u64;
         self.count / publishers + u64::from((index as u64) < self.count % publishers)
     }
 
-    /// How many messages lie on each track when the publishers sent `sent`: a track is one publisher's messages in one queue,
-    /// which keep their order.
+    /// The number of messages on each track, if the publishers sent `sent`. A track is one publisher's messages in one
+    /// queue; their order is kept.
     pub(crate) fn track_lengths(&self, sent: &[u64]) -> Vec<u64> {
         let queues = self.queues as u64;
         let spread = |sent: &u64| {
@@ -367,7 +367,7 @@ impl Plan {
         sent.iter().flat_map(spread).collect()
     }
 
-    /// Where the messages go, in turns.
+    /// The destinations, which messages use in turn.
     pub(crate) fn addresses(&self) -> Vec<Address> {
         match &self.address {
             Address::Queue(name) if self.queues > 1 => {
@@ -384,7 +384,7 @@ impl Plan {
         }
     }
 
-    /// The plan of one pair, where clients come in pairs: it has a topic of its own.
+    /// The plan of one pair, if clients come in pairs: it has a topic of its own.
     pub(crate) fn of_pair(&self, index: usize) -> Self {
         let mut plan = self.clone();
         if let (true, Address::Topic(levels)) = (self.pairs, &mut plan.address) {
@@ -394,7 +394,7 @@ impl Plan {
         plan
     }
 
-    /// Whether the broker confirms what is published.
+    /// Whether the broker confirms publishes.
     pub(crate) fn is_confirmed(&self) -> bool {
         if self.publish_to.protocol.is_mqtt() {
             self.qos > 0
@@ -404,7 +404,7 @@ impl Plan {
     }
 }
 
-/// Differs between runs close in time; what matters is that leftovers of an earlier run are told apart.
+/// Differs between runs close in time, so that messages of an earlier run are recognised.
 fn fresh_run() -> u16 {
     let now = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)

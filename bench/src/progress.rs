@@ -1,4 +1,4 @@
-//! The line on standard error that tells how a run goes: rewritten in place on a terminal, now and then a line of its own in a log.
+//! The progress line on standard error: rewritten in place on a terminal, a line from time to time in a log.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(crate) struct Progress {
     live: bool,
-    /// What each line of [`Progress::say`] begins with.
+    /// Prefix of each line of [`Progress::say`].
     subject: String,
     shown: Option<Instant>,
-    /// Messages and time at the last line, for the rate since.
+    /// Messages and time at the last line, for the rate since then.
     before: (u64, Instant),
 }
 
@@ -23,7 +23,7 @@ impl Progress {
         }
     }
 
-    /// Shows `messages` of `total` (if that is known), not more often than is good to read.
+    /// Shows `messages` of `total` (if known), at a readable interval.
     pub(crate) fn show(&mut self, messages: u64, total: Option<u64>, rest: &str) {
         let now = Instant::now();
         if !self.is_due(now) {
@@ -42,7 +42,7 @@ impl Progress {
         ));
     }
 
-    /// Shows what is being waited for, not more often than is good to read.
+    /// Shows what the run waits for, at a readable interval.
     pub(crate) fn wait(&mut self, line: impl FnOnce() -> String) {
         if self.is_due(Instant::now()) {
             self.say(&line());
@@ -62,12 +62,12 @@ impl Progress {
         is_due
     }
 
-    /// Has every further line begin with what it is about.
+    /// Sets the prefix of further lines.
     pub(crate) fn about(&mut self, subject: String) {
         self.subject = subject;
     }
 
-    /// Shows a line of other words.
+    /// Shows a line of text.
     pub(crate) fn say(&self, line: &str) {
         let mut stderr = std::io::stderr().lock();
         let subject = &self.subject;
@@ -79,7 +79,7 @@ impl Progress {
         };
     }
 
-    /// Leaves an empty line for what comes next.
+    /// Ends the line, so that the next output begins on an empty one.
     pub(crate) fn done(&self) {
         if self.live && self.shown.is_some() {
             let _ = write!(std::io::stderr(), "\r\x1b[K");
@@ -87,7 +87,7 @@ impl Progress {
     }
 }
 
-/// What is left at this rate, if it is worth telling.
+/// The remaining time at this rate, if it is worth showing.
 fn time_ahead(messages: u64, rate: f64) -> Option<String> {
     let seconds = messages as f64 / rate;
     match seconds {

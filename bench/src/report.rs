@@ -1,4 +1,4 @@
-//! What a run found, for people and for programs.
+//! The results of a run, for people and for programs.
 
 use crate::latency::Percentiles;
 use crate::meter::Usage;
@@ -24,21 +24,22 @@ pub(crate) struct Report {
     /// Deliveries of all consumers together.
     pub(crate) delivered_per_second: f64,
     pub(crate) verdict: Verdict,
-    /// Whether every message was published, confirmed if that was asked for, and came once, in order and whole.
+    /// Whether every message was published, confirmed if required, and came once, in order and whole.
     pub(crate) clean: bool,
-    /// From the intended send time to the consumer's read; absent where the messages lay in a backlog.
+    /// From the scheduled send time to the consumer's read; absent if the messages were in a backlog.
     pub(crate) latency: Option<Percentiles>,
-    /// From the intended send time to the broker's confirm; only where publishers are paced.
+    /// From the scheduled send time to the broker's confirm; only for paced publishers.
     pub(crate) confirm_latency: Option<Percentiles>,
-    /// From the run's begin, in a drain the first connection, to the first delivery.
+    /// From the start of the run, for a drain from the first connection, to the first delivery.
     pub(crate) first_delivery_ms: Option<f64>,
     pub(crate) broker: Option<BrokerCost>,
-    /// Processor time of the generator per published message, to judge whether it measured the broker or itself.
+    /// Processor time of the generator per published message. If it is high, the generator was measured and not the
+    /// broker.
     pub(crate) generator_cpu_us_per_message: f64,
     pub(crate) failure: Option<String>,
 }
 
-/// What the run cost the broker's process and its descendants.
+/// The cost to the broker's process and its descendants.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct BrokerCost {
     /// Per published message, or per consumed one in a drain.
@@ -48,16 +49,16 @@ pub(crate) struct BrokerCost {
     pub(crate) disk_bytes_per_message: f64,
     pub(crate) write_call_bytes_per_message: f64,
     pub(crate) usage: Usage,
-    /// Resident memory that the idle connections of this run took, divided by their number.
+    /// Resident memory per idle connection of this run.
     pub(crate) rss_bytes_per_idle_connection: Option<f64>,
 }
 
 impl Report {
-    /// Checks that every message was confirmed and came once, in order and whole, as the plan asks. Other runs must not be used
-    /// as figures.
+    /// Checks that every message was confirmed and came once, in order and whole, as the plan demands. Figures of other
+    /// runs must not be used.
     ///
     /// # Errors
-    /// What was not so.
+    /// What was wrong.
     pub(crate) fn ensure_clean(&self) -> anyhow::Result<()> {
         ensure!(
             self.clean,
@@ -73,11 +74,11 @@ impl Report {
 }
 
 impl BrokerCost {
-    /// Of the processor time per message, what was spent in user space.
+    /// Processor time per message spent in user space.
     pub(crate) fn user_us_per_message(&self) -> f64 {
         self.cpu_us_per_message - self.kernel_us_per_message()
     }
-    /// And in the kernel: the exact time, divided as the ticks are.
+    /// Processor time per message spent in the kernel: the exact total, divided in the proportion of the ticks.
     pub(crate) fn kernel_us_per_message(&self) -> f64 {
         let ticks = self.usage.user_ns + self.usage.kernel_ns;
         if ticks == 0 {

@@ -1,4 +1,4 @@
-//! One run: connect everything, let the threads work, watch them and the broker, and close the books.
+//! One run: connects everything, lets the threads work, watches them and the broker, and evaluates the results.
 
 use crate::connect::{self, Connected};
 use crate::latency::{Pace, Recorder};
@@ -14,9 +14,10 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How often the run is looked at.
+/// How often the run is checked.
 const TICK: Duration = Duration::from_millis(10);
-/// How long the broker may go on after the last message: for acknowledgements on their way, and for duplicates to show up.
+/// How long the broker may continue after the last message: for acknowledgements on their way, and for duplicates to
+/// arrive.
 const LINGER: Duration = Duration::from_millis(100);
 /// From the last connection to the first paced message.
 const PACED_START_NS: u64 = 20_000_000;
@@ -24,12 +25,12 @@ const PACED_START_NS: u64 = 20_000_000;
 /// Runs a plan.
 ///
 /// # Errors
-/// When nothing could be measured: the broker is not there or refuses. What goes wrong later is in the report.
+/// Nothing could be measured: the broker is not reachable or refuses. Later failures are in the report.
 pub(crate) fn run(plan: &Plan) -> anyhow::Result<Report> {
     run_watched(plan, &mut |_| {})
 }
 
-/// Runs a plan while `look` is called at every tick.
+/// Runs a plan and calls `look` at every tick.
 ///
 /// # Errors
 /// As [`run`].
@@ -44,7 +45,7 @@ pub(crate) fn run_watched(plan: &Plan, look: &mut dyn FnMut(&Shared)) -> anyhow:
         Phase::Drain => (0, plan.consumers),
     };
     let shared = Shared::new(plan, publishers, consumers)?;
-    // In a drain the first message may arrive with the first subscription: its time begins there.
+    // In a drain the first message may arrive with the first subscription, so its time begins here.
     let mut watch = Watch::start(plan, &shared);
     let mut workers = (0..plan.threads)
         .map(|thread| Worker::new(&shared, thread, plan.size))
@@ -68,7 +69,7 @@ pub(crate) fn run_watched(plan: &Plan, look: &mut dyn FnMut(&Shared)) -> anyhow:
     }
     for (index, connected) in ready.into_iter().enumerate() {
         let role = Role::Publisher(publisher(plan, index, watch.start_ns));
-        // Publishers begin behind the consumers' threads, so that two threads are one for each side.
+        // Publishers are assigned after the consumers, so that with two threads each side has its own.
         workers[(index + consumers) % plan.threads].add(connected, role, plan.keep_alive_s)?;
     }
     let roles = thread::scope(|scope| {
@@ -101,7 +102,7 @@ pub(crate) fn pin(processor: Option<usize>) {
     if let Some(processor) = processor {
         let mut set = rustix::thread::CpuSet::new();
         set.set(processor % rustix::thread::CpuSet::MAX_CPU);
-        // A processor that does not exist leaves the thread where it may be.
+        // If the processor does not exist, the thread stays where it is.
         let _ = rustix::thread::sched_setaffinity(None, &set);
     }
 }
@@ -136,7 +137,7 @@ fn publisher(plan: &Plan, index: usize, start_ns: u64) -> Publisher {
     }
 }
 
-/// Looks at a run from outside.
+/// Watches a run from outside.
 #[derive(Debug)]
 struct Watch {
     start_ns: u64,
@@ -158,7 +159,7 @@ impl Watch {
         }
     }
 
-    /// Returns when all has arrived, or when nothing more is to be hoped for.
+    /// Returns when all has arrived, or when nothing more can be expected.
     fn until_done(&mut self, plan: &Plan, shared: &Shared, look: &mut dyn FnMut(&Shared)) {
         let mut progress = Progress::new();
         let (mut moved, mut moved_at) = ((0, 0), Instant::now());
@@ -333,7 +334,7 @@ fn per_message(amount: f64, messages: u64) -> f64 {
     if messages == 0 { 0.0 } else { amount / messages as f64 }
 }
 
-/// Competing consumers have one book between them, others one each.
+/// Competing consumers share one ledger, others have one each.
 fn close_books(ledgers: Vec<Ledger>, sent: &[u64], plan: &Plan) -> Verdict {
     let mut verdict = Verdict::default();
     if plan.phase == Phase::Fill {

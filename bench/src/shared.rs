@@ -1,4 +1,4 @@
-//! What the generator's threads know of each other: counters that each have one writer, and who to wake.
+//! State shared by the generator's threads: counters with one writer each, and how to wake other threads.
 
 use crate::latency::Recorder;
 use rustix::event::{EventfdFlags, eventfd};
@@ -19,21 +19,21 @@ pub(crate) struct Shared {
     /// See [`crate::plan::Plan::ahead`].
     ahead: u64,
     pub(crate) stop: AtomicBool,
-    /// What the broker had not taken from us when the run was over.
+    /// Bytes that the broker had not read when the run was over.
     pub(crate) unwritten_bytes: AtomicU64,
-    /// From when a paced message was meant to leave to its confirm.
+    /// From when a paced message was scheduled to leave to its confirm.
     confirm_latencies: Option<Mutex<Recorder>>,
     failure: Mutex<Option<String>>,
 }
 
-/// On a cache line of its own: it is written after every batch.
+/// On a cache line of its own, since it is written after every batch.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct PublisherCount {
     pub(crate) published: AtomicU64,
     pub(crate) confirmed: AtomicU64,
     pub(crate) refused: AtomicU64,
-    /// All is sent, and confirmed where that was asked for.
+    /// All messages are sent, and confirmed if required.
     pub(crate) finished: AtomicBool,
     pub(crate) finished_ns: AtomicU64,
 }
@@ -43,7 +43,7 @@ pub(crate) struct PublisherCount {
 pub(crate) struct ConsumerCount {
     /// Good messages, each counted once.
     pub(crate) received: AtomicU64,
-    /// When the first of them came; 0 while none has.
+    /// When the first of them came; 0 before.
     pub(crate) first_ns: AtomicU64,
     pub(crate) last_ns: AtomicU64,
 }
@@ -99,7 +99,7 @@ impl Shared {
         self.consumers.iter().map(|count| count.received.load(Relaxed)).sum()
     }
 
-    /// How many messages of `published` have arrived wherever they belong.
+    /// How many published messages have arrived at all their consumers.
     pub(crate) fn arrived(&self) -> u64 {
         if self.fanout {
             self.consumers
@@ -112,7 +112,7 @@ impl Shared {
         }
     }
 
-    /// How many more messages may leave before consumers have to catch up.
+    /// How many more messages may leave before consumers must catch up.
     pub(crate) fn room(&self) -> u64 {
         if self.ahead == 0 {
             return u64::MAX;
@@ -121,23 +121,23 @@ impl Shared {
             .saturating_sub(self.published().saturating_sub(self.arrived()))
     }
 
-    /// Rings the bell of every thread but `from` that waits for consumers.
+    /// Wakes every thread but `from` that waits for consumers.
     pub(crate) fn wake_waiting(&self, from: usize) {
         for (thread, bell) in self.bells.iter().enumerate() {
             if thread != from && bell.waits.swap(false, SeqCst) {
-                // A full counter is a rung bell.
+                // If the counter is full, the thread is being woken already.
                 let _ = rustix::io::write(&bell.event, &1_u64.to_ne_bytes());
             }
         }
     }
 
-    /// The recorder of confirm latencies, if the run has them. It is asked for once a batch.
+    /// The recorder of confirm latencies, if the run has one. It is locked once a batch.
     pub(crate) fn confirm_latencies(&self) -> Option<MutexGuard<'_, Recorder>> {
         let recorder = self.confirm_latencies.as_ref()?;
         Some(recorder.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Notes what ended the run; the first one counts.
+    /// Records why the run failed; the first reason is kept.
     pub(crate) fn fail(&self, why: String) {
         self.failure
             .lock()

@@ -1,8 +1,8 @@
-//! A sweep of the load: what a broker delivers, what it costs and how long a message takes, from a tenth of what it carries to
-//! twice that.
+//! A sweep of the load, from a tenth of what the broker can carry to twice that: its throughput, its cost, and
+//! latencies.
 //!
-//! First the broker is loaded without a pace: what it delivers then is 100 %. The steps follow, each a run of its own at a
-//! share of that rate, where latency counts from when each message was meant to leave.
+//! First the broker is loaded without a pace; its throughput then is 100 %. The steps follow, each a run at a share of
+//! that rate, where latency counts from when each message was scheduled to leave.
 
 use crate::backlog::plot::{Line, Panel, Plot};
 use crate::options::RunOptions;
@@ -13,7 +13,7 @@ use anyhow::{Context, ensure};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Loads one broker that runs already at rising rates, and draws what comes of it.
+/// Loads one running broker at rising rates, and draws the results.
 #[derive(Debug, clap::Args)]
 pub(crate) struct SweepOptions {
     #[command(flatten)]
@@ -21,13 +21,13 @@ pub(crate) struct SweepOptions {
     /// Shares of the saturated rate, in percent
     #[arg(long, value_delimiter = ',', default_value = "10,25,50,75,90,100,125,150,200")]
     percent: Vec<f64>,
-    /// Messages a second that are 100 %, instead of measuring that first
+    /// Messages a second that count as 100 %, instead of measuring them first
     #[arg(long)]
     full_rate: Option<f64>,
     /// Seconds of each step
     #[arg(long, default_value_t = 5.0)]
     step_seconds: f64,
-    /// Draw throughput, processor time and latency over the offered load there
+    /// Write the drawing of throughput, processor time and latency over the offered load (SVG) to this file
     #[arg(long)]
     svg: Option<PathBuf>,
 }
@@ -39,10 +39,10 @@ struct Step {
     report: Report,
 }
 
-/// Runs all steps. Whether every message of all of them came once, in order and whole.
+/// Runs all steps. Returns whether every message of all of them came once, in order and whole.
 ///
 /// # Errors
-/// When a step could not be measured.
+/// A step could not be measured.
 pub(crate) fn sweep(options: &SweepOptions) -> anyhow::Result<bool> {
     ensure!(options.step_seconds > 0.0, "--step-seconds is above 0");
     ensure!(
@@ -54,7 +54,7 @@ pub(crate) fn sweep(options: &SweepOptions) -> anyhow::Result<bool> {
             count: u64::MAX,
             duration: Some(Duration::from_secs_f64(options.step_seconds)),
             rate,
-            // What is ahead is the measurement: over 100 % nobody holds the publishers back but the broker.
+            // Over 100 % only the broker may hold publishers back, since this is measured.
             ahead: if rate.is_some() { 0 } else { options.run.plan()?.ahead },
             ..options.run.plan()?
         };
@@ -89,7 +89,7 @@ pub(crate) fn sweep(options: &SweepOptions) -> anyhow::Result<bool> {
     Ok(steps.iter().all(|step| step.report.clean))
 }
 
-/// Throughput, processor time and latency over what was offered.
+/// Throughput, processor time and latency over the offered load.
 fn plot(steps: &[Step]) -> Plot {
     let line = |who: usize, of: &dyn Fn(&Report) -> Option<f64>| Line {
         who,

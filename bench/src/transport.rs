@@ -1,8 +1,8 @@
-//! What carries a connection: TCP, TLS, WebSocket, WebSocket over TLS, or QUIC.
+//! The transports of a connection: TCP, TLS, WebSocket, WebSocket over TLS, QUIC.
 //!
-//! All of them look like a socket to the rest of the generator. A layered one has buffers of its own, so whoever polls it has to
-//! know two things more: whether something was read from the socket and not handed out yet, and whether something was taken and
-//! not written yet.
+//! All of them look like a socket to the rest of the generator. A layered transport has buffers of its own, so code
+//! that polls it must check two more things: whether bytes were read from the socket and not handed out yet, and
+//! whether bytes were accepted and not written yet.
 
 pub(crate) mod quic;
 
@@ -18,12 +18,12 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-/// How a broker is spoken to.
+/// The transport to a broker.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub(crate) struct Carrier {
     pub(crate) tls: bool,
     pub(crate) websocket: bool,
-    /// Instead of TCP; only MQTT is carried so, and its TLS is part of it.
+    /// QUIC instead of TCP. Only MQTT uses it; TLS is part of it.
     pub(crate) quic: bool,
 }
 
@@ -34,10 +34,10 @@ impl Carrier {
         quic: true,
     };
 
-    /// By its name on the command line.
+    /// The transport of this name on the command line.
     ///
     /// # Errors
-    /// There is none of that name; the text says which there are.
+    /// There is none of that name. The text lists the names.
     pub(crate) fn parse(name: &str) -> Result<Self, String> {
         let carrier = |tls, websocket| Self {
             tls,
@@ -67,21 +67,21 @@ struct Layers {
     tls: Option<ClientConnection>,
     /// `None`: no WebSocket.
     frames: Option<Frames>,
-    /// Decrypted, and not taken out of its frames.
+    /// Decrypted bytes that are still in frames.
     raw: Vec<u8>,
-    /// To be handed out.
+    /// Bytes that can be handed out.
     plain: Vec<u8>,
     handed_out: usize,
-    /// To be written, without TLS.
+    /// Bytes to be written, if there is no TLS.
     out: Vec<u8>,
-    /// The peer said that it is over.
+    /// The peer has ended its side.
     ended: bool,
 }
 
-/// Where the reading of WebSocket frames is.
+/// The position in reading WebSocket frames.
 #[derive(Debug, Default)]
 struct Frames {
-    /// Bytes of the frame's payload that are still to come.
+    /// Bytes of the current frame's payload that have not come yet.
     left: u64,
 }
 
@@ -90,7 +90,7 @@ const BINARY: u8 = 0x82;
 const PONG: u8 = 0x8A;
 
 impl Transport {
-    /// Connects, with `resume` remembering sessions of TLS between the connections of this process.
+    /// Connects. With `resume`, TLS sessions are kept between the connections of this process.
     pub(crate) fn connect(
         address: SocketAddr,
         carrier: Carrier,
@@ -139,20 +139,20 @@ impl Transport {
         Self { tcp, layers: None }
     }
 
-    /// Whether TLS went on with a session of before.
+    /// Whether TLS resumed an earlier session.
     pub(crate) fn is_resumed(&self) -> bool {
         let tls = self.layers.as_ref().and_then(|layers| layers.tls.as_ref());
         tls.and_then(|tls| tls.handshake_kind()) == Some(HandshakeKind::Resumed)
     }
 
-    /// Changes the key that we encrypt with, and asks the peer to change its own (RFC 8446 4.6.3).
+    /// Changes the key we encrypt with, and asks the peer to change its key (RFC 8446 4.6.3).
     pub(crate) fn update_keys(&mut self) -> io::Result<()> {
         let tls = self.layers.as_mut().and_then(|layers| layers.tls.as_mut());
         let tls = tls.ok_or(ErrorKind::Unsupported)?;
         tls.refresh_traffic_keys().map_err(io::Error::other)
     }
 
-    /// Writes bytes as they are beneath the frames of WebSocket.
+    /// Writes bytes without WebSocket frames.
     pub(crate) fn write_unframed(&mut self, bytes: &[u8]) -> io::Result<()> {
         match &mut self.layers {
             Some(layers) => {
@@ -172,21 +172,21 @@ impl Transport {
         self.tcp.set_read_timeout(timeout)
     }
 
-    /// There is more to read although the socket may have nothing.
+    /// There is more to read, although the socket may have nothing.
     pub(crate) fn has_more(&self) -> bool {
         self.layers
             .as_ref()
             .is_some_and(|layers| layers.handed_out < layers.plain.len())
     }
 
-    /// Something was taken and is not written.
+    /// Bytes were accepted that are not written yet.
     pub(crate) fn is_unwritten(&self) -> bool {
         let unwritten =
             |layers: &Layers| !layers.out.is_empty() || layers.tls.as_ref().is_some_and(|tls| tls.wants_write());
         self.layers.as_deref().is_some_and(unwritten)
     }
 
-    /// Nothing more will be written.
+    /// Ends our side: nothing more will be written.
     pub(crate) fn end(&mut self) {
         if let Some(tls) = self.layers.as_mut().and_then(|layers| layers.tls.as_mut()) {
             tls.send_close_notify();
@@ -218,7 +218,7 @@ impl Transport {
         }
         if let Some(layers) = &mut self.layers {
             layers.frames = Some(Frames::default());
-            // What came behind the answer is in frames already.
+            // The bytes after the answer are in frames already.
             layers.raw = layers.plain.split_off(layers.handed_out);
             layers.unframe()?;
         }
@@ -248,7 +248,7 @@ impl Read for Transport {
 }
 
 impl Write for Transport {
-    /// A layered transport takes all of it, once everything before is written.
+    /// A layered transport accepts all bytes, once everything before is written.
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let Some(layers) = &mut self.layers else {
             return self.tcp.write(bytes);
@@ -301,7 +301,7 @@ impl Layers {
         self.unframe()
     }
 
-    /// Takes what is there out of its frames.
+    /// Removes the frames from the bytes that are there.
     fn unframe(&mut self) -> io::Result<()> {
         if self.frames.is_none() {
             self.plain.append(&mut self.raw);
@@ -375,7 +375,7 @@ impl Layers {
     }
 }
 
-/// Of a client's frame. Its mask is all zeros, so that the payload need not be touched.
+/// The header of a client's frame. Its mask is zero, so that the payload need not be changed.
 fn header(first: u8, len: usize) -> Vec<u8> {
     let mut header = vec![first];
     match len {
@@ -393,7 +393,7 @@ fn header(first: u8, len: usize) -> Vec<u8> {
     header
 }
 
-/// Opcode, bytes of the header and of the payload of a server's frame, if the header is whole.
+/// Opcode, header length and payload length of a server's frame, if the header is complete.
 fn read_header(input: &[u8]) -> Option<(u8, usize, u64)> {
     let opcode = input.first()? & 0x0F;
     Some(match input.get(1)? & 0x7F {
@@ -411,7 +411,7 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(ring::default_provider())
 }
 
-/// With sessions that are remembered, or without.
+/// TLS settings, with sessions kept or not.
 fn settings(resume: bool) -> Arc<ClientConfig> {
     static SETTINGS: [OnceLock<Arc<ClientConfig>>; 2] = [const { OnceLock::new() }; 2];
     let make = || {
@@ -431,7 +431,7 @@ fn settings(resume: bool) -> Arc<ClientConfig> {
     Arc::clone(SETTINGS[usize::from(resume)].get_or_init(make))
 }
 
-/// Takes any certificate: what is measured is the broker, and it is this machine's.
+/// Accepts any certificate: the broker is measured, and it runs on this machine.
 #[derive(Debug)]
 struct Anyone(Arc<CryptoProvider>);
 

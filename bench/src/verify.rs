@@ -1,8 +1,8 @@
-//! The books of one consumer: which messages came, how often and in which order. A book is exact, it never samples.
+//! The ledger of one consumer: which messages came, how often, and in which order. It is exact and does not sample.
 
 use crate::body::Stamp;
 
-/// What a consumer saw of every publisher.
+/// All messages that a consumer got, by publisher.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     run: u16,
@@ -10,22 +10,22 @@ pub(crate) struct Ledger {
     verdict: Verdict,
 }
 
-/// How the messages fared. All zero but `received` is what a run must show.
+/// Counts of good and bad messages. In a clean run all but `received` are zero.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Verdict {
     /// Good messages, each counted once.
     pub(crate) received: u64,
-    /// Came again.
+    /// Messages that came again.
     pub(crate) duplicated: u64,
-    /// Came behind a later message of the same publisher.
+    /// Messages that came after a later message of the same publisher.
     pub(crate) reordered: u64,
-    /// Checksum wrong, or too short to hold one.
+    /// Messages whose checksum is wrong, or that are too short for one.
     pub(crate) corrupted: u64,
-    /// Whole, but of another run or of a publisher that does not exist.
+    /// Intact messages of another run, or of a publisher that does not exist.
     pub(crate) foreign: u64,
-    /// Sent and never seen.
+    /// Messages that were sent and never came.
     pub(crate) lost: u64,
-    /// Those of them behind which nothing came: perhaps stuck rather than lost.
+    /// Lost messages after which nothing came: perhaps stuck rather than lost.
     pub(crate) lost_at_end: u64,
 }
 
@@ -34,11 +34,11 @@ pub(crate) struct Verdict {
 struct Track {
     /// One bit per sequence number seen.
     seen: Vec<u64>,
-    /// One past the highest sequence number seen.
+    /// One more than the highest sequence number seen.
     next: u64,
 }
 
-/// Sequence numbers at or past this are taken for damage: a book for them would not fit into memory.
+/// Sequence numbers from here on count as damage: a ledger for them would not fit into memory.
 const SEQUENCE_END: u64 = 1 << 33;
 
 impl Ledger {
@@ -50,7 +50,7 @@ impl Ledger {
         }
     }
 
-    /// Books a body; its stamp if it is a message of this run.
+    /// Records a body. Returns its stamp if it is a message of this run.
     #[inline]
     pub(crate) fn enter(&mut self, body: &[u8]) -> Option<Stamp> {
         let Some(stamp) = Stamp::read(body) else {
@@ -83,7 +83,7 @@ impl Ledger {
         self.verdict.received
     }
 
-    /// Takes in the book of a consumer that shared the same messages: what both have is a duplicate.
+    /// Merges the ledger of a consumer that shared the same messages: a message in both is a duplicate.
     pub(crate) fn merge(&mut self, other: &Self) {
         let (mine, theirs) = (&mut self.verdict, &other.verdict);
         mine.received += theirs.received;
@@ -105,7 +105,7 @@ impl Ledger {
         }
     }
 
-    /// Closes the book against what each publisher says it sent.
+    /// Compares the ledger with the number of messages that each publisher sent.
     pub(crate) fn close(mut self, sent: &[u64]) -> Verdict {
         for (track, &sent) in self.tracks.iter().zip(sent) {
             self.verdict.lost += sent.saturating_sub(track.seen_below(sent));
@@ -125,7 +125,7 @@ impl Verdict {
             }
     }
 
-    /// The sum over consumers that each got all messages.
+    /// Adds the verdict of a further consumer that got all messages too.
     pub(crate) fn add(&mut self, other: &Self) {
         self.received += other.received;
         self.duplicated += other.duplicated;
@@ -160,7 +160,7 @@ impl std::fmt::Display for Verdict {
 }
 
 impl Track {
-    /// Marks a sequence number; false if it was marked already.
+    /// Marks a sequence number. Returns false if it was marked before.
     #[inline]
     fn mark(&mut self, sequence: u64) -> bool {
         let (word, bit) = ((sequence / 64) as usize, 1_u64 << (sequence % 64));

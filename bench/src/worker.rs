@@ -1,6 +1,6 @@
-//! One thread of the generator: non-blocking sockets under epoll, publishers that fill a buffer and write it at once, consumers
-//! that read a buffer full and answer with one write. Processor time spent here is time the broker does not get on a small
-//! machine, so nothing is allocated, locked or asked of the clock per message.
+//! A thread of the generator: non-blocking sockets under epoll; publishers fill a buffer and write it at once;
+//! consumers read a full buffer and answer with one write. On a small machine processor time spent here is missing for
+//! the broker, so nothing is allocated, locked, or read from the clock per message.
 
 use crate::body::{self, Stamp};
 use crate::connect::{Connected, Wire};
@@ -21,65 +21,65 @@ use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 #[derive(Debug)]
 pub(crate) struct Worker<'a> {
     shared: &'a Shared,
-    /// Our place in [`Shared::bells`].
+    /// Index in [`Shared::bells`].
     thread: usize,
     epoll: OwnedFd,
-    /// Ends a wait to the nanosecond, where the time-out of epoll is rounded up to a millisecond.
+    /// Ends a wait with nanosecond precision; epoll rounds its time-out up to a millisecond.
     timer: OwnedFd,
     clients: Vec<Client>,
     scratch: Vec<u8>,
 }
 
-/// One connection and what it is for.
+/// A connection and its role.
 #[derive(Debug)]
 struct Client {
     stream: Transport,
     wire: Wire,
     role: Role,
-    /// The cut-off frame at the end of the last read.
+    /// The incomplete frame at the end of the last read.
     rest: Vec<u8>,
     output: Vec<u8>,
-    /// How much of `output` is written.
+    /// Bytes of `output` that are written.
     written: usize,
-    /// epoll tells when there is room in the socket again.
+    /// Whether epoll reports when the socket can be written again.
     awaits_room: bool,
     last_write_ns: u64,
     keep_alive_ns: u64,
 }
 
-/// What a connection is for.
+/// The role of a connection.
 #[derive(Debug)]
 pub(crate) enum Role {
     Publisher(Publisher),
     Consumer(Consumer),
 }
 
-/// A publisher's programme and how far it is.
+/// A publisher's parameters and progress.
 #[derive(Debug)]
 pub(crate) struct Publisher {
     pub(crate) index: usize,
     pub(crate) run: u16,
-    /// Sent so far, and the sequence number of the next message.
+    /// Messages sent so far, which is the sequence number of the next one.
     pub(crate) sent: u64,
-    /// Sent when all is sent.
+    /// Number of messages to send.
     pub(crate) end: u64,
-    /// Nothing leaves after this.
+    /// No message is sent after this.
     pub(crate) deadline_ns: u64,
     pub(crate) pace: Pace,
-    /// Whether the broker confirms.
+    /// Whether the broker confirms publishes.
     pub(crate) confirmed: bool,
     pub(crate) window: u64,
-    /// Confirmed or refused so far.
+    /// Messages confirmed or refused so far.
     pub(crate) settled: u64,
     pub(crate) refused: u64,
-    /// Settled messages whose latency is recorded.
+    /// Settled messages whose latency was recorded.
     pub(crate) timed: u64,
-    /// Messages take turns over so many queues.
+    /// Number of queues that messages are spread over in turn.
     pub(crate) queues: u64,
     pub(crate) body: Vec<u8>,
 }
 
-/// What a consumer has seen.
+/// The ledger of a consumer.
 #[derive(Debug)]
 pub(crate) struct Consumer {
     pub(crate) index: usize,
@@ -89,13 +89,14 @@ pub(crate) struct Consumer {
     pub(crate) now_ns: u64,
 }
 
-/// What one turn of a publisher writes at most; several thousand small messages, so that consumers on the same thread get theirs.
+/// Maximum bytes that a publisher writes in one turn: several thousand small messages, so that consumers on the same
+/// thread get their turns.
 const BATCH_BYTES: usize = 64 * 1024;
-/// What one turn of a consumer reads at most.
+/// Maximum bytes that a consumer reads in one turn.
 const READ_BYTES: usize = 256 * 1024;
-/// How often an idle thread looks whether the run is over.
+/// How often an idle thread checks whether the run is over.
 const LOOK_UP_NS: u64 = 50_000_000;
-/// Places of the bell and the timer among epoll's events.
+/// Tokens of the bell and the timer in epoll's events.
 const BELL: u64 = u64::MAX;
 const TIMER: u64 = u64::MAX - 1;
 
@@ -109,7 +110,7 @@ impl<'a> Worker<'a> {
             TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
         )?;
         epoll::add(&epoll, &timer, epoll::EventData::new_u64(TIMER), epoll::EventFlags::IN)?;
-        // A cut-off frame and a whole one fit, whatever the size of the bodies.
+        // Fits an incomplete frame and a complete one, whatever the size of the bodies.
         let scratch = vec![0; READ_BYTES + 2 * (body_bytes + READ_BYTES)];
         Ok(Self {
             shared,
@@ -140,7 +141,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Runs until the shared stop; gives the connections back for their books.
+    /// Runs until the shared stop. Returns the connections for their results.
     pub(crate) fn run(mut self) -> Vec<(Role, Connected)> {
         if let Err(error) = self.turns() {
             self.shared.fail(format!("{error:#}"));
@@ -167,7 +168,7 @@ impl<'a> Worker<'a> {
 
     fn turns(&mut self) -> anyhow::Result<()> {
         let mut events = Vec::with_capacity(256);
-        // What arrived behind the handshakes, which may be more than one read brings.
+        // Parses bytes that arrived after the handshakes, which may be more than one read.
         for place in 0..self.clients.len() {
             let client = &mut self.clients[place];
             let mut input = std::mem::take(&mut client.rest);
@@ -210,7 +211,7 @@ impl<'a> Worker<'a> {
                 let flags = event.flags;
                 if matches!(event.data.u64(), BELL | TIMER) {
                     let bell = &self.shared.bells[self.thread].event;
-                    // Reading takes the sign away; what it says is known.
+                    // Reading resets the event; the value is not needed.
                     let _ = rustix::io::read(if event.data.u64() == BELL { bell } else { &self.timer }, &mut [0; 8]);
                     continue;
                 }
@@ -220,7 +221,7 @@ impl<'a> Worker<'a> {
                 }
                 if flags.intersects(epoll::EventFlags::IN | epoll::EventFlags::HUP | epoll::EventFlags::ERR) {
                     self.listen(place)?;
-                    // What TLS has decrypted and WebSocket unpacked, epoll does not tell of.
+                    // epoll does not report bytes that TLS has decrypted or that were removed from WebSocket frames.
                     while self.clients[place].stream.has_more() {
                         self.listen(place)?;
                     }
@@ -234,7 +235,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Lets every publisher write a batch; how long to wait for the next turn.
+    /// Lets every publisher write a batch. Returns how long to wait for the next turn.
     fn pump_all(&mut self) -> anyhow::Result<u64> {
         let mut wait_ns = LOOK_UP_NS;
         for place in 0..self.clients.len() {
@@ -263,7 +264,7 @@ impl<'a> Worker<'a> {
         Ok(wait_ns)
     }
 
-    /// Reads once and parses everything.
+    /// Reads once and parses all complete frames.
     fn listen(&mut self, place: usize) -> anyhow::Result<()> {
         let client = &mut self.clients[place];
         let kept = client.rest.len();
@@ -288,7 +289,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Writes what there is, as far as the socket takes it.
+    /// Writes output as far as the socket accepts it.
     fn flush(&mut self, place: usize) -> anyhow::Result<()> {
         let client = &mut self.clients[place];
         while client.written < client.output.len() {
@@ -329,7 +330,7 @@ impl<'a> Worker<'a> {
 }
 
 impl Client {
-    /// Parses what is whole, answers it in `output` and shares the counts; the bytes consumed.
+    /// Parses complete frames, writes answers to `output`, and updates the shared counts. Returns the bytes consumed.
     fn parse(&mut self, shared: &Shared, input: &[u8]) -> anyhow::Result<usize> {
         let used = match &mut self.role {
             Role::Consumer(consumer) => {
@@ -350,7 +351,8 @@ impl Client {
 }
 
 impl Publisher {
-    /// Appends a batch of what may leave now; how long until the next could, unless the socket says something before.
+    /// Appends a batch of the messages that may be sent now. Returns how long until the next one, unless the socket has
+    /// an event before.
     fn fill(&mut self, shared: &Shared, thread: usize, now_ns: u64, wire: &mut Wire, out: &mut Vec<u8>) -> u64 {
         if now_ns >= self.deadline_ns && self.sent < self.end {
             self.end = self.sent;
@@ -364,7 +366,7 @@ impl Publisher {
         let unconfirmed = if self.confirmed { self.sent - self.settled } else { 0 };
         let mut room = shared.room();
         if room == 0 {
-            // Look again behind the flag: a consumer that came in between did not see it.
+            // Checks again after setting the flag: a consumer that was between the two did not see it.
             shared.bells[thread].waits.store(true, SeqCst);
             room = shared.room();
         }
@@ -389,7 +391,7 @@ impl Publisher {
         }
         self.publish_count(shared);
         match (allowed, self.pace) {
-            // A confirm or a consumer gives the sign.
+            // A confirm or a consumer will wake this thread.
             (0, _) => LOOK_UP_NS,
             (_, Pace::Every { .. }) if due < allowed => self
                 .pace
@@ -401,8 +403,8 @@ impl Publisher {
         }
     }
 
-    /// Records how long confirms took. Each counts for the oldest message that waits for one: exact where a broker confirms in
-    /// order, and where it does not the mean still is.
+    /// Records latencies of confirms. Each counts for the oldest message that waits for one. This is exact if the
+    /// broker confirms in order; otherwise the mean still is.
     fn time_confirms(&mut self, shared: &Shared) {
         if self.timed == self.settled {
             return;
@@ -428,7 +430,7 @@ impl Publisher {
         }
     }
 
-    /// The body to write stamps into.
+    /// A body to write stamps into.
     pub(crate) fn blank(size: usize) -> Vec<u8> {
         body::blank(size)
     }

@@ -1,4 +1,4 @@
-//! The figures of all backlogs, and how they are written down.
+//! The figures of all backlogs, and their output as tables.
 
 use super::pass::{Pass, Stop, Syncs};
 use super::reclaim::{Reclaim, Shrunk};
@@ -12,13 +12,13 @@ use crate::report::{MIB, Report};
 use serde::Serialize;
 use std::fmt::Write;
 
-/// All that was found.
+/// All results.
 #[derive(Debug, Serialize)]
 pub(crate) struct Figures {
     machine: Machine,
     messages: u64,
     queues: usize,
-    /// How many of the brokers are measured; what an interrupted run leaves behind says so.
+    /// How many brokers are measured so far, which shows whether a run was interrupted.
     pub(crate) measured: usize,
     brokers: Vec<Broker>,
     tables: Vec<Table>,
@@ -30,7 +30,7 @@ pub(crate) struct Figures {
     pub(crate) failures: Vec<String>,
 }
 
-/// The places of the tables.
+/// Indices of the tables.
 const RATES: usize = 0;
 const COSTS: usize = 1;
 const BYTES: usize = 2;
@@ -104,7 +104,8 @@ impl Figures {
         if !verdict.is_clean() {
             kept.note(&verdict.to_string());
         }
-        // What other brokers lose in a crash is a figure. All else that is missing or altered is a failure; with Gatepost, a crash is no excuse.
+        // A loss of another broker in a crash is a result. Any other missing or altered message is a failure; for
+        // Gatepost a crash is no excuse.
         let is_figure = pass.stop == Stop::Kill && !way.is_gatepost() && verdict.corrupted + verdict.foreign == 0;
         if !pass.is_whole() && !is_figure {
             let why = pass.drained.failure.as_deref().unwrap_or("not whole");
@@ -222,7 +223,7 @@ impl Figures {
         }
     }
 
-    /// A time that was not long enough is a note.
+    /// Adds the time until the directory shrank. If it never did, the cell says so.
     fn add_shrunk(&mut self, table: usize, row: String, place: usize, shrunk: Shrunk) {
         let cell = self.cell(table, &row, place);
         cell.add(shrunk.seconds);
@@ -301,7 +302,7 @@ impl Figures {
         self.slow.push(slow);
     }
 
-    /// Notes each broker that is not installed.
+    /// Marks each broker that is not installed.
     pub(crate) fn close(&mut self) {
         let absent = |(place, broker): (usize, &Broker)| (!broker.installed).then_some(place);
         for place in self.brokers.iter().enumerate().filter_map(absent) {
@@ -371,7 +372,7 @@ impl Figures {
     }
 }
 
-/// As a row begins.
+/// A size as rows name it.
 fn bytes(size: usize) -> String {
     if size >= 1024 && size.is_multiple_of(1024) {
         format!("{} KiB", size / 1024)
@@ -393,8 +394,8 @@ mod tests {
         }
     }
 
-    /// Three backlogs as they were once measured, and changed: Gatepost's whole over a clean stop, Gatepost's with one message
-    /// missing over `kill -9`, and Mosquitto's with all of them missing.
+    /// Three backlogs that were measured once and then edited: Gatepost's complete after a clean stop, Gatepost's with
+    /// one message missing after `kill -9`, and Mosquitto's with all of them missing.
     #[test]
     fn measured_backlogs_become_the_golden_tables_and_what_ours_lost_is_a_failure() {
         let mut ways = Way::all(1, |_: Kind| Ok(Some("/nowhere/broker".into()))).unwrap();

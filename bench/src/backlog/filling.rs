@@ -1,4 +1,4 @@
-//! Fills a broker, and the waits that all measurements of a backlog have in common.
+//! Fills a broker. Also the waits that all backlog measurements share.
 
 use super::scrape::Scrape;
 use crate::compare::peer::Running;
@@ -11,13 +11,13 @@ use std::time::Duration;
 pub(crate) const SETTLE: Duration = Duration::from_secs(2);
 /// A drain ends when nothing has arrived for this long, because lost messages never arrive.
 pub(crate) const DRAIN_STALL: Duration = Duration::from_secs(15);
-/// A fill may make no progress for this long: brokers write snapshots, and block publishers while they page.
+/// A fill fails after this long without progress: brokers write snapshots, and block publishers while they page.
 const FILL_STALL: Duration = Duration::from_secs(60);
 
-/// Runs a plan that publishes.
+/// Runs a plan that only publishes.
 ///
 /// # Errors
-/// The broker did not take and confirm every message.
+/// The broker did not accept and confirm every message.
 pub(crate) fn fill(mut plan: Plan) -> anyhow::Result<Report> {
     plan.stall = FILL_STALL;
     let report = run::run(&plan)?;
@@ -25,7 +25,7 @@ pub(crate) fn fill(mut plan: Plan) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-/// The broker's metrics now; `None`: it has none.
+/// The broker's current metrics; `None` if it has none.
 pub(crate) fn scrape(broker: &Running) -> anyhow::Result<Option<Scrape>> {
     broker.metrics.map(Scrape::of).transpose()
 }

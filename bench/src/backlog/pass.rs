@@ -1,4 +1,4 @@
-//! One backlog from its first message to its last: fill, end the broker, start it again, empty and verify.
+//! One backlog from its first message to its last: fill, stop the broker, start it again, empty and verify.
 
 use super::filling::{DRAIN_STALL, SETTLE, fill, scrape};
 use super::reclaim::{self, Shrunk};
@@ -22,13 +22,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Stop {
-    /// Asked to, with SIGTERM.
+    /// SIGTERM.
     Clean,
-    /// SIGKILL, right behind the last confirm.
+    /// SIGKILL directly after the last confirm.
     Kill,
 }
 
-/// What one backlog showed.
+/// The results of one backlog.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Pass {
     pub(crate) way: String,
@@ -36,41 +36,42 @@ pub(crate) struct Pass {
     pub(crate) queues: usize,
     pub(crate) stop: Stop,
     pub(crate) filled: Report,
-    /// When idle, before the first message.
+    /// The idle broker, before the first message.
     pub(crate) before: Footprint,
-    /// What the directory occupies when one message has gone through, and files made ahead for what comes next are there.
+    /// Size of the directory after one message has gone through. Files that the broker creates in advance exist then.
     pub(crate) resting_disk_bytes: u64,
-    /// With the whole backlog.
+    /// The broker with the whole backlog.
     pub(crate) with_backlog: Footprint,
-    /// While filling, as the broker's own metrics have it.
+    /// Syncs during the fill, from the broker's own metrics.
     pub(crate) syncs: Option<Syncs>,
-    /// Sent to storage from the first message to the end of the process, which may be the moment a broker writes.
+    /// Bytes sent to storage from the first message to the end of the process: some brokers write only when they stop.
     pub(crate) filled_disk_bytes: u64,
-    /// What the directory occupies then.
+    /// Size of the directory when the broker has stopped.
     pub(crate) stopped_disk_bytes: u64,
-    /// From the signal to the end of the process.
+    /// Time from the signal to the end of the process.
     pub(crate) stop_ms: f64,
-    /// From the start of the program to an answer on every port.
+    /// Time from the start of the program until every port answers.
     pub(crate) ready_ms: f64,
-    /// Resident memory then.
+    /// Memory when every port answers.
     pub(crate) restarted: Footprint,
-    /// The first delivery is timed from readiness on, connecting included; the verdict tells which confirmed messages are there.
+    /// The emptying. Its first delivery is timed from readiness, with the time to connect. The verdict says which
+    /// confirmed messages were there.
     pub(crate) drained: Report,
-    /// When all is acknowledged and a moment has passed.
+    /// The broker a moment after all is acknowledged.
     pub(crate) emptied: Footprint,
-    /// Until the directory was what it was before, or as long as that was waited for.
+    /// How long the directory took to shrink to its earlier size.
     pub(crate) reclaimed: Shrunk,
 }
 
-/// What a broker occupies.
+/// Memory and disk space of a broker.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Footprint {
     pub(crate) rss_bytes: u64,
     pub(crate) rss_peak_bytes: u64,
     pub(crate) disk_bytes: u64,
-    /// Sent to storage in the life of the process.
+    /// Bytes sent to storage since the process started.
     pub(crate) written_bytes: u64,
-    /// Bodies in memory, where the broker tells.
+    /// Bytes of bodies in memory, if the broker reports it.
     pub(crate) cached_bytes: Option<u64>,
 }
 
@@ -79,14 +80,14 @@ pub(crate) struct Syncs {
     pub(crate) count: f64,
     pub(crate) per_second: f64,
     pub(crate) messages_each: f64,
-    /// How long one took on average, where the broker tells.
+    /// Average duration of a sync, if the broker reports it.
     pub(crate) mean_ms: Option<f64>,
 }
 
-/// Fills, ends, starts, empties.
+/// Fills, stops, starts and empties a broker.
 ///
 /// # Errors
-/// When the broker does not start or does not confirm all. What is missing later is in the pass.
+/// The broker does not start or does not confirm all messages. Later losses are in the result.
 pub(crate) fn pass(
     way: &Way,
     load: Load,
@@ -103,7 +104,7 @@ pub(crate) fn pass(
     progress.say("filling");
     let filled = fill(way.plan(&broker, load, Phase::Fill)?)?;
     let syncs = Syncs::between(scrape.as_ref(), self::scrape(&broker)?.as_ref(), &filled);
-    // A crash does not wait.
+    // A crash does not wait for the broker to settle.
     if stop == Stop::Clean {
         thread::sleep(SETTLE);
     }
@@ -159,10 +160,10 @@ pub(crate) fn pass(
     })
 }
 
-/// Publisher and consumer at once: what is settled before it is written need not be.
+/// Publishes and consumes at once: a message that is settled before it is written need not be written.
 ///
 /// # Errors
-/// When the broker does not start, or not every message came once, in order and whole.
+/// The broker does not start, or not every message came once, in order and whole.
 pub(crate) fn settled_early(way: &Way, load: Load, directory: &Path) -> anyhow::Result<Report> {
     let broker = way.peer.start(directory)?;
     thread::sleep(SETTLE);
@@ -172,10 +173,10 @@ pub(crate) fn settled_early(way: &Way, load: Load, directory: &Path) -> anyhow::
     Ok(report)
 }
 
-/// Confirms of a publisher at a fixed rate.
+/// Measures the confirms of a publisher at a fixed rate.
 ///
 /// # Errors
-/// When the broker does not start or does not confirm all.
+/// The broker does not start or does not confirm all messages.
 pub(crate) fn paced(way: &Way, load: Load, rate: f64, span: Duration, directory: &Path) -> anyhow::Result<Report> {
     let broker = way.peer.start(directory)?;
     fill(way.paced(&broker, load, rate, Duration::from_secs(1))?)?;
@@ -184,10 +185,10 @@ pub(crate) fn paced(way: &Way, load: Load, rate: f64, span: Duration, directory:
     Ok(report)
 }
 
-/// Counts the syncs of a fill from outside, with strace: the figures of the fill itself are none of an undisturbed broker.
+/// Counts the syncs of a fill with strace. strace slows the broker down, so other figures of this fill are not used.
 ///
 /// # Errors
-/// When the broker does not start under strace, or does not confirm all.
+/// The broker does not start under strace, or does not confirm all messages.
 pub(crate) fn traced(way: &Way, load: Load, directory: &Path) -> anyhow::Result<Syncs> {
     fs::create_dir_all(directory)?;
     let log = directory.join("strace.log");
@@ -218,18 +219,18 @@ impl Pass {
         self.drained.verdict.is_clean() && self.drained.failure.is_none()
     }
 
-    /// Resident memory that the backlog took.
+    /// Resident memory that the backlog added.
     pub(crate) fn rss_growth(&self) -> f64 {
         self.with_backlog.rss_bytes as f64 - self.before.rss_bytes as f64
     }
 
-    /// What the directory grew by: the larger of running and stopped.
+    /// Growth of the directory: the larger of running and stopped.
     pub(crate) fn disk_growth(&self) -> f64 {
         let with_backlog = self.with_backlog.disk_bytes.max(self.stopped_disk_bytes);
         with_backlog as f64 - self.resting_disk_bytes as f64
     }
 
-    /// Bytes written for a message from its publish to its acknowledgement, with the backlog between them.
+    /// Bytes written per message from its publish to its acknowledgement, with the whole backlog between them.
     pub(crate) fn written_late(&self) -> f64 {
         let drained = self.drained.broker.map_or(0, |cost| cost.usage.disk_bytes);
         (self.filled_disk_bytes + drained) as f64 / self.filled.published.max(1) as f64

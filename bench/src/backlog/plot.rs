@@ -1,4 +1,5 @@
-//! Draws measurements as one SVG page: panels one above the other over the same axis, mostly of time, phases as bands behind them.
+//! Draws measurements as one SVG page: panels stacked over a common axis, usually time, with phases as bands behind
+//! them.
 
 use crate::compare::chart::{self, escape};
 use crate::compare::table::figure;
@@ -8,10 +9,10 @@ use std::fmt::Write;
 #[derive(Debug)]
 pub(crate) struct Plot {
     pub(crate) title: String,
-    /// What stands along the lower edge.
+    /// The label of the axis.
     pub(crate) axis: &'static str,
     pub(crate) phases: Vec<Phase>,
-    /// Who is drawn: a name for each colour.
+    /// The names drawn, one for each colour.
     pub(crate) legend: Vec<String>,
     pub(crate) panels: Vec<Panel>,
 }
@@ -31,12 +32,12 @@ pub(crate) struct Panel {
     pub(crate) lines: Vec<Line>,
 }
 
-/// How a quantity went with one of the legend.
+/// One name's values of a quantity.
 #[derive(Debug)]
 pub(crate) struct Line {
-    /// Its place in the legend.
+    /// Index into the legend.
     pub(crate) who: usize,
-    /// Places on the axis (seconds, mostly) and values; a line is broken where there is no value.
+    /// Positions on the axis (usually seconds) and values. Without a value the line is interrupted.
     pub(crate) points: Vec<(f64, Option<f64>)>,
 }
 
@@ -47,7 +48,7 @@ const TOP: f64 = 94.0;
 const PANEL: f64 = 150.0;
 const BETWEEN: f64 = 44.0;
 const BOTTOM: f64 = 46.0;
-/// About so many lines across a panel, and along it.
+/// Approximate number of grid lines over a panel's height, and over its width.
 const TICKS_Y: f64 = 4.0;
 const TICKS_X: f64 = 10.0;
 const BANDS: [&str; 2] = ["#f6f8fa", "#e9eef4"];
@@ -186,7 +187,7 @@ fn draw_panel(body: &mut String, panel: &Panel, top: f64, end_s: f64) {
     }
 }
 
-/// Every other one of the bars' colours: those side by side are shades of the same.
+/// Every other colour of the bar charts: neighbours there are shades of the same colour.
 fn colour(who: usize) -> &'static str {
     chart::colour(2 * who)
 }
@@ -195,7 +196,7 @@ fn x_of(at_s: f64, end_s: f64) -> f64 {
     LEFT + (WIDTH - LEFT - RIGHT) * at_s / end_s
 }
 
-/// One, two or five times a power of ten, so that about `count` of them make `range`.
+/// A step of one, two or five times a power of ten, so that about `count` steps make `range`.
 fn tick(range: f64, count: f64) -> f64 {
     let rough = (range / count).max(1e-9);
     let power = 10_f64.powf(rough.log10().floor());
@@ -206,7 +207,7 @@ fn tick(range: f64, count: f64) -> f64 {
         .unwrap_or(steps[3])
 }
 
-/// A figure on an axis, with as many decimals as its steps need.
+/// A number on an axis, with as many decimals as its step needs.
 fn axis_figure(value: f64, step: f64) -> String {
     if step >= 1.0 {
         figure(value.round())
@@ -238,7 +239,7 @@ mod tests {
         assert_eq!(axis_figure(0.25, 0.05), "0.25");
     }
 
-    /// The page as it was looked at and found good. To change it: look at the new one, then write it there.
+    /// A page that was inspected and accepted. To change it, inspect the new one and replace the file.
     #[test]
     fn a_small_plot_is_drawn_as_the_golden_one() {
         let phase = |name: &str, from_s, to_s| Phase {

@@ -1,5 +1,5 @@
-//! How long a broker takes to give the disk back: a queue is filled, then purged, emptied or deleted, and the directory watched
-//! until it is what it was before.
+//! How long a broker takes to free disk space: a queue is filled, then purged, emptied or deleted, and the directory is
+//! watched until it has its earlier size.
 //!
 //! ```text
 //! start -> one message through -> fill -> purge | empty | delete -> watch
@@ -20,7 +20,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What makes a backlog go.
+/// How a backlog is removed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Deed {
@@ -32,18 +32,18 @@ pub(crate) enum Deed {
     Delete,
 }
 
-/// What a deed left of the directory.
+/// Disk usage after a removal.
 #[derive(Debug, Serialize)]
 pub(crate) struct Reclaim {
     pub(crate) way: &'static str,
     pub(crate) deed: Deed,
     pub(crate) messages: u64,
     pub(crate) size: usize,
-    /// Of the directory when one message had gone through.
+    /// Size of the directory after one message had gone through.
     pub(crate) resting_disk_bytes: u64,
     pub(crate) filled_disk_bytes: u64,
     pub(crate) deed_ms: f64,
-    /// Sent to storage from the deed on.
+    /// Bytes sent to storage since the removal began.
     pub(crate) written_bytes: u64,
     pub(crate) shrunk: Shrunk,
 }
@@ -51,17 +51,17 @@ pub(crate) struct Reclaim {
 /// How a directory shrank.
 #[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Shrunk {
-    /// Until it was what it was before, or as long as that was waited for.
+    /// Time until the directory had its earlier size, or until the wait ended.
     pub(crate) seconds: f64,
     pub(crate) disk_bytes: u64,
-    /// Whether it is what it was before.
+    /// Whether it has its earlier size.
     pub(crate) back: bool,
 }
 
-/// An emptied directory may keep this much more than it had: one file that something small still lies in, where the largest are
-/// Gatepost's segments of 32 MiB.
+/// An emptied directory may be this much larger than before: one file may still hold something small, and the largest
+/// files are Gatepost's segments of 32 MiB.
 const SLACK_BYTES: u64 = 33 << 20;
-/// How long an emptied broker may take to give the disk back, and how long nothing may change before it is not waited for.
+/// Maximum wait for the disk space, and how long nothing may change before the wait ends.
 const TIMEOUT: Duration = Duration::from_secs(120);
 const STILL: Duration = Duration::from_secs(65);
 const TICK: Duration = Duration::from_millis(100);
@@ -69,7 +69,7 @@ const TICK: Duration = Duration::from_millis(100);
 impl Deed {
     pub(crate) const ALL: [Deed; 3] = [Deed::Purge, Deed::Empty, Deed::Delete];
 
-    /// As the table has it.
+    /// The name in the table.
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Purge => "purged",
@@ -83,10 +83,10 @@ impl Deed {
     }
 }
 
-/// Fills a queue, makes the backlog go and watches the directory.
+/// Fills a queue, removes the backlog, and watches the directory.
 ///
 /// # Errors
-/// When the broker does not start, does not confirm all, or loses some.
+/// The broker does not start, does not confirm all messages, or loses some.
 pub(crate) fn reclaim(
     way: &Way,
     load: Load,
@@ -101,7 +101,7 @@ pub(crate) fn reclaim(
     let filled_disk_bytes = tree_disk_bytes(directory);
     let written_before = disk_bytes(broker.pid);
     let mut plan = way.plan(&broker, load, Phase::Drain)?;
-    // What is measured is the disk that acknowledged messages give back, not that of a deleted queue.
+    // Measures the disk space freed by acknowledgements, not by deleting the queue.
     plan.keep = true;
     plan.stall = DRAIN_STALL;
     let begun = Instant::now();
@@ -127,7 +127,7 @@ pub(crate) fn reclaim(
     })
 }
 
-/// Sends one message through, so that the broker has made what it makes before the first one; what the directory occupies then.
+/// Sends one message through, so that the broker has created its files. Returns the size of the directory then.
 pub(crate) fn rest(
     way: &Way,
     broker: &Running,
@@ -149,7 +149,7 @@ pub(crate) fn rest(
     Ok(tree_disk_bytes(directory))
 }
 
-/// Waits until the directory is what it was before, `since` then, or until there is no hope of it.
+/// Waits until the directory has its earlier size, measured from `since`, or until that seems impossible.
 pub(crate) fn shrunk(directory: &Path, resting_bytes: u64, since: Instant, progress: &mut Progress) -> Shrunk {
     let mut seen = (tree_disk_bytes(directory), Instant::now());
     loop {

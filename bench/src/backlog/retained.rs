@@ -1,5 +1,6 @@
-//! What retained messages cost that are updated again and again, beside as many messages of that size for an offline session at
-//! the same rate. A broker that logs each update writes about the same; one that rewrites what it retains writes all of it.
+//! The cost of updating retained messages again and again, compared with as many messages of the same size for an
+//! offline session at the same rate. A broker that logs each update writes about the same amount in both; one that
+//! rewrites its retained messages writes all of them each time.
 //!
 //! ```text
 //! retained   start -> each topic updated in turn: many times unpaced, then paced -> SIGKILL -> start -> subscribe, verify each
@@ -26,7 +27,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How much is updated, and how fast.
+/// How many updates, and how fast.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Updates {
     pub(crate) topics: usize,
@@ -34,7 +35,7 @@ pub(crate) struct Updates {
     pub(crate) span: Duration,
 }
 
-/// What both ways to publish cost.
+/// The cost of both ways to publish.
 #[derive(Debug, Serialize)]
 pub(crate) struct Retained {
     pub(crate) way: &'static str,
@@ -43,58 +44,60 @@ pub(crate) struct Retained {
     pub(crate) per_second: f64,
     pub(crate) retained: Wear,
     pub(crate) queued: Wear,
-    /// Topics whose retained message was the last confirmed one after a `kill -9`.
+    /// Topics whose retained message, after a `kill -9`, was the last confirmed one.
     pub(crate) kept: usize,
 }
 
-/// What the paced messages cost.
+/// The cost of the paced messages.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Wear {
     pub(crate) messages: u64,
-    /// Sent to storage for each, as the kernel counts for the process: what it made dirty, where a page may be of many KiB.
+    /// Bytes sent to storage for each message, as the kernel counts for the process: whole dirty pages, which may be
+    /// many KiB each.
     pub(crate) written_bytes: f64,
-    /// Written by the device for each: what wears. Only on a device that nobody else writes to is it the broker's.
+    /// Bytes the device wrote for each message. They are the broker's only if nothing else writes to the device.
     pub(crate) device_bytes: Option<f64>,
     pub(crate) cpu_us: f64,
     pub(crate) confirm: Option<Percentiles>,
-    /// Before the first paced message, the most while they came, and a moment behind the last.
+    /// Size before the first paced message; the maximum while they came; a moment after the last.
     pub(crate) disk_bytes_before: u64,
     pub(crate) disk_bytes_max: u64,
     pub(crate) disk_bytes_after: u64,
-    /// Where the broker tells.
+    /// Only if the broker reports it.
     pub(crate) log: Option<LogWear>,
 }
 
-/// What a store says it wrote, a message.
+/// What a store reports to have written, per message.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct LogWear {
     pub(crate) record_bytes: f64,
     pub(crate) checkpoint_bytes: f64,
     pub(crate) compaction_bytes: f64,
-    /// In all.
+    /// In total.
     pub(crate) checkpoints: f64,
     pub(crate) syncs_per_second: f64,
 }
 
-/// Published unpaced before anything is counted, so that there is something to reclaim and compact.
+/// Published without pace before anything is counted, so that there is something to reclaim and compact.
 const PRIMING_BYTES: u64 = 128 << 20;
-/// How often the directory is looked at.
+/// How often the directory's size is read.
 const SAMPLE: Duration = Duration::from_millis(250);
-/// Tells the counted messages from those before.
+/// Run number of the counted messages, which tells them from the earlier ones.
 const COUNTED_RUN: u16 = 2;
-/// What is not there when nothing came for so long does not come.
+/// After this long without a message, the missing ones count as lost.
 const SILENCE: Duration = Duration::from_secs(5);
 const READ_BYTES: usize = 64 * 1024;
 
-/// Whether a broker's retained messages can be compared: RabbitMQ's are in a table beside its log, and found by no wildcard.
+/// Whether a broker can be compared. RabbitMQ keeps retained messages in a table beside its log, and a wildcard does
+/// not find them.
 pub(crate) fn suits(way: &Way) -> bool {
     way.protocol.is_mqtt() && way.peer.kind != Kind::RabbitMq
 }
 
-/// Runs both.
+/// Runs both measurements.
 ///
 /// # Errors
-/// When the broker does not start or does not confirm all. What is not retained any more is in the figures.
+/// The broker does not start or does not confirm all messages. Lost retained messages are in the figures.
 pub(crate) fn retained(
     way: &Way,
     load: Load,
@@ -107,7 +110,7 @@ pub(crate) fn retained(
     let broker = way.peer.start(&home)?;
     let mut plan = updates.plan(way, &broker, load)?;
     plan.retain = true;
-    // Nobody subscribes.
+    // Without subscribers.
     plan.consumers = 0;
     let retained = updates.wear(plan.clone(), &broker, &home)?;
     progress.say("killed, starting: are they retained?");
@@ -143,7 +146,7 @@ impl Updates {
         way.plan(broker, load, Phase::Fill)
     }
 
-    /// The counted messages: each topic has one at least.
+    /// Number of counted messages: at least one for each topic.
     fn messages(&self) -> u64 {
         ((self.per_second * self.span.as_secs_f64()) as u64).max(self.topics as u64)
     }
@@ -160,7 +163,7 @@ impl Updates {
             run: COUNTED_RUN,
             count: self.messages(),
             rate: Some(self.per_second),
-            // The session is there.
+            // The session already exists.
             consumers: 0,
             ..plan
         };
@@ -171,7 +174,7 @@ impl Updates {
             }
         })?;
         ensure!(report.clean, "{}", report.failure.as_deref().unwrap_or("not clean"));
-        // What is written a little later belongs to it.
+        // Data written a little later belongs to it too.
         thread::sleep(SETTLE);
         let used = meter.read().since(&before);
         let device = device_bytes(directory).zip(device_before);
@@ -191,7 +194,7 @@ impl Updates {
         })
     }
 
-    /// How many topics have the last counted message.
+    /// Counts the topics that have the last counted message.
     fn count_kept(&self, mut plan: Plan) -> anyhow::Result<usize> {
         (plan.phase, plan.consumers, plan.durable) = (Phase::Through, 1, false);
         let lengths = plan.track_lengths(&[self.messages()]);
@@ -229,7 +232,7 @@ impl Updates {
 
 /// Counts the tracks whose last message came.
 struct Last {
-    /// The number of the last message of each track that has not come; none when it has.
+    /// For each track the number of its last message; `None` once it came.
     due: Vec<Option<u64>>,
     kept: usize,
 }
@@ -262,7 +265,8 @@ impl Sink for Last {
 }
 
 impl Retained {
-    /// How many times the bytes of a queued message an update costs the device, or, where that is not told, the process.
+    /// How many times as many bytes an update writes as a queued message: on the device, or if that is unknown, by the
+    /// process.
     pub(crate) fn times(&self) -> f64 {
         let bytes = |wear: &Wear| wear.device_bytes.unwrap_or(wear.written_bytes);
         bytes(&self.retained) / bytes(&self.queued).max(1.0)

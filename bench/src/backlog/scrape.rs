@@ -1,27 +1,27 @@
-//! Reads Gatepost's own figures: what it holds in memory and how often it synced, which nobody sees from outside.
+//! Reads Gatepost's metrics: bytes of bodies in memory and counts of syncs, which cannot be seen from outside.
 
 use anyhow::{Context, ensure};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
-/// The samples of one scrape, labels and all.
+/// The samples of one scrape, with their labels.
 #[derive(Debug, Default)]
 pub(crate) struct Scrape {
     text: String,
 }
 
-/// Bodies of queued messages in memory.
+/// Bytes of queued bodies in memory.
 pub(crate) const CACHED_BYTES: &str = "gatepost_message_memory_bytes";
-/// Syncs of the log.
+/// Number of the log's syncs.
 pub(crate) const SYNCS: &str = "gatepost_store_fsync_seconds_count";
-/// Time they took.
+/// Their total duration.
 pub(crate) const SYNC_SECONDS: &str = "gatepost_store_fsync_seconds_sum";
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 impl Scrape {
-    /// Asks a metrics listener on the loopback.
+    /// Reads the metrics from a port on the loopback.
     pub(crate) fn of(port: u16) -> anyhow::Result<Self> {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).context("cannot reach the metrics")?;
         stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
@@ -38,7 +38,7 @@ impl Scrape {
         Ok(Self { text: body.to_owned() })
     }
 
-    /// The sum over all samples of a name. 0 for one that is not there: counters appear when they first count.
+    /// The sum over all samples of a name; 0 if there are none, since a counter appears when it first counts.
     pub(crate) fn sum(&self, name: &str) -> f64 {
         let value = |line: &str| {
             let rest = line.strip_prefix(name)?;

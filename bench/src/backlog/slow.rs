@@ -1,5 +1,6 @@
-//! The slow-consumer experiment: a publisher at a fixed rate into a durable queue, and a consumer that first keeps up, then is
-//! slow, then stuck, then resumes. What must not move while it is: the publisher's rate and its confirms, and the broker's memory.
+//! The slow-consumer experiment: a publisher at a fixed rate into a durable queue, and a consumer that first keeps up,
+//! then is slow, then stuck, then resumes. Meanwhile the publisher's rate, its confirms, and the broker's memory must
+//! not change.
 //!
 //! ```text
 //! publisher   |===================== fixed rate =====================|
@@ -29,7 +30,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// What the experiment showed of one broker.
+/// The results of one broker.
 #[derive(Debug, Serialize)]
 pub(crate) struct Slow {
     pub(crate) name: &'static str,
@@ -39,7 +40,7 @@ pub(crate) struct Slow {
     /// From the publisher's last message to the consumer's.
     pub(crate) caught_up_after_s: f64,
     pub(crate) verdict: Verdict,
-    /// All confirmed and all there.
+    /// Whether all messages were confirmed and arrived.
     pub(crate) whole: bool,
     pub(crate) samples: Vec<Sample>,
 }
@@ -56,26 +57,26 @@ pub(crate) struct Stretch {
     pub(crate) disk_bytes_at_end: u64,
 }
 
-/// What was seen in a quarter of a second.
+/// The values of one interval of 250 ms.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(crate) struct Sample {
     pub(crate) at_s: f64,
-    /// Confirmed.
+    /// Confirmed messages a second.
     pub(crate) published_per_second: f64,
     pub(crate) received_per_second: f64,
-    /// Confirmed and not with the consumer.
+    /// Messages that are confirmed and not consumed.
     pub(crate) waiting: u64,
-    /// Of the confirms that came; none where none did.
+    /// p99 of the interval's confirms; `None` if there were none.
     pub(crate) confirm_p99_us: Option<f64>,
     pub(crate) rss_bytes: u64,
     pub(crate) disk_bytes: u64,
 }
 
-/// How the consumer goes through a phase.
+/// The consumer's speed in a phase.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Gait {
     Free,
-    /// So many messages a second.
+    /// This many messages a second.
     Paced(f64),
     Stuck,
 }
@@ -92,20 +93,20 @@ impl Gait {
 
 const PHASES: [&str; 4] = ["keeps up", "a tenth of the rate", "stuck", "resumes"];
 const SAMPLE: Duration = Duration::from_millis(250);
-/// The consumer looks up so often for its next phase.
+/// How often the consumer checks for its next phase.
 const TICK: Duration = Duration::from_millis(20);
-/// What is not there when nothing came for so long does not come.
+/// After this long without a message, the missing ones count as lost.
 const CATCH_UP_STALL: Duration = Duration::from_secs(20);
-/// Bytes that a fast consumer reads at once, and that a slow one reads beyond one body.
+/// Bytes that a fast consumer reads at once, and that a slow one reads in addition to one body.
 const READ_BYTES: usize = 256 * 1024;
 const FRAMES_BYTES: usize = 128;
-/// A publisher that a broker holds back for longer is stuck.
+/// A publisher that the broker does not read for longer than this is stuck.
 const HELD_BACK: Duration = Duration::from_secs(60);
 
 /// Runs the experiment.
 ///
 /// # Errors
-/// When the broker does not start, closes a connection or does not confirm. What is missing is in the verdict.
+/// The broker does not start, closes a connection, or does not confirm. Missing messages are in the verdict.
 pub(crate) fn slow(
     way: &Way,
     load: Load,
@@ -153,12 +154,12 @@ pub(crate) fn slow(
     })
 }
 
-/// What publisher, consumer and watch know of each other.
+/// State shared by publisher, consumer and watch.
 #[derive(Debug)]
 struct Stage {
     phase_s: f64,
     rate: f64,
-    /// Set at the first look at a publisher that publishes.
+    /// Set when the publisher has begun.
     begun: OnceLock<Instant>,
     received: AtomicU64,
     over: AtomicBool,
@@ -174,9 +175,9 @@ impl Stage {
     }
 }
 
-/// The consumer: blocking, since its slowness is the point.
+/// The consumer. It blocks, because it is meant to be slow.
 fn consume(plan: &Plan, stage: &Stage) -> anyhow::Result<Ledger> {
-    // The queue is made when the publisher is.
+    // The queue exists once the publisher does.
     while stage.begun.get().is_none() {
         if stage.over.load(Relaxed) {
             bail!("the publisher never began");
@@ -246,13 +247,13 @@ impl Sink for Tally {
     fn refused(&mut self, _: u64) {}
 }
 
-/// Samples.
+/// Takes the samples.
 struct Watch<'a> {
     stage: &'a Stage,
     pid: u32,
     directory: &'a Path,
     samples: Vec<Sample>,
-    /// Published and received at the last sample.
+    /// Time, published and received counts at the last sample.
     before: (f64, u64, u64),
     /// Confirms of each phase.
     confirms: Vec<Recorder>,
@@ -279,7 +280,7 @@ impl<'a> Watch<'a> {
         }
     }
 
-    /// Goes on looking when the publisher is done.
+    /// Takes further samples after the publisher is done.
     fn catch_up(&mut self, published: u64, is_over: impl Fn() -> bool, progress: &mut Progress) {
         let begun = Instant::now();
         let (mut moved, mut moved_at) = (0, begun);
@@ -326,7 +327,8 @@ impl<'a> Watch<'a> {
     }
 }
 
-/// The samples phase by phase. The last one goes on until the consumer has caught up; the publisher's rate counts to its own end.
+/// Groups the samples by phase. The last phase lasts until the consumer has caught up; the publisher's rate counts
+/// until the publisher ends.
 fn stretches(samples: &[Sample], phase_s: f64, confirms: &mut [Recorder]) -> Vec<Stretch> {
     let end_s = samples.last().map_or(0.0, |sample| sample.at_s);
     let mut stretches = Vec::new();

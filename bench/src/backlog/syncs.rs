@@ -1,6 +1,6 @@
-//! Counts a broker's syncs in what `strace -f -ttt` wrote of it.
+//! Counts a broker's syncs in the output of `strace -f -ttt`.
 
-/// When each sync began, in seconds of the clock on the wall.
+/// The start of each sync, in seconds of wall-clock time.
 ///
 /// ```text
 /// 4711 1795230733.279348 fdatasync(9)  = 0

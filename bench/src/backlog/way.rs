@@ -1,4 +1,4 @@
-//! Where a backlog can be: a broker, and the protocol that fills and empties it.
+//! A way to have a backlog: a broker, and the protocol that fills and empties it.
 
 use crate::compare::peer::{Kind, Peer, Running, Settings};
 use crate::compare::scenario;
@@ -6,17 +6,17 @@ use crate::plan::{Phase, Plan, Protocol};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// A broker, a protocol, and what the table calls them.
+/// A broker, a protocol, and the names in the tables.
 #[derive(Clone, Debug)]
 pub(crate) struct Way {
-    /// As `--only` names it.
+    /// The name for `--only`.
     pub(crate) key: &'static str,
     pub(crate) name: &'static str,
     pub(crate) protocol: Protocol,
     pub(crate) peer: Peer,
 }
 
-/// What is filled, and how.
+/// The amount of messages, and how they are published.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Load {
     pub(crate) messages: u64,
@@ -26,7 +26,7 @@ pub(crate) struct Load {
     pub(crate) threads: usize,
 }
 
-/// A node's settings of durability, and what a row calls each.
+/// Settings of a node's durability, and the name of each in a row.
 pub(crate) const DURABILITIES: [(&str, &str); 4] = [
     ("`always`, or as the broker does", "durability = \"always\""),
     ("`interval` of 1 s, confirmed when synced", "durability = \"interval\""),
@@ -37,9 +37,9 @@ pub(crate) const DURABILITIES: [(&str, &str); 4] = [
     ("`os`", "durability = \"os\""),
 ];
 
-/// Deliveries that one consumer of many queues may leave unacknowledged, all queues together.
+/// Maximum unacknowledged deliveries of a consumer of many queues, over all its queues.
 const UNSETTLED: usize = 10_000;
-/// Publishes that may wait for their confirm when they are paced: enough for a broker that confirms once a second.
+/// Maximum unconfirmed publishes of a paced publisher: enough for a broker that confirms once a second.
 const PACED_WINDOW: u64 = 20_000;
 
 impl Way {

@@ -1,5 +1,5 @@
-//! Draws a comparison as one SVG page of horizontal bars. The scale is logarithmic, since the figures span three powers of ten;
-//! every bar carries its figure.
+//! Draws a comparison as one SVG page of horizontal bars. The scale is logarithmic, since the figures span three powers
+//! of ten; each bar shows its figure.
 
 use super::table::{Comparison, Row, Table, figure};
 use std::fmt::Write;
@@ -96,7 +96,7 @@ fn draw_row(body: &mut String, row: &Row, y: &mut f64, low: f64, high: f64) {
     }
 }
 
-/// A bar's length: the smallest figure of a table still shows.
+/// Length of a bar: the smallest figure of a table is still visible.
 fn length(value: f64, low: f64, high: f64) -> f64 {
     let room = WIDTH - LABELS - FIGURES;
     if value <= 0.0 || high <= low {

@@ -1,5 +1,5 @@
-//! One command, one table: Gatepost and its peers, one at a time on the same machine, round by round so that a machine that
-//! slows down slows all of them, each message verified.
+//! Compares Gatepost with other brokers: one at a time on the same machine, in rounds, so that a machine that slows
+//! down affects all of them. Each message is verified.
 
 pub(crate) mod chart;
 pub(crate) mod peer;
@@ -24,7 +24,7 @@ use table::{Broker, Cell, Comparison, Machine, Table};
 /// Starts each broker on private ports and directories, measures it, and prints the table (Markdown) on standard output.
 #[derive(Debug, clap::Args)]
 pub(crate) struct CompareOptions {
-    /// Gatepost's program; else the one in the search path or beside this program
+    /// Path of Gatepost's program; if left out, the one in the search path or beside this program
     #[arg(long)]
     gatepost: Option<PathBuf>,
     #[arg(long)]
@@ -41,7 +41,7 @@ pub(crate) struct CompareOptions {
         default_value = "gatepost1,gatepost2,rabbitmq,mosquitto,rumqttd"
     )]
     brokers: Vec<String>,
-    /// Measure only this
+    /// Measure only this part
     #[arg(
         long,
         value_delimiter = ',',
@@ -49,16 +49,16 @@ pub(crate) struct CompareOptions {
         default_value = "throughput,latency,memory,backlog"
     )]
     parts: Vec<Part>,
-    /// Only scenarios with this in their name
+    /// Only scenarios whose name contains this text
     #[arg(long, default_value = "")]
     only: String,
-    /// How often everything is measured; memory and backlog once
+    /// How often everything is measured; memory and backlog are measured once
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// How long each measurement publishes
+    /// Seconds that each measurement publishes
     #[arg(long, default_value_t = 3.0)]
     seconds: f64,
-    /// Idle connections for the memory of one
+    /// Idle connections for measuring the memory of one
     #[arg(long, default_value_t = 5000)]
     connections: usize,
     /// Threads of the generator
@@ -70,13 +70,13 @@ pub(crate) struct CompareOptions {
     /// Where brokers keep their data while they run: a directory on the disk that is to be measured
     #[arg(long)]
     data: Option<PathBuf>,
-    /// Write the figures there
+    /// Write the figures (JSON) to this file
     #[arg(long)]
     json: Option<PathBuf>,
-    /// Write the table there too
+    /// Write the table (Markdown) to this file too
     #[arg(long)]
     markdown: Option<PathBuf>,
-    /// Draw the figures there
+    /// Write the drawing (SVG) to this file
     #[arg(long)]
     svg: Option<PathBuf>,
 }
@@ -89,24 +89,24 @@ enum Part {
     Backlog,
 }
 
-/// The places of the tables in a comparison.
+/// Indices of the tables of a comparison.
 const RATES: usize = 0;
 const COSTS: usize = 1;
 const LATENCIES: usize = 2;
 const MEMORY: usize = 3;
 const DISK: usize = 4;
 
-/// A broker runs warm for so long before it is measured.
+/// A broker runs this long before it is measured.
 const WARM_UP: Duration = Duration::from_millis(500);
-/// A broker that just started is left alone for so long before its memory is read.
+/// Pause after a start before memory is read.
 const SETTLE: Duration = Duration::from_secs(2);
-/// A latency measurement is at least so long, or its rarest percentile rests on too few messages.
+/// Minimum duration of a latency measurement: otherwise the highest percentile rests on too few messages.
 const LATENCY_SECONDS_MIN: f64 = 5.0;
 
 /// Runs the comparison. Returns whether every message of every broker came once, in order and whole.
 ///
 /// # Errors
-/// When the options make no sense or nothing can be written. A broker that fails is in the table.
+/// The options contradict each other, or a file cannot be written. A broker that fails is reported in the table.
 pub(crate) fn compare(options: &CompareOptions) -> anyhow::Result<bool> {
     ensure!(
         options.seconds > 0.0 && options.rounds > 0,
@@ -139,7 +139,7 @@ pub(crate) fn compare(options: &CompareOptions) -> anyhow::Result<bool> {
     bench.finish()
 }
 
-/// A comparison under way.
+/// A comparison in progress.
 #[derive(Debug)]
 struct Bench<'a> {
     options: &'a CompareOptions,
@@ -148,12 +148,12 @@ struct Bench<'a> {
     progress: Progress,
     /// Numbers the brokers' directories.
     starts: usize,
-    /// The generator's processor, which brokers stay off.
+    /// The processor of the generator. Brokers do not run on it.
     generator_on: Option<usize>,
 }
 
 impl Bench<'_> {
-    /// One broker, one round.
+    /// Measures one broker in one round.
     fn measure(&mut self, place: usize, peer: &Peer, round: usize) {
         if peer.program.is_none() {
             self.note_all(place, "not installed");
@@ -174,7 +174,7 @@ impl Bench<'_> {
         }
     }
 
-    /// Memory when idle, and of an idle connection: each in a broker that has done nothing else.
+    /// Memory when idle, and per idle connection, each in a fresh broker.
     fn memory(&mut self, place: usize, peer: &Peer) -> anyhow::Result<()> {
         if let Some(bytes) = peer.program_bytes() {
             self.cell(MEMORY, "Program, MiB", place).add(bytes as f64 / MIB);
@@ -217,7 +217,7 @@ impl Bench<'_> {
                     continue;
                 }
                 self.say(peer, &format!("{}, round {round}", scenario.title));
-                // A broker that failed is started anew, so that one failure is one cell.
+                // A broker that failed is started again, so that one failure affects one cell.
                 let running = match broker.take() {
                     Some(running) => running,
                     None => peer.start(&self.fresh_directory())?,
@@ -301,7 +301,7 @@ impl Bench<'_> {
         Ok(())
     }
 
-    /// A run that counts only when every message came once, in order and whole.
+    /// Runs a plan. Fails unless every message came once, in order and whole.
     fn run(&mut self, plan: Plan) -> anyhow::Result<Report> {
         let report = run::run(&self.settings(plan))?;
         report.ensure_clean()?;
@@ -319,7 +319,7 @@ impl Bench<'_> {
         self.comparison.tables[table].cell(row, place, brokers)
     }
 
-    /// Says the same in every cell of a broker that exists so far.
+    /// Adds the note to every cell of a broker that exists so far.
     fn note_all(&mut self, place: usize, note: &str) {
         for row in self.comparison.tables.iter_mut().flat_map(|table| &mut table.rows) {
             row.cells[place].note(note);
@@ -390,7 +390,7 @@ impl CompareOptions {
     }
 }
 
-/// Writes a file that was asked for.
+/// Writes a file, if its path was given.
 pub(crate) fn write_to(path: Option<&Path>, text: impl FnOnce() -> anyhow::Result<String>) -> anyhow::Result<()> {
     match path {
         Some(path) => std::fs::write(path, text()?).with_context(|| format!("cannot write {}", path.display())),
@@ -452,14 +452,15 @@ pub(crate) fn machine() -> Machine {
     }
 }
 
-/// Leaves the last processor to the generator and tells which that is: programs started from here inherit the others.
+/// Keeps this process off the last processor and returns that processor's number. Programs started from here inherit
+/// this.
 fn stay_off_last_processor() -> usize {
     let last = thread::available_parallelism().map_or(0, |count| count.get() - 1);
     let mut set = rustix::thread::CpuSet::new();
     for processor in 0..last.max(1) {
         set.set(processor);
     }
-    // Where that is not allowed, threads stay free to move.
+    // Where this is not permitted, the threads run on any processor.
     let _ = rustix::thread::sched_setaffinity(None, &set);
     last
 }

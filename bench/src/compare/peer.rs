@@ -1,6 +1,6 @@
-//! The brokers that are compared: where their programs are, what they are told, and how they start and stop. Each gets its own
-//! directory and ports on the loopback, and the settings that a fair comparison needs: no limit that another does not have,
-//! no plug-in that is not measured.
+//! The brokers that are compared: where their programs are, their configuration, and how they start and stop. Each gets
+//! its own directory and ports on the loopback, and the settings of a fair comparison: no limit that another does not
+//! have, no plug-in that is not measured.
 
 use crate::connect;
 use crate::meter;
@@ -19,23 +19,24 @@ use std::time::{Duration, Instant};
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     pub(crate) kind: Kind,
-    /// `None` when it is not installed.
+    /// `None` if it is not installed.
     pub(crate) program: Option<PathBuf>,
     pub(crate) settings: Settings,
 }
 
-/// What a broker is told beyond its defaults and what all comparisons need.
+/// Settings of a broker besides its defaults and those that all comparisons need.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Settings {
-    /// Keep queues on disk first where that is a choice: lazy queues in RabbitMQ, a snapshot every ten seconds in Mosquitto.
+    /// Keep queues on disk first, if the broker offers it: lazy queues in RabbitMQ, a snapshot every ten seconds in
+    /// Mosquitto.
     pub(crate) disk_first: bool,
-    /// Gatepost's `store.durability`; its default if left out.
+    /// Gatepost's `store.durability`; `None`: its default.
     pub(crate) durability: Option<&'static str>,
-    /// Gatepost's metrics have a port.
+    /// Whether Gatepost opens a port for metrics.
     pub(crate) metrics: bool,
-    /// Run under strace, which writes the broker's syncs there.
+    /// Run under strace, and write the broker's syncs to this file.
     pub(crate) syncs_to: Option<PathBuf>,
-    /// What carries Gatepost's protocols.
+    /// The transport of Gatepost's protocols.
     pub(crate) carrier: Carrier,
 }
 
@@ -48,36 +49,37 @@ pub(crate) enum Kind {
     Nats,
 }
 
-/// A broker that runs. It is stopped when this is dropped.
+/// A running broker. Dropping this stops it.
 #[derive(Debug)]
 pub(crate) struct Running {
     child: Child,
-    /// The broker's own process, behind its start scripts.
+    /// The broker's own process, not its start scripts.
     pub(crate) pid: u32,
     /// The port of each protocol it speaks.
     ports: Vec<(Protocol, u16)>,
     carrier: Carrier,
-    /// Of Gatepost's metrics.
+    /// The port of Gatepost's metrics.
     pub(crate) metrics: Option<u16>,
-    /// RabbitMQ's port mapper, which outlives it.
+    /// RabbitMQ's port mapper, which keeps running after it.
     port_mapper: Option<(u16, PathBuf)>,
-    /// From the start of the program to the first answer on every port.
+    /// Time from the start of the program until every port answered.
     pub(crate) ready_in: Duration,
 }
 
-/// A broker that is not ready by then does not start.
+/// A broker that is not ready by then counts as failed.
 const START_TIMEOUT: Duration = Duration::from_secs(300);
-/// A broker that is not gone by then is killed.
+/// A broker that has not stopped by then is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(180);
-/// Deliveries a client may leave unacknowledged, where a broker has such a limit of its own for MQTT.
+/// Maximum unacknowledged deliveries of a client, where a broker has such a limit for MQTT.
 const MQTT_INFLIGHT: u16 = 500;
-/// How long the start scripts of a killed broker may take to notice.
+/// How long the start scripts of a killed broker may take to end.
 const SCRIPTS_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often RabbitMQ's port mapper is asked to go.
+/// How often RabbitMQ's port mapper is asked to stop.
 const PORT_MAPPER_TRIES: usize = 40;
-/// Mosquitto writes all it holds in one go, by default twice an hour: then a crash loses most of an hour.
+/// Mosquitto writes all its data in one go, by default twice an hour, so a crash would lose most of an hour.
 const MOSQUITTO_AUTOSAVE: &str = "autosave_interval 10\n";
-/// Makes all queues lazy, those of MQTT sessions too. Where definitions are loaded there is no default user.
+/// Makes all queues lazy, those of MQTT sessions too. If definitions are loaded there is no default user, so this
+/// defines one.
 const RABBITMQ_LAZY: &str = r#"{
   "vhosts": [{"name": "/"}],
   "users": [{"name": "guest", "password": "guest", "tags": "administrator"}],
@@ -86,7 +88,7 @@ const RABBITMQ_LAZY: &str = r#"{
                 "definition": {"queue-mode": "lazy"}}]
 }
 "#;
-/// What waits for storage, for strace.
+/// The system calls that wait for storage, for strace.
 const SYNC_CALLS: &str = "trace=fsync,fdatasync,syncfs,msync,sync_file_range";
 
 impl Peer {
@@ -110,11 +112,11 @@ impl Peer {
         }
     }
 
-    /// What the program says of its version.
+    /// The version that the program reports.
     pub(crate) fn version(&self) -> Option<String> {
         let program = self.program.as_ref()?;
         if self.kind == Kind::RabbitMq {
-            // Asking would start an Erlang machine; the directory of its libraries carries the version.
+            // Asking would start an Erlang machine; the directory of its libraries contains the version.
             let entries = fs::read_dir(rabbitmq_home(program)?.join("lib")).ok()?;
             return entries
                 .flatten()
@@ -131,7 +133,7 @@ impl Peer {
         words.last().map(str::to_owned)
     }
 
-    /// Bytes of the program as installed: one file, or for RabbitMQ its own directory and that of Erlang.
+    /// Installed size in bytes: one file, or for RabbitMQ its own directory and Erlang's.
     pub(crate) fn program_bytes(&self) -> Option<u64> {
         let program = self.program.as_ref()?;
         if self.kind != Kind::RabbitMq {
@@ -141,7 +143,7 @@ impl Peer {
         Some(tree_bytes(&home) + tree_bytes(&home.with_file_name("erlang")))
     }
 
-    /// Starts the broker with its data in `directory`, which may hold what an earlier start left.
+    /// Starts the broker with its data in `directory`, which may hold data of an earlier start.
     pub(crate) fn start(&self, directory: &Path) -> anyhow::Result<Running> {
         let program = self.program.as_ref().context("not installed")?;
         fs::create_dir_all(directory)?;
@@ -225,7 +227,7 @@ impl Peer {
         Ok(running)
     }
 
-    /// The program, or strace around it, which stops it at nothing but syncs.
+    /// The program, or strace around it. strace stops the program only at syncs.
     fn command(&self, program: &Path) -> Command {
         let Some(log) = &self.settings.syncs_to else {
             return Command::new(program);
@@ -236,7 +238,7 @@ impl Peer {
         command
     }
 
-    /// Gatepost makes its own, where TLS carries it.
+    /// Makes Gatepost's certificates, if TLS is used.
     fn make_certificates(&self, program: &Path, directory: &Path) -> anyhow::Result<()> {
         if self.settings.carrier.tls {
             let mut command = Command::new(program);
@@ -249,8 +251,8 @@ impl Peer {
         Ok(())
     }
 
-    /// Only what differs from the defaults: ports, directory, threads. Listeners that are not measured are off, by whatever name
-    /// this version has them.
+    /// Only settings that differ from the defaults: ports, directory, threads. Listeners that are not measured are off,
+    /// under the name that this version has for them.
     fn gatepost_config(&self, program: &Path, directory: &Path, io_threads: usize, ports: [u16; 4]) -> String {
         let [amqp, mqtt, stomp, metrics] = ports;
         let data = directory.join("data");
@@ -277,7 +279,7 @@ impl Peer {
         for (name, port) in &listeners {
             let Carrier { tls, websocket, quic } = self.settings.carrier;
             config += &match (*name, tls) {
-                // The others are not carried by QUIC.
+                // QUIC carries only MQTT.
                 ("mqtt", _) if quic => {
                     format!("[listeners.{name}]\nbind = []\ntls_bind = []\nquic_bind = [\"127.0.0.1:{port}\"]\n")
                 }
@@ -364,11 +366,11 @@ impl Peer {
 }
 
 impl Kind {
-    /// The program's name in the search path, and where else it is known to be.
+    /// The program's name in the search path, and other known paths.
     pub(crate) fn program(self) -> (&'static str, &'static [&'static str]) {
         match self {
             Self::Gatepost { .. } => ("gatepost", &[]),
-            // The one in the path of a Debian system changes the user, who then cannot write into our directory.
+            // The one in a Debian system's search path changes the user, who then cannot write into our directory.
             Self::RabbitMq => ("rabbitmq-server", &["/usr/lib/rabbitmq/bin/rabbitmq-server"]),
             Self::Mosquitto => ("mosquitto", &["/usr/sbin/mosquitto"]),
             Self::Rumqttd => ("rumqttd", &[]),
@@ -376,7 +378,7 @@ impl Kind {
         }
     }
 
-    /// Finds the program: what was asked for, else a known place, else the search path, else beside this program.
+    /// Finds the program: the path given, a known path, the search path, or beside this program.
     pub(crate) fn find(self, asked: Option<&Path>) -> anyhow::Result<Option<PathBuf>> {
         if let Some(path) = asked {
             ensure!(path.is_file(), "{} is not there", path.display());
@@ -408,16 +410,16 @@ impl Running {
         })
     }
 
-    /// Asks the broker to stop and waits for it; the bytes it sent to storage in its life.
+    /// Stops the broker and waits for it. Returns the bytes it sent to storage since its start.
     pub(crate) fn stop(mut self) -> anyhow::Result<u64> {
         self.end()
     }
 
-    /// Ends the broker as a crash would, with SIGKILL.
+    /// Ends the broker with SIGKILL, as in a crash.
     pub(crate) fn kill(mut self) -> anyhow::Result<()> {
         signal(self.pid, rustix::process::Signal::KILL);
         let asked = Instant::now();
-        // The start scripts notice and go by themselves.
+        // The start scripts notice and end by themselves.
         while self.child.try_wait()?.is_none() {
             if asked.elapsed() > SCRIPTS_TIMEOUT {
                 self.child.kill()?;
@@ -439,8 +441,8 @@ impl Running {
                 .env("ERL_EPMD_PORT", port.to_string())
                 .env("HOME", &home)
                 .output();
-            // It refuses while it believes in a node that has just been killed. Without that tool in the path a small process
-            // of Erlang's stays behind.
+            // It refuses as long as it knows of a node that was just killed. If the tool is not in the search path, a
+            // small process of Erlang's keeps running.
             if !epmd.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).contains("not allowed")) {
                 return;
             }
@@ -456,7 +458,7 @@ impl Running {
         signal(self.pid, rustix::process::Signal::TERM);
         let asked = Instant::now();
         while self.child.try_wait()?.is_none() {
-            // Some write all they hold at the end. What is gone tells nothing.
+            // Some brokers write all their data at the end. A process that is gone cannot be read any more.
             written = meter::disk_bytes(self.pid).max(written);
             if !Path::new("/proc").join(self.pid.to_string()).exists() {
                 // strace waits for everything that was started under it.
@@ -500,19 +502,19 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Whoever wanted to know how it ended called `stop`.
+        // The result is dropped: callers that need it call `stop`.
         let _ = self.end();
     }
 }
 
 fn signal(pid: u32, signal: rustix::process::Signal) {
     if let Some(pid) = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw) {
-        // One that is gone already needs none.
+        // An error means that the process is gone already.
         let _ = rustix::process::kill_process(pid, signal);
     }
 }
 
-/// Ports that nobody listened on a moment ago.
+/// Ports that were free a moment ago.
 fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
     let mut held = Vec::new();
     let mut ports = [0; N];
@@ -524,7 +526,7 @@ fn free_ports<const N: usize>() -> anyhow::Result<[u16; N]> {
     Ok(ports)
 }
 
-/// Where JetStream keeps files; how much it may keep is left open, as it is for the others.
+/// The directory of JetStream's files. Their size is not limited, as with the other brokers.
 fn nats_config(directory: &Path, port: u16) -> String {
     format!(
         "listen: \"127.0.0.1:{port}\"\njetstream {{\n  store_dir: {:?}\n  max_file_store: 1TB\n}}\n",
@@ -554,12 +556,12 @@ fn rabbitmq_home(program: &Path) -> Option<PathBuf> {
         .map(Path::to_owned)
 }
 
-/// Bytes of all files in a directory and below, as their lengths are.
+/// Total length of all files in a directory and below, in bytes.
 fn tree_bytes(directory: &Path) -> u64 {
     tree_sum(directory, &|metadata| metadata.len())
 }
 
-/// Bytes that they occupy.
+/// Disk space that they occupy, in bytes.
 pub(crate) fn tree_disk_bytes(directory: &Path) -> u64 {
     tree_sum(directory, &|metadata| 512 * metadata.blocks())
 }

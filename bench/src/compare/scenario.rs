@@ -1,4 +1,4 @@
-//! What is measured of each broker.
+//! The scenarios that are measured.
 
 use super::peer::{Kind, Peer, Running};
 use crate::plan::{Phase, Plan, Protocol};
@@ -13,9 +13,9 @@ pub(crate) struct Scenario {
     consume: Protocol,
     size: usize,
     qos: u8,
-    /// Durable, confirmed and acknowledged: all that AMQP and STOMP offer.
+    /// Durable, confirmed and acknowledged, as far as AMQP and STOMP offer it.
     careful: bool,
-    /// Publishers and consumers; more than one consumer means that each gets every message.
+    /// Publishers and consumers. With more than one consumer, each gets every message.
     clients: (usize, usize),
 }
 
@@ -43,7 +43,7 @@ const fn other(title: &'static str, publish: Protocol, consume: Protocol, qos: u
     }
 }
 
-/// As fast as the broker can.
+/// Scenarios at the highest rate of the broker.
 pub(crate) const THROUGHPUT: &[Scenario] = &[
     mqtt("MQTT QoS 0, 64 B", 0, 64),
     mqtt("MQTT QoS 0, 1 KiB", 0, 1024),
@@ -73,7 +73,7 @@ pub(crate) const THROUGHPUT: &[Scenario] = &[
     ),
 ];
 
-/// At a rate that every broker keeps up with.
+/// Scenarios at a rate that every broker sustains.
 pub(crate) const LATENCY: &[Scenario] = &[
     mqtt("MQTT QoS 1", 1, 64),
     other(
@@ -87,23 +87,23 @@ pub(crate) const LATENCY: &[Scenario] = &[
 
 /// Messages per second in the latency scenarios.
 pub(crate) const LATENCY_RATE: f64 = 2000.0;
-/// The backlog: how many messages of how many bytes.
+/// The backlog: number of messages, and bytes of each.
 pub(crate) const BACKLOG: (u64, usize) = (200_000, 1024);
-/// Unacknowledged deliveries and unconfirmed publishes, alike for all.
+/// Maximum unacknowledged deliveries and unconfirmed publishes, the same for all.
 const WINDOW: u16 = 100;
-/// How far publishers are ahead of the consumers at most: enough to keep a broker busy, too little for it to fill its memory.
+/// How far publishers may be ahead of the consumers: enough to keep a broker busy, too little to fill its memory.
 const AHEAD_MESSAGES: u64 = 10_000;
 const AHEAD_BYTES: u64 = 8 << 20;
 
 impl Scenario {
-    /// Whether a broker can do this at all.
+    /// Whether a broker supports this scenario.
     pub(crate) fn suits(&self, peer: &Peer) -> bool {
-        // RabbitMQ delivers with QoS 1 what was published with QoS 2.
+        // RabbitMQ delivers messages that were published with QoS 2 with QoS 1.
         let downgraded = peer.kind == Kind::RabbitMq && self.qos == 2;
         peer.speaks(self.publish) && peer.speaks(self.consume) && !downgraded
     }
 
-    /// A run of so long against a broker.
+    /// A run of this duration against a broker.
     pub(crate) fn plan(&self, broker: &Running, duration: Duration) -> anyhow::Result<Plan> {
         let mut plan = Plan::new(broker.endpoint(self.publish)?, broker.endpoint(self.consume)?);
         plan.size = self.size;
@@ -123,7 +123,7 @@ impl Scenario {
     }
 }
 
-/// The plan that leaves a backlog behind: in a durable AMQP queue, or in a kept MQTT session where there is no AMQP.
+/// The plan for a backlog: in a durable AMQP queue, or in a kept MQTT session if the broker has no AMQP.
 pub(crate) fn backlog(peer: &Peer, broker: &Running, phase: Phase) -> anyhow::Result<Plan> {
     let protocol = if peer.speaks(Protocol::Amqp) {
         Protocol::Amqp
@@ -133,7 +133,7 @@ pub(crate) fn backlog(peer: &Peer, broker: &Running, phase: Phase) -> anyhow::Re
     durable(broker, protocol, BACKLOG, phase)
 }
 
-/// So many messages of so many bytes through a durable queue or a kept session, confirmed and acknowledged.
+/// A plan that sends messages through a durable queue or a kept session, confirmed and acknowledged.
 pub(crate) fn durable(
     broker: &Running,
     protocol: Protocol,
@@ -142,7 +142,7 @@ pub(crate) fn durable(
 ) -> anyhow::Result<Plan> {
     let mut plan = Plan::new(broker.endpoint(protocol)?, broker.endpoint(protocol)?);
     plan.phase = phase;
-    // Fill and drain must agree on what is in a message and where it lies.
+    // Fill and drain must use the same names and run number.
     (plan.name, plan.run) = ("backlog".into(), 1);
     (plan.count, plan.size) = (count, size);
     (plan.qos, plan.durable, plan.confirm, plan.ack) = (1, true, true, AckMode::Each);

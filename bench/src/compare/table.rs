@@ -1,9 +1,9 @@
-//! The figures of a comparison, and how they are written down.
+//! The figures of a comparison, and their output.
 
 use serde::Serialize;
 use std::fmt::{self, Write};
 
-/// All that a comparison found.
+/// All results of a comparison.
 #[derive(Debug, Serialize)]
 pub(crate) struct Comparison {
     pub(crate) machine: Machine,
@@ -11,7 +11,7 @@ pub(crate) struct Comparison {
     pub(crate) seconds: f64,
     pub(crate) brokers: Vec<Broker>,
     pub(crate) tables: Vec<Table>,
-    /// What went wrong, by broker and scenario.
+    /// What failed, by broker and scenario.
     pub(crate) failures: Vec<String>,
 }
 
@@ -29,34 +29,34 @@ pub(crate) struct Broker {
     pub(crate) installed: bool,
 }
 
-/// Rows of one quantity.
+/// The rows of one quantity.
 #[derive(Debug, Serialize)]
 pub(crate) struct Table {
     pub(crate) title: &'static str,
-    /// Lower figures are better.
+    /// Whether lower figures are better.
     pub(crate) lower_is_better: bool,
     pub(crate) rows: Vec<Row>,
 }
 
-/// One scenario's figures, a cell for each broker.
+/// The figures of one scenario, a cell for each broker.
 #[derive(Debug, Serialize)]
 pub(crate) struct Row {
     pub(crate) title: String,
     pub(crate) cells: Vec<Cell>,
 }
 
-/// One broker's figures, one a round.
+/// The figures of one broker, one for each round.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Cell {
     pub(crate) values: Vec<f64>,
     /// The median of `values`.
     pub(crate) median: Option<f64>,
-    /// Why there is no figure, or what to know of it.
+    /// Why there is no figure, or a remark about it.
     pub(crate) note: Option<String>,
 }
 
 impl Table {
-    /// The cell of a row and broker; the row is made when it is new.
+    /// The cell of a row and a broker. A new row is added.
     pub(crate) fn cell(&mut self, row: &str, broker: usize, brokers: usize) -> &mut Cell {
         let place = match self.rows.iter().position(|known| known.title == row) {
             Some(place) => place,
@@ -90,7 +90,7 @@ impl Cell {
         self.note = Some(note.to_owned());
     }
 
-    /// As it stands in a table.
+    /// The text in a table.
     pub(crate) fn text(&self) -> String {
         match (self.median, &self.note) {
             (Some(median), None) => figure(median),
@@ -128,7 +128,7 @@ impl fmt::Display for Machine {
     }
 }
 
-/// Who was measured, as a list.
+/// The measured brokers as a list.
 pub(crate) fn list_brokers(text: &mut String, brokers: &[Broker]) {
     for broker in brokers {
         let version = broker.version.as_deref().unwrap_or("version unknown");
@@ -141,7 +141,7 @@ pub(crate) fn list_brokers(text: &mut String, brokers: &[Broker]) {
     }
 }
 
-/// Tables that have figures, a column for each broker.
+/// The tables that have figures, with a column for each broker.
 pub(crate) fn draw_tables(text: &mut String, brokers: &[Broker], tables: &[Table]) {
     for table in tables.iter().filter(|table| !table.rows.is_empty()) {
         let better = if table.lower_is_better {
@@ -161,7 +161,7 @@ pub(crate) fn draw_tables(text: &mut String, brokers: &[Broker], tables: &[Table
     }
 }
 
-/// What went wrong, if anything did.
+/// The failures, if there are any.
 pub(crate) fn list_failures(text: &mut String, failures: &[String]) {
     if !failures.is_empty() {
         text.push_str("\n### Failures\n\n");
@@ -171,7 +171,7 @@ pub(crate) fn list_failures(text: &mut String, failures: &[String]) {
     }
 }
 
-/// Three digits that count, thousands apart.
+/// A number with three significant digits and separated thousands.
 pub(crate) fn figure(value: f64) -> String {
     let decimals = match value.abs() {
         size if size >= 100.0 => 0,

@@ -1,4 +1,4 @@
-//! Offenders that abuse what carries a protocol, and not the protocol: each needs a transport of its own.
+//! Offenders that abuse a transport and not a protocol.
 
 use super::scene::Scene;
 use super::spawn;
@@ -14,18 +14,18 @@ use std::time::Duration;
 
 /// Connections of one offender.
 const CONNECTIONS: usize = 4;
-/// Control frames that are written at once.
+/// Control frames written at once.
 const PINGS: usize = 64;
-/// Handshakes of QUIC that are begun and never go on.
+/// QUIC handshakes that are begun and never continued.
 const HALF_HANDSHAKES: usize = 5000;
-/// Datagrams between two looks at the clock.
+/// Datagrams between two checks of the time.
 const DATAGRAMS: usize = 64;
 /// The smallest first packet that QUIC allows (RFC 9000 14.1).
 const DATAGRAM_BYTES: usize = 1200;
-/// While the broker takes nothing.
+/// Pause while the broker does not read.
 const TICK: Duration = Duration::from_millis(1);
 
-/// Sends pings without an end, and reads no pong.
+/// Sends pings without end, and reads no pong.
 pub(crate) fn websocket_pings(scene: &Scene) {
     // A ping of 4 bytes, masked with zeros.
     let ping = [0x89, 0x84, 0, 0, 0, 0, 1, 2, 3, 4].repeat(PINGS);
@@ -35,9 +35,9 @@ pub(crate) fn websocket_pings(scene: &Scene) {
     });
 }
 
-/// Sends one message in fragments that never end, most of them empty.
+/// Sends one message in fragments that never ends; most fragments are empty.
 pub(crate) fn websocket_fragments(scene: &Scene) {
-    // The CONNECT was a message of its own; this one begins a PUBLISH of 100 bytes, and never gets there.
+    // The CONNECT was a message of its own. This one begins a PUBLISH of 100 bytes and never completes it.
     let mut begin = vec![0x02, 0x82, 0, 0, 0, 0, 0x30, 100];
     begin.extend([0x00, 0x80, 0, 0, 0, 0].repeat(PINGS));
     let more = [0x00, 0x80, 0, 0, 0, 0].repeat(PINGS);
@@ -47,7 +47,7 @@ pub(crate) fn websocket_fragments(scene: &Scene) {
     });
 }
 
-/// Changes its keys without an end, and demands that the broker changes its own each time.
+/// Changes its keys again and again, and requires the broker to change its own each time.
 pub(crate) fn key_updates(scene: &Scene) {
     flood(scene, "key updates", |stream, _| {
         stream.update_keys()?;
@@ -56,8 +56,8 @@ pub(crate) fn key_updates(scene: &Scene) {
     });
 }
 
-/// Logs in on some connections and repeats `act` on each until the broker ends it or the scene is over. `act` is told whether it is
-/// the first time, and says how much it did.
+/// Logs in on some connections and repeats `act` on each until the broker closes it or the scene is over. `act` is told
+/// whether this is its first call, and returns how many acts it did.
 fn flood(scene: &Scene, what: &str, act: impl Fn(&mut Transport, bool) -> std::io::Result<u64> + Sync) {
     scene.set_in_place();
     thread::scope(|scope| {
@@ -90,7 +90,7 @@ fn flood(scene: &Scene, what: &str, act: impl Fn(&mut Transport, bool) -> std::i
     });
 }
 
-/// Begins handshakes of QUIC that never go on.
+/// Begins QUIC handshakes and never continues them.
 pub(crate) fn half_handshakes(scene: &Scene) {
     over_quic(scene, |address, over, acts| {
         quic::half_handshakes(address, HALF_HANDSHAKES, over, acts).map(|()| None)
@@ -105,7 +105,7 @@ pub(crate) fn streams(scene: &Scene) {
 type Told = Box<dyn Fn() + Send + Sync>;
 type Over = Box<dyn Fn() -> bool + Send + Sync>;
 
-/// Runs what belongs to the thread of QUIC, and lets the scene end it.
+/// Runs `offend` with QUIC's thread, until the scene is over.
 fn over_quic(scene: &Scene, offend: impl FnOnce(SocketAddr, Over, Told) -> anyhow::Result<Option<String>> + Send) {
     let Endpoint { address, .. } = *scene.endpoint(Protocol::Mqtt);
     let over = Arc::new(AtomicBool::new(false));
@@ -136,7 +136,7 @@ fn over_quic(scene: &Scene, offend: impl FnOnce(SocketAddr, Over, Told) -> anyho
     scene.add_acts(acts.load(Relaxed));
 }
 
-/// Sends datagrams that look like first packets of QUIC, like packets of connections, and like nothing.
+/// Sends datagrams that resemble first packets of QUIC, packets of connections, or neither.
 pub(crate) fn datagrams(scene: &Scene) {
     let Endpoint { address, .. } = *scene.endpoint(Protocol::Mqtt);
     scene.set_in_place();
@@ -162,12 +162,12 @@ pub(crate) fn datagrams(scene: &Scene) {
                     datagram[16..18].copy_from_slice(&[0x44, 0x9E]);
                     DATAGRAM_BYTES
                 }
-                // Of a version that nobody speaks.
+                // A version that nobody implements.
                 1 => {
                     datagram[0] |= 0x80;
                     DATAGRAM_BYTES
                 }
-                // A short header: of a connection that is not there.
+                // A short header for an unknown connection.
                 2 => {
                     datagram[0] = 0x40 | (datagram[0] & 0x3F);
                     100

@@ -1,4 +1,4 @@
-//! Offenders that log in properly and misbehave then.
+//! Offenders that log in properly and then misbehave.
 
 use super::line::Line;
 use super::scene::Scene;
@@ -12,27 +12,27 @@ use std::time::{Duration, Instant};
 
 const STALLED_MESSAGES: u64 = 100_000;
 const STALLED_BODY_BYTES: usize = 1024;
-/// Unconfirmed messages of the one who publishes for a stalled subscriber.
+/// Maximum unconfirmed messages of the publisher for a stalled subscriber.
 const STALLED_WINDOW: u64 = 1000;
 const UNREAD_CONFIRMS: u64 = 200_000;
 const UNREAD_RETURNS: u64 = 100_000;
 const RETURNED_BODY_BYTES: usize = 1024;
-/// Messages that are written at once.
+/// Messages written at once.
 const BATCH: u64 = 100;
 const CHANNELS: u16 = 2000;
 const SUBSCRIPTIONS: usize = 10_000;
 /// Filters in one SUBSCRIBE.
 const FILTERS: usize = 100;
-/// The largest table a frame of 128 KiB holds besides the rest of a declare, and one that no frame holds.
+/// The largest table that fits into a frame of 128 KiB beside the rest of a declare, and one that fits into no frame.
 const TABLE_BYTES: [usize; 2] = [120 << 10, 1 << 20];
-/// Declares on a connection before the one that ends it.
+/// Declares on a connection before the one that closes it.
 const DECLARES: usize = 10;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long to read what the broker sent before it closed.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 const TICK: Duration = Duration::from_millis(1);
 
-/// Two subscribers, of QoS 0 and 1, that read nothing of what another publishes for them at a steady pace.
+/// Two subscribers, of QoS 0 and 1, that do not read while another client publishes for them at a steady rate.
 pub(crate) fn stalled_subscriber(scene: &Scene) {
     let endpoint = scene.endpoint(Protocol::Mqtt);
     let plan = |qos: u8| {
@@ -82,11 +82,11 @@ pub(crate) fn stalled_subscriber(scene: &Scene) {
     }
 }
 
-/// Publishes at a steady pace, with confirms that it never reads.
+/// Publishes at a steady rate, with confirms that it never reads.
 pub(crate) fn unread_confirms(scene: &Scene) {
     let endpoint = scene.endpoint(Protocol::Amqp);
     let mut plan = Plan::new(endpoint.clone(), endpoint.clone());
-    // To where no queue is bound: what piles up are the confirms.
+    // No queue is bound there: only the confirms accumulate.
     plan.address = Address::Topic(vec!["bench".into(), "unheard".into()]);
     plan.confirm = true;
     if let Some((line, mut wire)) = Line::logged_in(scene, connect::publisher(&plan, 0)) {
@@ -97,7 +97,7 @@ pub(crate) fn unread_confirms(scene: &Scene) {
     }
 }
 
-/// Publishes at a steady pace what the broker has to return, and never reads it.
+/// Publishes unroutable messages at a steady rate, and never reads the returned ones.
 pub(crate) fn unread_returns(scene: &Scene) {
     let mut message = Vec::new();
     amqp::put_method(&mut message, 1, (60, 40), |args| {
@@ -121,7 +121,7 @@ pub(crate) fn unread_returns(scene: &Scene) {
     }
 }
 
-/// Publishes at a steady pace and does not read until the end.
+/// Publishes at a steady rate and does not read until the end.
 pub(crate) fn publish_deaf(scene: &Scene, mut line: Line, messages: u64, mut publish: impl FnMut(&mut Vec<u8>)) {
     scene.set_in_place();
     let mut pace = Spread::new(scene, messages);
@@ -144,11 +144,11 @@ pub(crate) fn publish_deaf(scene: &Scene, mut line: Line, messages: u64, mut pub
     line.leave(scene);
 }
 
-/// Opens and closes many channels, over and over.
+/// Opens and closes many channels, again and again.
 pub(crate) fn many_channels(scene: &Scene) {
     let mut open = Vec::new();
     let mut close = Vec::new();
-    // Channel 1 is open from the log-in.
+    // Channel 1 is open since the login.
     for channel in 2..2 + CHANNELS {
         amqp::put_method(&mut open, channel, (20, 10), |args| args.push(0));
         amqp::put_method(&mut close, channel, (20, 40), |args| {
@@ -173,7 +173,7 @@ pub(crate) fn many_channels(scene: &Scene) {
     line.leave(scene);
 }
 
-/// Makes and removes many subscriptions, over and over.
+/// Makes and removes many subscriptions, again and again.
 pub(crate) fn many_subscriptions(scene: &Scene) {
     let mut subscribe = Vec::new();
     let mut unsubscribe = Vec::new();
@@ -248,7 +248,7 @@ pub(crate) fn big_table(scene: &Scene) {
     }
 }
 
-/// A table of many small fields with about so many bytes. AMQP 0-9-1 4.2.5.5
+/// A table of many small fields with about this many bytes. AMQP 0-9-1 4.2.5.5
 fn table(bytes: usize) -> Vec<u8> {
     let mut table = Vec::new();
     for field in 0_u32.. {
@@ -262,7 +262,7 @@ fn table(bytes: usize) -> Vec<u8> {
     table
 }
 
-/// Spreads messages evenly over the time that is measured.
+/// Spreads messages evenly over the measured time.
 struct Spread {
     begun: Instant,
     span: Duration,
@@ -280,7 +280,7 @@ impl Spread {
         }
     }
 
-    /// How many are to be sent now, in one batch.
+    /// How many messages are due now, in one batch.
     fn due(&self) -> u64 {
         let share = self.begun.elapsed().as_secs_f64() / self.span.as_secs_f64();
         let due = (self.total as f64 * share.min(1.0)) as u64;
@@ -288,7 +288,7 @@ impl Spread {
     }
 }
 
-/// Counts what was confirmed.
+/// Counts confirmed messages.
 #[derive(Default)]
 struct Tally {
     settled: u64,

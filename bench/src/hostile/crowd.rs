@@ -1,4 +1,4 @@
-//! Offenders that never log in: many connections, or bytes that mean nothing.
+//! Offenders that never log in: many connections, or random bytes.
 
 use super::line::{Line, name};
 use super::scene::Scene;
@@ -18,17 +18,18 @@ const SLOW_CONNECTIONS: usize = 200;
 const SLOW_BYTE: Duration = Duration::from_secs(1);
 const FLOOD_CONNECTIONS_MAX: u64 = 50_000;
 const FLOOD_THREADS: u64 = 2;
-/// Per protocol.
+/// For each protocol.
 const GARBAGE_CONNECTIONS_MAX: u64 = 5000;
 const GARBAGE_BYTES_MAX: u64 = 4096;
-/// A broker that takes random bytes for the start of something long may wait for the rest; we do not.
+/// A broker that takes random bytes for the beginning of something long may wait for the rest. We wait no longer than
+/// this.
 const GARBAGE_PATIENCE: Duration = Duration::from_millis(20);
-/// How often a crowd looks what became of its connections.
+/// How often the state of the connections is checked.
 const LOOK: Duration = Duration::from_millis(200);
 /// Pause between two attempts of a client that was refused.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// Opens and closes connections as fast as it goes.
+/// Opens and closes connections as fast as possible.
 pub(crate) fn connect_flood(scene: &Scene) {
     scene.set_in_place();
     thread::scope(|scope| {
@@ -86,7 +87,7 @@ pub(crate) fn half_open(scene: &Scene) {
     leave(scene, lines);
 }
 
-/// Sends endless handshakes, one byte of each a second.
+/// Sends handshakes that never end, one byte a second on each connection.
 pub(crate) fn slow_loris(scene: &Scene) {
     let opened = (0..SLOW_CONNECTIONS).map(|index| Line::open(scene, PROTOCOLS[index % PROTOCOLS.len()]));
     let mut lines: Vec<Line> = opened.flatten().collect();
@@ -109,7 +110,7 @@ pub(crate) fn slow_loris(scene: &Scene) {
     leave(scene, lines);
 }
 
-/// A handshake that would be in order if it ever came to its end.
+/// A handshake that would be valid if it were completed.
 fn endless_handshake(protocol: Protocol) -> Vec<u8> {
     let name = "x".repeat(60_000);
     let mut bytes = Vec::new();
@@ -135,7 +136,7 @@ fn connect(out: &mut Vec<u8>, client_id: &str) {
     Mqtt::new(Version::V311).connect(out, &login);
 }
 
-/// Hears what came on a crowd's connections; false when there is nothing more to wait for.
+/// Reads what came on the connections. Returns false if nothing more can come.
 fn watch(scene: &Scene, lines: &mut [Line]) -> bool {
     let mut open = 0;
     for line in lines.iter_mut().filter(|line| !line.has_ended()) {
@@ -156,7 +157,7 @@ fn leave(scene: &Scene, lines: Vec<Line>) {
     }
 }
 
-/// Sends random bytes, reconnecting each time the broker has had enough.
+/// Sends random bytes, and reconnects each time the broker closes.
 pub(crate) fn garbage(scene: &Scene) {
     scene.set_in_place();
     thread::scope(|scope| {
@@ -187,7 +188,7 @@ pub(crate) fn garbage(scene: &Scene) {
     });
 }
 
-/// A valid start, so that the bytes behind it reach the decoder of frames.
+/// A valid start, so that the bytes after it reach the decoder of frames.
 fn put_start(out: &mut Vec<u8>, protocol: Protocol) {
     match protocol {
         Protocol::Amqp => {
@@ -200,7 +201,7 @@ fn put_start(out: &mut Vec<u8>, protocol: Protocol) {
     }
 }
 
-/// Xorshift: the same noise in every run.
+/// xorshift: the same bytes in every run.
 pub(super) struct Random(u64);
 
 impl Random {

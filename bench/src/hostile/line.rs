@@ -1,4 +1,4 @@
-//! One of an offender's connections: a socket that never blocks, and what was heard on it, in words.
+//! A connection of an offender: a socket that never blocks, and a description of the broker's answers.
 
 use super::scene::Scene;
 use crate::connect::{Connected, Wire};
@@ -15,9 +15,9 @@ use std::time::{Duration, Instant};
 pub(crate) struct Line {
     stream: Transport,
     protocol: Protocol,
-    /// Read and not yet digested.
+    /// Bytes read and not parsed yet.
     pub(crate) heard: Vec<u8>,
-    /// Whole frames digested.
+    /// Complete frames parsed.
     frames: usize,
     /// The first answer that refused something.
     refusal: Option<String>,
@@ -36,15 +36,15 @@ enum Ending {
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often a socket that is not ready is tried again.
 const TICK: Duration = Duration::from_millis(1);
-/// A socket that takes nothing for so long is one that the broker does not read.
+/// If a socket accepts nothing for this long, the broker does not read it.
 const HELD_BACK: Duration = Duration::from_millis(200);
-/// Answers are told apart by so many of their characters.
+/// Number of characters by which answers are told apart.
 const REFUSAL_CHARS_MAX: usize = 56;
 const CONNECTION_CLOSE: amqp::Method = (10, 50);
 const CHANNEL_CLOSE: amqp::Method = (20, 40);
 
 impl Line {
-    /// Connects and says nothing; `None`, with a note, when the broker does not let us in.
+    /// Connects and sends nothing. `None`, with a note, if the broker does not accept the connection.
     pub(crate) fn open(scene: &Scene, protocol: Protocol) -> Option<Self> {
         let opened = Self::connect(scene.endpoint(protocol)).and_then(|stream| {
             stream.set_nodelay(true)?;
@@ -60,7 +60,7 @@ impl Line {
         }
     }
 
-    /// A socket that speaks to the listener: TCP, whatever is spoken on it, or a stream of QUIC.
+    /// A socket connected to the listener: TCP, or a stream of QUIC.
     pub(super) fn connect(endpoint: &Endpoint) -> io::Result<TcpStream> {
         if endpoint.carrier.quic {
             return quic::connect(endpoint.address, CONNECT_TIMEOUT).map_err(io::Error::other);
@@ -68,7 +68,7 @@ impl Line {
         TcpStream::connect_timeout(&endpoint.address, CONNECT_TIMEOUT)
     }
 
-    /// Goes on where a proper log-in ended.
+    /// Continues after a proper login.
     pub(crate) fn logged_in(scene: &Scene, connected: anyhow::Result<Connected>) -> Option<(Self, Wire)> {
         let opened = connected.and_then(|Connected { stream, wire, rest }| {
             stream.set_nonblocking(true)?;
@@ -99,7 +99,7 @@ impl Line {
         }
     }
 
-    /// Writes all of `bytes`, however long that takes; false when the connection or the offence ended before.
+    /// Writes all of `bytes`, however long that takes. Returns false if the connection or the scene ended first.
     pub(crate) fn say(&mut self, scene: &Scene, mut bytes: &[u8]) -> bool {
         let mut moved = Instant::now();
         while !bytes.is_empty() && self.ending.is_none() && !scene.is_over() {
@@ -113,7 +113,7 @@ impl Line {
                     thread::sleep(TICK);
                 }
                 Err(_) => {
-                    // What the broker said before it closed may still be there.
+                    // What the broker sent before it closed may still be there.
                     while self.read() {
                         self.digest();
                     }
@@ -124,7 +124,7 @@ impl Line {
         bytes.is_empty()
     }
 
-    /// Reads once what is there; whether there was something.
+    /// Reads once without waiting. Returns whether there was anything.
     pub(crate) fn read(&mut self) -> bool {
         let mut buffer = [0; 64 * 1024];
         match self.stream.read(&mut buffer) {
@@ -139,12 +139,12 @@ impl Line {
         false
     }
 
-    /// Counts the whole frames that were read, and keeps what refuses something.
+    /// Counts the complete frames read, and keeps the first that refuses something.
     pub(crate) fn digest(&mut self) {
         let mut at = 0;
         loop {
             let rest = &self.heard[at..];
-            // AMQP 0-9-1 4.2.2: a server that does not like our header sends its own and closes.
+            // AMQP 0-9-1 4.2.2: a server that does not accept our header sends its own and closes.
             if self.protocol == Protocol::Amqp && rest.starts_with(b"AMQP") {
                 self.refusal.get_or_insert("protocol header".into());
                 at = self.heard.len();
@@ -169,7 +169,8 @@ impl Line {
         self.heard.drain(..at);
     }
 
-    /// Reads until `frames` more have come; false when the connection or the offence ended before, or nothing came for `timeout`.
+    /// Reads until `frames` more have come. Returns false if the connection or the scene ended first, or nothing came
+    /// for `timeout`.
     pub(crate) fn hear(&mut self, scene: &Scene, frames: usize, timeout: Duration) -> bool {
         let due = self.frames + frames;
         let mut moved = Instant::now();
@@ -186,7 +187,7 @@ impl Line {
         true
     }
 
-    /// Reads what there is until the broker has ended the connection, or said that it wants to, or `timeout` is over.
+    /// Reads until the broker has closed the connection or asked to, or until `timeout` is over.
     pub(crate) fn hear_out(&mut self, timeout: Duration) {
         let begun = Instant::now();
         while !self.has_ended() && !self.is_bid_to_close() && begun.elapsed() < timeout {
@@ -206,7 +207,7 @@ impl Line {
         self.ending.is_some()
     }
 
-    /// AMQP 0-9-1 1.4.2.4: behind connection.close the broker waits for our close-ok, which it does not get.
+    /// AMQP 0-9-1 1.4.2.4: after connection.close the broker waits for our close-ok, which it does not get.
     fn is_bid_to_close(&self) -> bool {
         self.protocol == Protocol::Amqp && self.is_refused()
     }
@@ -215,13 +216,13 @@ impl Line {
         self.refusal.is_some()
     }
 
-    /// Leaves, and notes what the broker made of us.
+    /// Closes, and records how the broker treated the connection.
     pub(crate) fn leave(self, scene: &Scene) {
         let protocol = name(self.protocol);
         self.leave_as(scene, protocol);
     }
 
-    /// Leaves under another name than that of the protocol.
+    /// Closes, and records it under another name than the protocol's.
     pub(crate) fn leave_as(self, scene: &Scene, who: &str) {
         let held_back = if self.is_held_back { ", held back" } else { "" };
         let answer = match (&self.refusal, self.ending) {
@@ -257,7 +258,7 @@ fn frame_len(protocol: Protocol, input: &[u8]) -> Result<Option<usize>, crate::w
     }
 }
 
-/// What a whole frame refuses, if it does.
+/// What a complete frame refuses, if anything.
 fn refusal(protocol: Protocol, frame: &[u8]) -> Option<String> {
     match protocol {
         Protocol::Amqp => {
@@ -278,7 +279,7 @@ fn refusal(protocol: Protocol, frame: &[u8]) -> Option<String> {
             let code = u16::from_be_bytes([*args.first()?, *args.get(1)?]);
             let text = args.get(3..3 + usize::from(*args.get(2)?))?;
             let text = String::from_utf8_lossy(text);
-            // Behind the comma stand the bytes that were wrong.
+            // After the comma come the bytes that were wrong.
             let reason = text.split(',').next().unwrap_or_default();
             Some(format!("{what} {code} {}", plain(reason)))
         }
@@ -303,7 +304,7 @@ fn refusal(protocol: Protocol, frame: &[u8]) -> Option<String> {
     }
 }
 
-/// An answer without what differs from one offence to the next: numbers, and bytes of ours that it quotes.
+/// An answer without the parts that differ from one act to the next: numbers, and quoted bytes of ours.
 fn plain(text: &str) -> String {
     let mut plain = String::new();
     for letter in text.chars() {

@@ -1,4 +1,4 @@
-//! Offenders whose filters and bindings make the broker look in many places for each message.
+//! Offenders whose filters and bindings make matching expensive for each message.
 
 use super::client::publish_deaf;
 use super::line::Line;
@@ -9,21 +9,21 @@ use crate::wire::amqp::{self, Amqp};
 use crate::wire::mqtt;
 use std::time::Duration;
 
-/// Levels of the filters, each of which is `a` or a wildcard: 8,192 filters that all match.
+/// Levels of the filters. Each level is `a` or a wildcard, so 8,192 filters match.
 const LEVELS: usize = 13;
 /// Filters in one SUBSCRIBE.
 const FILTERS: usize = 64;
 const BINDINGS: u32 = 400;
-/// Headers that each binding asks for.
+/// Headers that each binding requires.
 const KEYS: u32 = 200;
 /// Headers of each message: fewer than `limits.message_headers_max`.
 const HEADERS: u32 = 900;
-/// Messages over the time that is measured, each to another topic, so that no route is remembered.
+/// Messages over the measured time, each to another topic, so that no remembered route helps.
 const MESSAGES: u64 = 500;
 const QUEUE: &str = "gatepost-bench-headers";
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Subscribes by every combination of `a` and `+`, and publishes what all of them match.
+/// Subscribes with every combination of `a` and `+`, and publishes messages that all of them match.
 pub(crate) fn wide_filters(scene: &Scene) {
     let mut subscribe = Vec::new();
     let packets = (1 << LEVELS) / FILTERS;
@@ -56,7 +56,7 @@ pub(crate) fn wide_filters(scene: &Scene) {
     subscriber.leave(scene);
 }
 
-/// Binds a queue by many headers, and publishes messages that have them all.
+/// Binds a queue with many headers, and publishes messages that have them all.
 pub(crate) fn header_bindings(scene: &Scene) {
     let Some((mut line, _)) = Line::logged_in(scene, connect::idle(scene.endpoint(Protocol::Amqp), 0)) else {
         return;
@@ -93,7 +93,7 @@ pub(crate) fn header_bindings(scene: &Scene) {
     amqp::put_frame(&mut message, amqp::FRAME_HEADER, 1, |header| {
         header.extend_from_slice(&[0, 60, 0, 0]);
         header.extend_from_slice(&0_u64.to_be_bytes());
-        // Headers and nothing else. AMQP 0-9-1 1.8
+        // Headers and no other properties. AMQP 0-9-1 1.8
         header.extend_from_slice(&[0x20, 0]);
         amqp::put_long(header, &headers(0..HEADERS));
     });

@@ -4,7 +4,7 @@ use super::scene::Scene;
 use super::{carried, client, crowd, matching};
 use crate::transport::Carrier;
 
-/// A way to misbehave. Each is bounded in number and in time.
+/// A way to misbehave. Each is limited in number and in time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, clap::ValueEnum, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Offender {
@@ -14,17 +14,17 @@ pub(crate) enum Offender {
     UnreadConfirms,
     /// An AMQP publisher never reads the 100,000 messages of 1 KiB that come back to it as unroutable
     UnreadReturns,
-    /// Connections are opened and closed as fast as it goes, 50,000 at most
+    /// Connections are opened and closed as fast as possible, 50,000 at most
     ConnectFlood,
     /// 2,000 connections send half of a handshake and wait
     HalfOpen,
-    /// Random bytes on every protocol's port, bare and behind a proper start
+    /// Random bytes on every protocol's port, alone and after a proper start
     Garbage,
-    /// 2,000 AMQP channels are opened and closed, over and over
+    /// 2,000 AMQP channels are opened and closed, again and again
     ManyChannels,
-    /// 10,000 MQTT subscriptions are made and removed, over and over
+    /// 10,000 MQTT subscriptions are made and removed, again and again
     ManySubscriptions,
-    /// Queues are declared with field tables of 120 KiB, which a frame holds, and of 1 MiB, which none does
+    /// Queues are declared with field tables of 120 KiB, which fit into a frame, and of 1 MiB, which do not
     BigTable,
     /// 200 connections send one byte of a handshake a second
     SlowLoris,
@@ -36,18 +36,18 @@ pub(crate) enum Offender {
     WebsocketPings,
     /// Four WebSockets send a message in empty fragments that never end (ws, wss)
     WebsocketFragments,
-    /// Four connections change their keys without an end (tls)
+    /// Four connections change their keys without end (tls)
     KeyUpdates,
-    /// 5,000 handshakes of QUIC begin and never go on (quic)
+    /// 5,000 QUIC handshakes are begun and never continued (quic)
     HalfHandshakes,
     /// One connection opens further streams as fast as they are refused (quic)
     Streams,
-    /// Datagrams that mean nothing (quic)
+    /// Datagrams that are no valid packets (quic)
     Datagrams,
 }
 
 impl Offender {
-    /// Whether there is such an offence over this carrier.
+    /// Whether it can be done over this transport.
     pub(crate) fn is_possible_over(self, carrier: Carrier) -> bool {
         match self {
             Self::WebsocketPings | Self::WebsocketFragments => carrier.websocket,
@@ -57,13 +57,13 @@ impl Offender {
         }
     }
 
-    /// As it is called on the command line.
+    /// Its name on the command line.
     pub(crate) fn name(self) -> String {
         let value = clap::ValueEnum::to_possible_value(&self);
         value.map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    /// What its acts are.
+    /// What its acts are counted in.
     pub(crate) fn acts(self) -> &'static str {
         match self {
             Self::StalledSubscriber
@@ -85,7 +85,7 @@ impl Offender {
         }
     }
 
-    /// Whether the broker has to lose its patience before there is an answer to tell.
+    /// Whether its answer comes only after a time-out of the broker.
     pub(crate) fn waits(self) -> bool {
         matches!(self, Self::HalfOpen | Self::SlowLoris)
     }

@@ -1,4 +1,4 @@
-//! The figures of the runs with and without each offender, and how they are written down.
+//! The figures of the runs with and without each offender, and their output.
 
 use super::line::name;
 use super::offender::Offender;
@@ -11,13 +11,13 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-/// All that was found.
+/// All results.
 #[derive(Debug, Serialize)]
 pub(crate) struct Hostility {
     machine: Machine,
     broker: String,
     version: Option<String>,
-    /// The well-behaved pair's.
+    /// The protocol of the well-behaved pair.
     protocol: Protocol,
     durable: bool,
     rate: f64,
@@ -27,30 +27,30 @@ pub(crate) struct Hostility {
     pub(crate) rows: Vec<Row>,
 }
 
-/// What became of one offender and of the pair beside it.
+/// The results of one offender and of the pair beside it.
 #[derive(Debug, Serialize)]
 pub(crate) struct Row {
     offender: Offender,
     with: Figures,
     without: Figures,
-    /// The offender's, of all rounds.
+    /// Acts of the offender in all rounds.
     acts: u64,
     answers: BTreeMap<String, u64>,
     /// Runs that lost something, or that the broker did not survive.
     pub(crate) failures: Vec<String>,
 }
 
-/// Of the runs of one kind, a value each.
+/// The figures of runs of one kind, one value for each run.
 #[derive(Debug, Default, Serialize)]
 struct Figures {
     p50_us: Cell,
     p99_us: Cell,
     rss_peak_mib: Cell,
-    /// Of all runs.
+    /// Maximum over all runs.
     rss_max_mib: f64,
 }
 
-/// Answers that stand in the table, the most frequent first; all are in the JSON.
+/// Maximum number of answers in the table, the most frequent first. The JSON has all of them.
 const ANSWERS_SHOWN: usize = 5;
 
 impl Hostility {
@@ -127,7 +127,7 @@ impl Row {
         }
     }
 
-    /// Enters a run with the offender or without.
+    /// Adds a run with the offender or without.
     pub(crate) fn add(&mut self, with: bool, observed: anyhow::Result<Observed>) {
         let figures = if with { &mut self.with } else { &mut self.without };
         match observed {
@@ -145,7 +145,7 @@ impl Row {
         }
     }
 
-    /// How it went, in short.
+    /// A short summary.
     pub(crate) fn line(&self) -> String {
         format!(
             "{}: p99 {} µs without, {} with; {} failures",
@@ -205,7 +205,7 @@ impl Figures {
     }
 }
 
-/// A number of things, thousands apart.
+/// A number with separated thousands.
 fn whole(count: u64) -> String {
     if count < 100 {
         count.to_string()

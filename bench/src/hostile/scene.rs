@@ -1,4 +1,4 @@
-//! What the threads of one offence share: where the broker is, when to stop, and what it answered.
+//! State that the threads of one offender share: where the broker is, when to stop, and what it answered.
 
 use crate::plan::{Endpoint, Protocol};
 use std::collections::BTreeMap;
@@ -7,11 +7,11 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// One offence under way.
+/// One offender at work.
 #[derive(Debug)]
 pub(crate) struct Scene {
     endpoints: [Endpoint; 3],
-    /// For how long the well-behaved pair runs: offences that send a number of messages spread them over it.
+    /// How long the well-behaved pair runs. Offenders that send a fixed number of messages spread them over it.
     pub(crate) span: Duration,
     begun: Instant,
     stopped: AtomicBool,
@@ -21,25 +21,25 @@ pub(crate) struct Scene {
     answers: Mutex<BTreeMap<String, u64>>,
 }
 
-/// What an offender did and what came of it.
+/// What an offender did, and the broker's reactions.
 #[derive(Debug, Default)]
 pub(crate) struct Outcome {
     pub(crate) acts: u64,
-    /// What the broker answered or closed with, and how often.
+    /// The broker's answers and closes, with their counts.
     pub(crate) answers: BTreeMap<String, u64>,
 }
 
-/// An offence ends by itself after its span and this: the pair's run may stall behind it, and then gives up sooner.
+/// An offender ends by itself this long after its span: the pair's run may stall behind it, but gives up sooner.
 const OVERTIME: Duration = Duration::from_secs(40);
-/// How often those who wait look again.
+/// How often waiting threads check again.
 const TICK: Duration = Duration::from_millis(5);
-/// Answers that are told apart; what a broker says to random bytes may be as manifold as they.
+/// Maximum number of distinct answers. Answers to random bytes can be as varied as those bytes.
 const ANSWERS_MAX: usize = 40;
-/// What the others are counted as.
+/// Further answers are counted under this name.
 const OTHER_ANSWER: &str = "other";
 
 impl Scene {
-    /// `endpoints` are of AMQP, MQTT and STOMP.
+    /// `endpoints` are those of AMQP, MQTT and STOMP.
     pub(crate) fn new(endpoints: [Endpoint; 3], span: Duration) -> Self {
         Self {
             endpoints,
@@ -57,23 +57,23 @@ impl Scene {
         let place = match protocol {
             Protocol::Amqp => 0,
             Protocol::Mqtt | Protocol::Mqtt5 => 1,
-            // Gatepost does not speak NATS, and no offender does.
+            // Not used: Gatepost does not speak NATS, and no offender does.
             Protocol::Stomp | Protocol::Nats => 2,
         };
         &self.endpoints[place]
     }
 
-    /// Whether the offender is to go.
+    /// Whether the offender must stop.
     pub(crate) fn is_over(&self) -> bool {
         self.stopped.load(Relaxed) || self.begun.elapsed() > self.span + OVERTIME
     }
 
-    /// Tells the offender to go.
+    /// Tells the offender to stop.
     pub(crate) fn stop(&self) {
         self.stopped.store(true, SeqCst);
     }
 
-    /// The offender is where it wants to be: the measurement may begin.
+    /// The offender has reached its state, so the measurement may begin.
     pub(crate) fn set_in_place(&self) {
         self.in_place.store(true, SeqCst);
     }
@@ -82,7 +82,7 @@ impl Scene {
         await_set(&self.in_place, timeout);
     }
 
-    /// Nothing more can come of the offence.
+    /// Nothing more will happen on the offender's connections.
     pub(crate) fn set_settled(&self) {
         self.settled.store(true, SeqCst);
     }
@@ -91,7 +91,7 @@ impl Scene {
         await_set(&self.settled, timeout);
     }
 
-    /// Counts what the offender did.
+    /// Counts acts of the offender.
     pub(crate) fn add_acts(&self, count: u64) {
         self.acts.fetch_add(count, Relaxed);
     }
@@ -100,7 +100,7 @@ impl Scene {
         self.acts.load(Relaxed)
     }
 
-    /// Notes what the broker made of one connection.
+    /// Records how the broker treated one connection.
     pub(crate) fn note(&self, answer: &str) {
         let mut answers = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
         let known = answers.contains_key(answer) || answers.len() < ANSWERS_MAX;

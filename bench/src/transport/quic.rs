@@ -1,7 +1,7 @@
-//! QUIC for a generator of blocking and polled sockets: each connection is a local TCP socket, and a thread of this process copies
-//! between it and the connection's one stream.
+//! QUIC for a generator that uses blocking and polled sockets: each connection is a local TCP socket, and a thread of
+//! this process copies between it and the connection's single stream.
 //!
-//! That thread is part of the generator's processor time, and its copy adds some ten microseconds to a latency.
+//! That thread counts towards the generator's processor time, and its copying adds some ten microseconds to a latency.
 
 use super::{Anyone, provider};
 use anyhow::{Context, anyhow};
@@ -20,9 +20,9 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
-/// What a client says it speaks (RFC 7301).
+/// The protocol that a client announces (RFC 7301).
 const ALPN: &[u8] = b"mqtt";
-/// Long after every run: connections that do nothing stay.
+/// Longer than any run: idle connections must stay open.
 const IDLE: Duration = Duration::from_secs(3600);
 const COPY_BYTES: usize = 64 * 1024;
 
@@ -58,8 +58,8 @@ pub(crate) fn connect(address: SocketAddr, timeout: Duration) -> anyhow::Result<
     Ok(ours)
 }
 
-/// Opens further streams on one connection as fast as they are refused, with a byte on each. Returns how many, once `over` says so or
-/// the broker has ended the connection, whose reason is then told.
+/// Opens further streams on one connection as fast as they are refused, with a byte on each, until `over` returns true
+/// or the broker closes the connection. Returns how many, and the broker's reason.
 pub(crate) fn open_streams(
     address: SocketAddr,
     over: impl Fn() -> bool + Send + Sync + 'static,
@@ -69,7 +69,7 @@ pub(crate) fn open_streams(
     let (told, tells) = mpsc::sync_channel(1);
     bridge.runtime.spawn(async move {
         let ended = async {
-            // The first is the session's.
+            // The first stream is the session's.
             let (connection, mut session, _receive) = open(&bridge.endpoint, address).await?;
             session.write_all(b"\x10").await?;
             while !over() {
@@ -88,7 +88,8 @@ pub(crate) fn open_streams(
     tells.recv().context("the thread of QUIC ended")?
 }
 
-/// First packets of handshakes that go no further: this end never hears what it is answered. Returns when `over` says so.
+/// Sends first packets of handshakes and does not continue them: this end never receives an answer. Returns when `over`
+/// returns true.
 pub(crate) fn half_handshakes(
     address: SocketAddr,
     count: usize,
@@ -197,7 +198,7 @@ async fn open(endpoint: &quinn::Endpoint, address: SocketAddr) -> anyhow::Result
     Ok((connection, send, receive))
 }
 
-/// Copies both ways until each end has closed, or the connection is lost.
+/// Copies in both directions until both ends have closed, or the connection is lost.
 async fn copy(local: TcpStream, connection: &Connection, mut send: SendStream, mut receive: RecvStream) {
     let Ok(mut local) = tokio::net::TcpStream::from_std(local) else {
         return;
@@ -211,7 +212,7 @@ async fn copy(local: TcpStream, connection: &Connection, mut send: SendStream, m
             }
         }
         let _ = send.finish();
-        // What is finished arrives only while the connection is open.
+        // Data that was finished is delivered only while the connection is open.
         let _ = send.stopped().await;
     };
     let back = async {
@@ -228,13 +229,13 @@ async fn copy(local: TcpStream, connection: &Connection, mut send: SendStream, m
     }
 }
 
-/// Two ends of a local connection.
+/// The two ends of a local connection.
 fn pair() -> io::Result<(TcpStream, TcpStream)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let ours = TcpStream::connect(listener.local_addr()?)?;
     loop {
         let (its, from) = listener.accept()?;
-        // Somebody else on this machine may have been quicker.
+        // Another program on this machine may have connected first.
         if from == ours.local_addr()? {
             its.set_nodelay(true)?;
             return Ok((ours, its));

@@ -1,4 +1,4 @@
-//! AMQP 0-9-1, the client's half, on one channel.
+//! AMQP 0-9-1, client side, on one channel.
 
 use super::confirms::Confirms;
 use super::{AckMode, PublishStyle, Sink, WireError, u16_at, u32_at, u64_at};
@@ -7,19 +7,19 @@ use super::{AckMode, PublishStyle, Sink, WireError, u16_at, u32_at, u64_at};
 #[derive(Debug)]
 pub(crate) struct Amqp {
     ack: AckMode,
-    /// What a frame may carry, without its eight bytes of header and end.
+    /// Maximum payload of a frame: its size without the eight bytes of header and end.
     payload_max: usize,
     confirms: Option<Confirms>,
-    /// Method and header frames of a publish, for each destination in turn; empty for a consumer.
+    /// Method and header frames of a publish, for each destination; empty for a consumer.
     publish_heads: Vec<Vec<u8>>,
-    /// Whose turn it is.
+    /// Index of the next destination.
     next_head: usize,
     delivery: Delivery,
-    /// The last delivery that waits for an acknowledgement in [`AckMode::Multiple`].
+    /// The last delivery that is not acknowledged yet, in [`AckMode::Multiple`].
     unacked: Option<u64>,
 }
 
-/// A delivery comes in three kinds of frames.
+/// A delivery consists of frames of three kinds.
 ///
 /// ```text
 /// Idle -- basic.deliver --> Header -- content header --> Body -- content body (last) --> Idle
@@ -39,9 +39,9 @@ pub(crate) const FRAME_HEADER: u8 = 2;
 pub(crate) const FRAME_BODY: u8 = 3;
 const FRAME_HEARTBEAT: u8 = 8;
 const FRAME_END: u8 = 0xCE;
-/// Header and end of a frame.
+/// Bytes of a frame's header and end.
 const FRAME_OVERHEAD: usize = 8;
-/// Bodies are gathered up to this; a broker that announces more is not one this generator loaded.
+/// Maximum body that is assembled; a larger one cannot come from this generator.
 const BODY_BYTES_MAX: u64 = 1 << 30;
 
 /// Class and method.
@@ -94,7 +94,7 @@ impl Amqp {
         });
     }
 
-    /// Reads connection.tune and answers it, with heartbeats off.
+    /// Parses connection.tune and answers it, with heartbeats off.
     pub(crate) fn tune_ok(&mut self, out: &mut Vec<u8>, tune: &[u8]) -> Result<(), WireError> {
         let cut = || WireError::Malformed("connection.tune");
         let channel_max = u16_at(tune, 0).ok_or_else(cut)?;
@@ -194,7 +194,7 @@ impl Amqp {
         });
     }
 
-    /// confirm.select: from the answer on, the broker confirms each publish.
+    /// confirm.select: after its answer the broker confirms each publish.
     pub(crate) fn confirm_select(&mut self, out: &mut Vec<u8>) {
         put_method(out, 1, (85, 10), |args| args.push(0));
         self.confirms = Some(Confirms::default());
@@ -243,7 +243,8 @@ impl Amqp {
         }
     }
 
-    /// Parses all whole frames, tells `sink` and writes the acknowledgements; the bytes consumed.
+    /// Parses all complete frames, passes messages and confirms to `sink`, and writes the acknowledgements. Returns the
+    /// bytes consumed.
     pub(crate) fn parse(&mut self, input: &[u8], out: &mut Vec<u8>, sink: &mut impl Sink) -> Result<usize, WireError> {
         let mut at = 0;
         while let Some(len) = frame_len(&input[at..])? {
@@ -349,10 +350,10 @@ impl Amqp {
     }
 }
 
-/// The largest frame we ask for, which is RabbitMQ's default too.
+/// The largest frame we ask for, which is RabbitMQ's default.
 const FRAME_MAX: u32 = 131_072;
 
-/// The bytes of the frame at the front of `input`; `None` while it is not whole.
+/// The length of the first frame of `input`; `None` while it is not complete.
 pub(crate) fn frame_len(input: &[u8]) -> Result<Option<usize>, WireError> {
     let Some(payload) = u32_at(input, 3) else {
         return Ok(None);
@@ -366,7 +367,7 @@ pub(crate) fn frame_len(input: &[u8]) -> Result<Option<usize>, WireError> {
     }
 }
 
-/// Whether a whole frame is part of a delivery.
+/// Whether a complete frame is part of a delivery.
 pub(crate) fn is_delivery(frame: &[u8]) -> bool {
     match frame.split_first() {
         Some((&FRAME_METHOD, rest)) => rest.get(6..10) == Some(&[0, 60, 0, 60]),
@@ -375,7 +376,7 @@ pub(crate) fn is_delivery(frame: &[u8]) -> bool {
     }
 }
 
-/// The arguments of a whole method frame that must be `due`.
+/// The arguments of a complete method frame, which must be `due`.
 pub(crate) fn expect_method(frame: &[u8], due: Method) -> Result<&[u8], WireError> {
     let payload = frame
         .get(7..frame.len().saturating_sub(1))

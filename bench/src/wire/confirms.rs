@@ -1,31 +1,31 @@
-//! Which numbered publishes wait for the broker's confirm.
+//! Publishes that wait for the broker's confirm.
 
 use std::collections::VecDeque;
 
 /// Publishes are numbered from 1 in the order they leave.
 #[derive(Debug, Default)]
 pub(crate) struct Confirms {
-    /// The number of the front of `waiting`, less one.
+    /// The number before that of the first of `waiting`.
     settled_upto: u64,
-    /// True while the publish waits. The front always does.
+    /// True while the publish waits. The first always does.
     waiting: VecDeque<bool>,
 }
 
 impl Confirms {
-    /// The next publish left.
+    /// Records that the next publish was sent.
     #[inline]
     pub(crate) fn published(&mut self) {
         self.waiting.push_back(true);
     }
 
-    /// Settles one publish; how many that nothing settled before, which is one or none.
+    /// Settles one publish. Returns how many of them were unsettled: one or none.
     pub(crate) fn settle(&mut self, number: u64) -> u64 {
         self.settle_from(number, number)
     }
 
-    /// Settles all publishes up to one; how many that nothing settled before.
+    /// Settles all publishes up to one. Returns how many of them were unsettled.
     pub(crate) fn settle_upto(&mut self, number: u64) -> u64 {
-        // AMQP 0-9-1 1.8.3.13: tag zero with `multiple` stands for all that is outstanding.
+        // AMQP 0-9-1 1.8.3.13: tag zero with `multiple` means all that are outstanding.
         let last = if number == 0 {
             self.settled_upto + self.waiting.len() as u64
         } else {

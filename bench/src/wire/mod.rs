@@ -1,6 +1,6 @@
-//! The client halves of the protocols, by hand and only as much of each as a load generator says and hears: bytes in and out of
-//! slices, no socket. A broker's bytes are checked where a wrong one would make a measurement wrong, and never trusted with an
-//! index.
+//! The client side of the protocols, written by hand, and only the parts that a load generator needs: bytes in and out
+//! of slices, no socket. The broker's bytes are checked where a wrong one would falsify a measurement, and never used
+//! as an index unchecked.
 
 pub(crate) mod amqp;
 mod confirms;
@@ -8,62 +8,62 @@ pub(crate) mod mqtt;
 pub(crate) mod nats;
 pub(crate) mod stomp;
 
-/// What goes wrong with a broker's bytes.
+/// Errors in a broker's bytes.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum WireError {
-    /// The bytes are not of the protocol.
+    /// The bytes are not valid in the protocol.
     #[error("the broker sent a malformed frame: {0}")]
     Malformed(&'static str),
-    /// The broker refused something or said good-bye.
+    /// The broker refused something or closed the connection.
     #[error("the broker refused: {0}")]
     Refused(String),
 }
 
-/// Hears what a connection's bytes mean while the load runs.
+/// Receives the messages and confirms of a connection.
 pub(crate) trait Sink {
-    /// A message arrived; the wire has acknowledged it already.
+    /// A message arrived. It was acknowledged already.
     fn message(&mut self, body: &[u8]);
-    /// The broker confirmed this many published messages for good.
+    /// The broker confirmed this many published messages.
     fn confirmed(&mut self, count: u64);
     /// The broker refused this many published messages.
     fn refused(&mut self, count: u64);
 }
 
-/// How a consumer acknowledges, where its protocol leaves a choice.
+/// How a consumer acknowledges, if its protocol offers a choice.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, clap::ValueEnum, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum AckMode {
-    /// The broker forgets a message when it has sent it.
+    /// No acknowledgements: the broker deletes a message when it has sent it.
     #[default]
     None,
-    /// One acknowledgement a message, as most applications do.
+    /// One acknowledgement for each message, as in most applications.
     Each,
-    /// One acknowledgement for all that one read brought.
+    /// One acknowledgement for all messages of one read.
     Multiple,
 }
 
-/// What a publisher puts on each message.
+/// Properties of each published message.
 #[derive(Clone, Debug)]
 pub(crate) struct PublishStyle {
     pub(crate) address: Address,
-    /// More destinations, which take turns with the first; AMQP and MQTT.
+    /// Further destinations, used in turn with the first; AMQP and MQTT.
     pub(crate) further: Vec<Address>,
     /// MQTT only.
     pub(crate) qos: u8,
-    /// The broker keeps the last message of each topic; MQTT only.
+    /// Retained: the broker keeps the last message of each topic. MQTT only.
     pub(crate) retain: bool,
-    /// AMQP delivery mode 2, STOMP `persistent:true`; MQTT knows only its quality of service.
+    /// AMQP delivery mode 2, STOMP `persistent:true`. MQTT only has its quality of service.
     pub(crate) durable: bool,
     /// The broker is asked to confirm (AMQP confirm mode, STOMP receipts; MQTT above QoS 0 always does).
     pub(crate) confirm: bool,
 }
 
-/// Where messages go, in a spelling that each protocol translates.
+/// A destination, in a form that each protocol translates.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Address {
     /// A queue: AMQP's default exchange, STOMP's `/queue/`, the subject of a JetStream work queue.
     Queue(String),
-    /// Levels of a topic: AMQP's `amq.topic`, STOMP's `/topic/`, MQTT's only way.
+    /// Levels of a topic: AMQP's `amq.topic`, STOMP's `/topic/`, and the only destination of MQTT.
     Topic(Vec<String>),
 }
 
@@ -101,7 +101,7 @@ impl Address {
     }
 }
 
-/// Big-endian numbers off the front of a slice; `None` when it is too short.
+/// Big-endian numbers at an index of a slice; `None` if it is too short.
 fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     bytes.get(at..at + 2)?.try_into().ok().map(u16::from_be_bytes)
 }
@@ -114,7 +114,7 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.get(at..at + 8)?.try_into().ok().map(u64::from_be_bytes)
 }
 
-/// A sink that remembers, for the codecs' tests.
+/// A sink that records everything, for the codecs' tests.
 #[cfg(test)]
 #[derive(Debug, Default, Eq, PartialEq)]
 pub(crate) struct Heard {

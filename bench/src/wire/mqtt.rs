@@ -1,4 +1,4 @@
-//! MQTT 3.1.1 and 5, the client's half.
+//! MQTT 3.1.1 and 5, client side.
 
 use super::{Address, PublishStyle, Sink, WireError, u16_at};
 
@@ -8,22 +8,22 @@ pub(crate) enum Version {
     V5,
 }
 
-/// A connection's packet identifiers and the packets it sends over and over.
+/// A connection's packet identifiers, and the packets that it sends repeatedly.
 #[derive(Debug)]
 pub(crate) struct Mqtt {
     version: Version,
     qos: u8,
-    /// Everything of a PUBLISH before the packet identifier, for each topic in turn; empty for a consumer.
+    /// The part of a PUBLISH before the packet identifier, for each topic; empty for a consumer.
     publish_heads: Vec<Vec<u8>>,
-    /// Whose turn it is.
+    /// Index of the next topic.
     next_head: usize,
-    /// Publishes that wait for their PUBACK or PUBCOMP, by identifier.
+    /// Publishes that wait for PUBACK or PUBCOMP, by identifier.
     unconfirmed: Identifiers,
-    /// What the CONNACK allows unconfirmed at a time.
+    /// Maximum unconfirmed publishes, from CONNACK.
     receive_max: u16,
 }
 
-/// How to log in.
+/// Parameters of the login.
 #[derive(Debug)]
 pub(crate) struct Login<'a> {
     pub(crate) client_id: &'a str,
@@ -72,7 +72,7 @@ impl Mqtt {
         put_packet(out, 0x10, &body);
     }
 
-    /// Reads a CONNACK.
+    /// Parses a CONNACK.
     pub(crate) fn connack(&mut self, packet: &[u8]) -> Result<(), WireError> {
         let body = body_of(packet, 0x20)?;
         match body.get(1) {
@@ -96,7 +96,7 @@ impl Mqtt {
         put_packet(out, 0x82, &body);
     }
 
-    /// Reads a SUBACK; a lower quality than asked for is a refusal, since it would measure something else.
+    /// Parses a SUBACK. A lower QoS than requested counts as a refusal, since something else would be measured.
     pub(crate) fn suback(&self, packet: &[u8], qos: u8) -> Result<(), WireError> {
         match body_of(packet, 0x90)?.last() {
             Some(granted) if *granted == qos => Ok(()),
@@ -125,7 +125,7 @@ impl Mqtt {
             .collect();
     }
 
-    /// PUBLISH; false when every packet identifier the broker allows is in use.
+    /// PUBLISH. Returns false if every packet identifier that the broker allows is in use.
     #[inline]
     pub(crate) fn publish(&mut self, out: &mut Vec<u8>, body: &[u8]) -> bool {
         let id = if self.qos == 0 {
@@ -151,7 +151,8 @@ impl Mqtt {
         true
     }
 
-    /// Parses all whole packets, tells `sink` and writes the acknowledgements; the bytes consumed.
+    /// Parses all complete packets, passes messages and confirms to `sink`, and writes the acknowledgements. Returns
+    /// the bytes consumed.
     pub(crate) fn parse(&mut self, input: &[u8], out: &mut Vec<u8>, sink: &mut impl Sink) -> Result<usize, WireError> {
         let mut at = 0;
         while let Some(len) = packet_len(&input[at..])? {
@@ -167,7 +168,7 @@ impl Mqtt {
         let first = packet[0];
         let body = body_of(packet, first)?;
         let id = || u16_at(body, 0).ok_or(WireError::Malformed("packet identifier"));
-        // MQTT 5 3.4.2.1: the reason code may be left out, and is then success.
+        // MQTT 5 3.4.2.1: an absent reason code means success.
         let failed = body.get(2).is_some_and(|reason| *reason >= 0x80);
         match first >> 4 {
             3 => {
@@ -209,7 +210,7 @@ impl Mqtt {
     }
 
     fn settle(&mut self, id: u16, failed: bool, sink: &mut impl Sink) {
-        // An identifier that is not ours would make a broker look faster than it is: it confirms nothing.
+        // An unknown identifier confirms nothing; if it counted, a broker would look faster than it is.
         if self.unconfirmed.give(id) {
             if failed { sink.refused(1) } else { sink.confirmed(1) }
         }
@@ -239,7 +240,7 @@ impl Mqtt {
     }
 }
 
-/// The bytes of the packet at the front of `input`; `None` while it is not whole.
+/// The length of the first packet of `input`; `None` while it is not complete.
 pub(crate) fn packet_len(input: &[u8]) -> Result<Option<usize>, WireError> {
     let Some(rest) = input.get(1..) else { return Ok(None) };
     Ok(length_at(rest)?
@@ -247,7 +248,7 @@ pub(crate) fn packet_len(input: &[u8]) -> Result<Option<usize>, WireError> {
         .filter(|len| *len <= input.len()))
 }
 
-/// A variable byte integer and the bytes it took; `None` while it is not whole.
+/// A variable byte integer and its length in bytes; `None` while it is not complete.
 #[inline]
 fn length_at(input: &[u8]) -> Result<Option<(usize, usize)>, WireError> {
     let mut len = 0;
@@ -264,7 +265,7 @@ fn length_at(input: &[u8]) -> Result<Option<(usize, usize)>, WireError> {
     }
 }
 
-/// What follows the fixed header of a whole packet that must begin with `first`.
+/// The body of a complete packet that must begin with `first`.
 fn body_of(packet: &[u8], first: u8) -> Result<&[u8], WireError> {
     let (found, rest) = packet.split_first().ok_or(WireError::Malformed("empty packet"))?;
     if *found != first {
@@ -299,7 +300,7 @@ pub(crate) fn put_packet(out: &mut Vec<u8>, first: u8, body: &[u8]) {
     out.extend_from_slice(body);
 }
 
-/// The one thing of a MQTT 5 CONNACK's properties that changes how we may publish.
+/// The only property of an MQTT 5 CONNACK that affects publishing.
 struct ConnackLimits {
     receive_max: u16,
 }
@@ -331,11 +332,11 @@ impl ConnackLimits {
     }
 }
 
-/// Packet identifiers in use, handed out in turn from 1.
+/// Packet identifiers in use, assigned in turn from 1.
 #[derive(Debug)]
 struct Identifiers {
     used: Box<[u64]>,
-    /// `used` has this many bits set.
+    /// Number of bits set in `used`.
     count: u16,
     last: u16,
 }

@@ -1,16 +1,16 @@
-//! NATS JetStream, the client's half: a work-queue stream that one publisher fills with acknowledged publishes and one durable
-//! pull consumer empties in batches, acknowledging each message. Text lines, as docs.nats.io draws them in "Client Protocol"
-//! and "JetStream wire API".
+//! NATS JetStream, client side: one publisher fills a work-queue stream with acknowledged publishes, and one durable
+//! pull consumer empties it in batches and acknowledges each message. Text lines as in "Client Protocol" and "JetStream
+//! wire API" at docs.nats.io.
 
 use super::confirms::Confirms;
 use super::{PublishStyle, Sink, WireError};
 use memchr::memmem;
 use serde_json::{Value, json};
 
-/// One connection and what it repeats.
+/// One connection, and texts that it sends repeatedly.
 #[derive(Debug)]
 pub(crate) struct Nats {
-    /// Where answers come back to: each request has a number behind it.
+    /// Prefix of the subjects for answers; each request appends a number.
     inbox: String,
     /// `PUB subject inbox.` of a publish; empty for a consumer.
     publish_head: Vec<u8>,
@@ -22,35 +22,35 @@ pub(crate) struct Nats {
     pull: Option<Pull>,
 }
 
-/// A pull consumer's requests.
+/// The requests of a pull consumer.
 #[derive(Debug)]
 struct Pull {
-    /// The whole request for one batch.
+    /// The complete request for one batch.
     request: Vec<u8>,
     batch: u64,
-    /// Messages that were asked for and have not come.
+    /// Messages requested that have not come yet.
     outstanding: u64,
 }
 
-/// Numbers of requests in the conversation before the load; publishes count from 1.
+/// Suffix of requests before the load; publishes are numbered from 1.
 const REQUEST: &str = "api";
-/// A line is not longer than this, or it is none. The server's own limit is 4 KiB.
+/// Maximum line length; the server's own limit is 4 KiB.
 const LINE_BYTES_MAX: usize = 64 * 1024;
-/// What a message asked for by us may hold, header included.
+/// Maximum size of a requested message, header included.
 const MESSAGE_BYTES_MAX: usize = 128 << 20;
-/// Deliveries asked for at a time by a consumer that names no number.
+/// Deliveries requested at a time, if the consumer has no prefetch.
 const BATCH: u64 = 100;
-/// How long the server waits for an acknowledgement before it delivers again.
+/// Time after which the server delivers an unacknowledged message again.
 const ACK_WAIT_NS: u64 = 60_000_000_000;
 
-/// A frame: a line, and what follows the lines that announce a message.
+/// A frame: a line, and for a message what follows its line.
 #[derive(Debug, Eq, PartialEq)]
 enum Frame<'a> {
     /// MSG and HMSG.
     Message {
         subject: &'a str,
         reply: Option<&'a str>,
-        /// Of an HMSG, else empty.
+        /// The header of an HMSG, otherwise empty.
         header: &'a [u8],
         body: &'a [u8],
     },
@@ -70,7 +70,7 @@ impl Nats {
         }
     }
 
-    /// CONNECT, SUB of all answers, and a PING whose PONG says that both were taken.
+    /// CONNECT, a SUB for all answers, and a PING whose PONG confirms both.
     pub(crate) fn connect(&self, out: &mut Vec<u8>, user: Option<(&str, &str)>) {
         let mut options = json!({
             "verbose": false, "pedantic": false, "name": "gatepost-bench", "lang": "rust", "version": "0",
@@ -83,7 +83,7 @@ impl Nats {
         out.extend_from_slice(format!("CONNECT {options}\r\nSUB {}.> 1\r\nPING\r\n", self.inbox).as_bytes());
     }
 
-    /// Whether a frame ends the log-in; an error if it refuses it.
+    /// Whether a frame ends the login. An error if it refuses the login.
     pub(crate) fn is_pong(frame: &[u8]) -> Result<bool, WireError> {
         match Frame::read(frame)? {
             Some((Frame::Line(line), _)) if line.starts_with("-ERR") => Err(WireError::Refused(line.to_owned())),
@@ -101,7 +101,8 @@ impl Nats {
         );
     }
 
-    /// Whether a frame is the answer to a request; an error if it refuses. What `missing_is_fine` may name nothing.
+    /// Whether a frame is the answer to a request. An error if it refuses; with `missing_is_fine`, not if something was
+    /// not found.
     pub(crate) fn is_answer(frame: &[u8], missing_is_fine: bool) -> Result<bool, WireError> {
         let Some((Frame::Message { subject, body, .. }, _)) = Frame::read(frame)? else {
             return Ok(false);
@@ -125,7 +126,7 @@ impl Nats {
         (format!("STREAM.CREATE.{name}"), config)
     }
 
-    /// The consumer of that stream, which outlives its connection.
+    /// The consumer of that stream, which is kept when its connection ends.
     pub(crate) fn durable(stream: &str, prefetch: u16) -> (String, Value) {
         let config = json!({
             "durable_name": stream, "ack_policy": "explicit", "deliver_policy": "all", "ack_wait": ACK_WAIT_NS,
@@ -163,7 +164,7 @@ impl Nats {
         out.extend_from_slice(b"\r\n");
     }
 
-    /// Asks for the first batch.
+    /// Requests the first batch.
     pub(crate) fn consume(&mut self, out: &mut Vec<u8>, stream: &str, prefetch: u16) {
         let batch = batch(prefetch);
         let body = json!({ "batch": batch }).to_string();
@@ -180,7 +181,8 @@ impl Nats {
         });
     }
 
-    /// Parses all whole frames, tells `sink`, acknowledges and asks for more; the bytes consumed.
+    /// Parses all complete frames, passes messages and confirms to `sink`, acknowledges, and requests more. Returns the
+    /// bytes consumed.
     pub(crate) fn parse(&mut self, input: &[u8], out: &mut Vec<u8>, sink: &mut impl Sink) -> Result<usize, WireError> {
         let mut at = 0;
         while let Some((frame, len)) = Frame::read(&input[at..])? {
@@ -188,7 +190,7 @@ impl Nats {
             match frame {
                 Frame::Line("PING") => out.extend_from_slice(b"PONG\r\n"),
                 Frame::Line(line) if line.starts_with("-ERR") => return Err(WireError::Refused(line.to_owned())),
-                // +OK, PONG, and an INFO that tells of other servers.
+                // +OK, PONG, or an INFO about other servers.
                 Frame::Line(_) => {}
                 Frame::Message { header, .. } if !header.is_empty() => self.status(header)?,
                 Frame::Message {
@@ -216,7 +218,7 @@ impl Nats {
         Ok(at)
     }
 
-    /// PubAck: `{"stream":"…","seq":1}`, or with an `error`.
+    /// PubAck: `{"stream":"…","seq":1}`, or an `error`.
     fn confirmed(&mut self, subject: &str, body: &[u8], sink: &mut impl Sink) {
         let number = subject.rsplit_once('.').and_then(|(_, number)| number.parse().ok());
         let count = number.map_or(0, |number| self.confirms.settle(number));
@@ -227,12 +229,12 @@ impl Nats {
         }
     }
 
-    /// `NATS/1.0 408 Request Timeout`: a message with a status is none of the stream's.
+    /// `NATS/1.0 408 Request Timeout`: a message with a status does not come from the stream.
     fn status(&mut self, header: &[u8]) -> Result<(), WireError> {
         let line = String::from_utf8_lossy(header.split(|byte| *byte == b'\r').next().unwrap_or_default()).into_owned();
         let code = line.split_ascii_whitespace().nth(1);
         match (&mut self.pull, code) {
-            // Nothing there, timed out, or too many waiting: the request is used up.
+            // No messages, a time-out, or too many waiting: the request has ended.
             (Some(pull), Some("404" | "408" | "409")) => pull.outstanding = 0,
             // An idle heartbeat.
             (_, Some("100")) => {}
@@ -243,7 +245,7 @@ impl Nats {
 }
 
 impl<'a> Frame<'a> {
-    /// The frame at the front of `input` and its length; `None` while it is not whole.
+    /// The first frame of `input` and its length; `None` while it is not complete.
     fn read(input: &'a [u8]) -> Result<Option<(Self, usize)>, WireError> {
         let Some(end) = memmem::find(input, b"\r\n") else {
             return if input.len() > LINE_BYTES_MAX {
@@ -290,7 +292,7 @@ impl<'a> Frame<'a> {
     }
 }
 
-/// The bytes of the frame at the front of `input`; `None` while it is not whole.
+/// The length of the first frame of `input`; `None` while it is not complete.
 pub(crate) fn frame_len(input: &[u8]) -> Result<Option<usize>, WireError> {
     Ok(Frame::read(input)?.map(|(_, len)| len))
 }
@@ -299,7 +301,7 @@ fn batch(prefetch: u16) -> u64 {
     if prefetch == 0 { BATCH } else { u64::from(prefetch) }
 }
 
-/// Decimal digits without an allocation: this is on the way of every publish.
+/// Appends decimal digits without an allocation, since every publish needs it.
 #[inline]
 fn put_number(out: &mut Vec<u8>, mut number: u64) {
     let mut digits = [0; 20];

@@ -1,4 +1,4 @@
-//! STOMP 1.2, the client's half.
+//! STOMP 1.2, client side.
 
 use super::confirms::Confirms;
 use super::{AckMode, PublishStyle, Sink, WireError};
@@ -7,27 +7,27 @@ use super::{AckMode, PublishStyle, Sink, WireError};
 #[derive(Debug)]
 pub(crate) struct Stomp {
     ack: AckMode,
-    /// Each SEND asks for a receipt.
+    /// Whether each SEND asks for a receipt.
     confirm: bool,
-    /// A SEND up to its receipt header or its blank line; empty for a consumer.
+    /// The part of a SEND before its receipt header or its blank line; empty for a consumer.
     publish_head: Vec<u8>,
-    /// SENDs so far; each receipt's name is the number of its SEND.
+    /// Number of SENDs so far. A receipt's name is the number of its SEND.
     sent: u64,
     receipts: Confirms,
 }
 
-/// A whole frame in a buffer.
+/// A complete frame in a buffer.
 #[derive(Debug)]
 struct Frame<'a> {
     command: &'a [u8],
-    /// Header lines, each with its line end.
+    /// Header lines with their line ends.
     headers: &'a [u8],
     body: &'a [u8],
-    /// Bytes of the frame with its NUL, and with the line ends before it.
+    /// Length of the frame with its NUL and with the line ends before it.
     len: usize,
 }
 
-/// A broker's headers are longer than this only when something is wrong.
+/// Maximum size of a broker's headers; more is an error.
 const HEADERS_BYTES_MAX: usize = 64 * 1024;
 
 impl Stomp {
@@ -48,7 +48,7 @@ impl Stomp {
         );
     }
 
-    /// Reads a CONNECTED, or the RECEIPT with this name.
+    /// Checks for CONNECTED, or for the RECEIPT with this name.
     pub(crate) fn expect(frame: &[u8], command: &str, receipt: Option<&str>) -> Result<(), WireError> {
         let frame = Frame::parse(frame)?.ok_or(WireError::Malformed("frame"))?;
         let named = receipt.is_none_or(|receipt| frame.header(b"receipt-id") == Some(receipt.as_bytes()));
@@ -99,7 +99,8 @@ impl Stomp {
         out.push(0);
     }
 
-    /// Parses all whole frames, tells `sink` and writes the acknowledgements; the bytes consumed.
+    /// Parses all complete frames, passes messages and confirms to `sink`, and writes the acknowledgements. Returns the
+    /// bytes consumed.
     pub(crate) fn parse(&mut self, input: &[u8], out: &mut Vec<u8>, sink: &mut impl Sink) -> Result<usize, WireError> {
         let mut at = 0;
         let mut unacked: Option<&[u8]> = None;
@@ -119,8 +120,8 @@ impl Stomp {
                     }
                 }
                 b"RECEIPT" => {
-                    // STOMP 1.2 RECEIPT: earlier frames have been received then, which is less than processed, so that a
-                    // receipt confirms its own SEND only.
+                    // STOMP 1.2 RECEIPT: earlier frames were received then, but perhaps not processed. So a receipt
+                    // confirms only its own SEND.
                     let receipt = frame.header(b"receipt-id").and_then(decimal).unwrap_or_default();
                     sink.confirmed(self.receipts.settle(receipt));
                 }
@@ -139,7 +140,7 @@ impl Stomp {
     }
 }
 
-/// The bytes of the frame at the front of `input`, with the line ends before it; `None` while it is not whole.
+/// The length of the first frame of `input` with the line ends before it; `None` while it is not complete.
 pub(crate) fn frame_len(input: &[u8]) -> Result<Option<usize>, WireError> {
     Ok(Frame::parse(input)?.map(|frame| frame.len))
 }
@@ -237,7 +238,7 @@ fn put_decimal(out: &mut Vec<u8>, mut number: u64) {
 }
 
 fn put_ack(out: &mut Vec<u8>, id: &[u8]) {
-    // The id goes back as it came: still escaped.
+    // The id is sent back unchanged, still escaped.
     out.extend_from_slice(b"ACK\nid:");
     out.extend_from_slice(id);
     out.extend_from_slice(b"\n\n\0");
