@@ -25,7 +25,7 @@ use std::time::Duration;
 pub(crate) struct Pools {
     /// Messages in memory, and objects. The more objects there are, the less room is left for messages.
     pub messages_and_objects: usize,
-    /// Objects at most.
+    /// Maximum for objects.
     pub objects: usize,
     /// Unsettled deliveries.
     pub unsettled: usize,
@@ -75,7 +75,7 @@ impl Pools {
         }
     }
 
-    /// The same where something that is no engine's takes so many bytes of what messages may have.
+    /// The pools if something that belongs to no engine takes this many bytes of the messages' part.
     fn beside(self, bytes: usize) -> Pools {
         let rest = self.messages_and_objects.saturating_sub(bytes);
         Pools {
@@ -116,7 +116,8 @@ fn share(pool: usize, used: usize, total: usize, count: usize) -> usize {
     share.max(pool / count / FLOOR_PART)
 }
 
-/// Gives the engines new shares every second, and when an engine has used half of the free part of its share. Also frees deleted
+/// Gives the engines new shares every second, and when an engine has used half of the free part of its share. Also
+/// frees deleted vhosts. Never returns.
 /// vhosts. Never returns.
 pub(crate) async fn run(node: &Node) {
     let mut config = node.config();
@@ -165,7 +166,7 @@ const EVERY: Duration = Duration::from_secs(1);
 const LEAST_PART: u64 = 10;
 /// An engine gets at least an equal division's part divided by this.
 const FLOOR_PART: usize = 8;
-/// Bytes to work with, whatever the budget.
+/// Minimum bytes to work with, whatever the budget.
 const OBJECTS_LEAST: u64 = 1 << 20;
 const INPUT_LEAST: u64 = 256 << 10;
 
@@ -198,7 +199,7 @@ mod tests {
         assert_eq!((idle.unsettled_bytes_max, idle.cache_bytes_max), (200, 160));
         let full = share(450, 250);
         assert_eq!((full.memory_bytes_max, full.objects_bytes_max), (450, 250));
-        // An engine over its limit gets no more.
+        // An engine over its limit gets no larger share.
         assert_eq!(share(900, 300).memory_bytes_max, 400);
         assert_eq!(share(900, 300).objects_bytes_max, 250);
     }
@@ -207,7 +208,7 @@ mod tests {
     fn what_is_no_engines_is_taken_from_messages_and_not_from_objects() {
         let share = |besides| POOLS.beside(besides).shares(&[usage(0, 0)])[0];
         assert_eq!((share(100).memory_bytes_max, share(100).objects_bytes_max), (600, 250));
-        // Messages keep a part, whatever there is besides.
+        // Messages keep a part, whatever else takes memory.
         assert_eq!(share(10_000).memory_bytes_max, 70);
     }
 
@@ -222,7 +223,7 @@ mod tests {
         }
         assert!(busy.objects > 230, "{busy:?}");
         assert!(busy.messages > 400, "{busy:?}");
-        // And the idle one can begin.
+        // The idle engine can begin too.
         let idle = POOLS.shares(&[busy, usage(0, 0)])[1];
         assert!(
             idle.objects_bytes_max >= 250 / 16 && idle.memory_bytes_max > 0,

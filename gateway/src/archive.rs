@@ -1,32 +1,32 @@
-//! The file of a backup: a tar archive (POSIX ustar), so that every system can look into it.
+//! The file of a backup: a tar archive (POSIX ustar), so that it can be inspected on every system.
 //!
 //! ```text
 //!   log/<id>.seg, cold/<id>.seg, checkpoint.old, checkpoint    as they lie in the data directory
 //!   SHA256SUMS                                                 the last: `sha256sum -c` reads it
 //! ```
 //!
-//! What is read is as narrow as what is written: regular files, with the names that a log has. Anything else is refused, so
-//! that an archive from a stranger writes nowhere else.
+//! Only what is written is read: regular files with the names that a log has. Anything else is refused, so that an
+//! archive from a stranger cannot write elsewhere.
 
 use ring::digest::{Context, SHA256};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Read};
 
-/// Everything in it comes in pieces of so many bytes.
+/// Size of a tar block in bytes; headers and files are padded to it.
 pub(crate) const BLOCK: usize = 512;
 
 /// Two empty blocks. An archive without them is cut short.
 pub(crate) const END: [u8; 2 * BLOCK] = [0; 2 * BLOCK];
 
-/// Where numbers and names lie in a header.
+/// Positions of numbers and names in a header.
 const NAME: std::ops::Range<usize> = 0..100;
 const SIZE: std::ops::Range<usize> = 124..136;
 const SUM: std::ops::Range<usize> = 148..156;
 const KIND: usize = 156;
 const MAGIC: std::ops::Range<usize> = 257..265;
 
-/// What stands before a file. `time` is in seconds since 1970.
+/// The header of a file. `time` is in seconds since 1970.
 ///
 /// # Errors
 /// The name or the length is longer than the format allows.
@@ -55,7 +55,7 @@ pub(crate) fn header(name: &str, len: u64, time: u64) -> io::Result<[u8; BLOCK]>
     Ok(block)
 }
 
-/// How many bytes follow a file of this length, up to the next block.
+/// Bytes of padding after a file of this length, up to the next block.
 pub(crate) fn padding(len: u64) -> usize {
     (len.next_multiple_of(BLOCK as u64) - len) as usize
 }
@@ -64,18 +64,18 @@ pub(crate) fn padding(len: u64) -> usize {
 #[derive(Default)]
 pub(crate) struct Sums(BTreeMap<String, String>);
 
-/// The file that has them. An archive without it was not finished.
+/// The file with the checksums. An archive without it was not finished.
 pub(crate) const SUMS: &str = "SHA256SUMS";
-/// Bytes of it that are read at most: that is 100,000 files.
+/// Maximum bytes of it that are read: enough for 100,000 files.
 const SUMS_BYTES_MAX: u64 = 10 << 20;
 
 impl Sums {
-    /// Begins to sum a file.
+    /// Begins the checksum of a file.
     pub(crate) fn begin() -> Context {
         Context::new(&SHA256)
     }
 
-    /// Ends it. Returns whether the file is the first of this name.
+    /// Adds the checksum of a file. Returns whether it is the first file of this name.
     pub(crate) fn add(&mut self, name: &str, context: Context) -> bool {
         let mut digits = String::with_capacity(64);
         for byte in context.finish().as_ref() {
@@ -84,7 +84,7 @@ impl Sums {
         self.0.insert(name.to_owned(), digits).is_none()
     }
 
-    /// As `sha256sum` prints them.
+    /// The checksums in the format of `sha256sum`.
     pub(crate) fn text(&self) -> String {
         let mut text = String::new();
         for (name, digits) in &self.0 {
@@ -93,10 +93,10 @@ impl Sums {
         text
     }
 
-    /// Compares the files that were read with what the archive says of them.
+    /// Compares the checksums with those in the archive.
     ///
     /// # Errors
-    /// A file is damaged, or missing, or not to be there; the text names it.
+    /// A file is damaged, missing, or must not be there; the text names it.
     pub(crate) fn compare(&self, said: &str) -> io::Result<()> {
         let bad = |what: String| Err(io::Error::new(ErrorKind::InvalidData, what));
         let mut left: BTreeMap<&str, &str> = self.0.iter().map(|(name, digits)| (&**name, &**digits)).collect();
@@ -124,7 +124,7 @@ impl Sums {
 /// Reads the text of [`SUMS`], `len` bytes.
 ///
 /// # Errors
-/// The archive ends early, or this is no such file.
+/// The archive ends early, or the text is not valid.
 pub(crate) fn read_sums(from: &mut impl Read, len: u64) -> io::Result<String> {
     if len > SUMS_BYTES_MAX {
         return Err(strange());
@@ -158,7 +158,7 @@ fn sum(block: &[u8; BLOCK]) -> u64 {
 /// The next file's name and length; `None` at the end.
 ///
 /// # Errors
-/// The archive ends early, or it is not a backup's.
+/// The archive ends early, or is not a backup.
 pub(crate) fn next(from: &mut impl Read) -> io::Result<Option<(String, u64)>> {
     let mut block = [0; BLOCK];
     read(from, &mut block)?;
@@ -174,7 +174,7 @@ pub(crate) fn next(from: &mut impl Read) -> io::Result<Option<(String, u64)>> {
     };
     let octal = |at| u64::from_str_radix(&text(at)?, 8).map_err(|_| strange());
     let (name, len, known) = (text(NAME)?, octal(SIZE)?, octal(SUM)?);
-    // The sum counts its own field as blanks.
+    // The header's checksum counts its own field as blanks.
     let mut plain = block;
     plain[SUM].fill(b' ');
     if known != sum(&plain) || block.get(MAGIC) != Some(b"ustar\x0000") || block[KIND] != b'0' || !is_known(&name) {
@@ -183,7 +183,7 @@ pub(crate) fn next(from: &mut impl Read) -> io::Result<Option<(String, u64)>> {
     Ok(Some((name, len)))
 }
 
-/// Whether it is a name of a file that an archive has.
+/// Whether a backup can contain a file of this name.
 fn is_known(name: &str) -> bool {
     let segment = |dir: &str| {
         let id = name.strip_prefix(dir).and_then(|rest| rest.strip_suffix(".seg"));
@@ -234,7 +234,7 @@ mod tests {
         );
     }
 
-    /// An archive must not write outside of the directory that is restored.
+    /// An archive must not write outside the directory that is being restored.
     #[test]
     fn other_names_kinds_and_sums_are_refused() {
         for name in [

@@ -1,4 +1,4 @@
-//! The lines a person sees at the start: where everything is, and how to try it.
+//! The lines that are printed at the start: the listeners' addresses, and commands to try.
 
 use crate::config::MANAGEMENT;
 use crate::listener::{Bound, Carrier};
@@ -58,7 +58,7 @@ pub(crate) fn text(node: &Node, ports: &[Bound], threads: usize, ready_in: Durat
     if !tries.is_empty() {
         text.push_str("\n  Try it, from this machine:\n");
         if !has_guest {
-            // Nobody can log in to what the following lines name, in a container for example, where `guest` is not made.
+            // The following lines need a user. In a container, for example, `guest` is not created.
             text.push_str("    gatepost user add NAME --tag administrator   makes a user\n");
         }
         for line in tries {
@@ -68,10 +68,10 @@ pub(crate) fn text(node: &Node, ports: &[Bound], threads: usize, ready_in: Durat
     text
 }
 
-/// The user that a first start makes, unless the configuration or definitions name others.
+/// The user that a first start creates, unless the configuration or definitions name others.
 const GUEST: &str = "guest";
 
-/// A line that names a user of the operator's own in the place of `guest`.
+/// The line with a user of the operator in the place of `guest`.
 fn without_guest(line: &str) -> String {
     line.replace("guest:guest", "NAME:PASSWORD")
         .replace("(guest, guest)", "(your user and its password)")

@@ -13,16 +13,16 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// Which certificates to make.
+/// The certificates to make.
 #[derive(Clone, Debug, Default)]
 pub struct DevelopmentCertificates {
     /// Names and addresses of the server; empty: `localhost`, the loopback addresses and this machine's name.
     pub names: Vec<String>,
-    /// A client's certificate for this user instead of a server's.
+    /// A client's certificate for this user, instead of a server's.
     pub client: Option<String>,
 }
 
-/// Makes certificates in `directory`, and a CA if there is none. Returns what to tell the person who asked for them.
+/// Makes certificates in `directory`, and a CA if there is none. Returns the text for the operator.
 ///
 /// # Errors
 /// A name is not valid, or a file cannot be written or used.
@@ -135,13 +135,13 @@ fn params(name: &str, days: u64) -> CertificateParams {
     let day = |days: u64| Duration::from_secs(days * 24 * 60 * 60);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let now = date_time_ymd(1970, 1, 1) + now;
-    // Valid from yesterday, so that devices whose clock is a little behind accept it.
+    // Valid from yesterday, so that devices whose clock is a little late accept it.
     params.not_before = now - day(1);
     params.not_after = now + day(days);
     params
 }
 
-/// Replaces the file. Only its owner can read it.
+/// Replaces the file, readable only by its owner.
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
     let written = || {
         match fs::remove_file(path) {

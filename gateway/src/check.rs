@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 /// to quarantine, and reads everything once more.
 ///
 /// # Errors
-/// There is damage, or there was and it is repaired, or the directory cannot be used.
+/// There is damage; or there was, and it is repaired; or the directory cannot be used.
 pub fn check(data: &Path, repair: bool) -> Result<(), Failure> {
     let (is_clean, was_clean) = if repair {
         let disk = disk(data)?;
@@ -49,7 +49,7 @@ pub fn check(data: &Path, repair: bool) -> Result<(), Failure> {
     }
 }
 
-/// Reads all of a data directory that nobody uses.
+/// Reads all of a data directory that no process uses.
 ///
 /// # Errors
 /// It cannot be used. Damage is in the report.
@@ -59,7 +59,7 @@ pub(crate) fn read(data: &Path) -> Result<Report, Failure> {
     store::check(&disk, &mut |at| progress.say(&at)).map_err(|error| failure(data, error))
 }
 
-/// What was found, for people.
+/// The findings as text for the operator.
 pub(crate) fn text(report: &Report) -> String {
     format!("{report}\n{}", lost_definitions(report))
 }
@@ -74,7 +74,7 @@ fn disk(data: &Path) -> Result<RealDisk, Failure> {
     RealDisk::new(data).map_err(|source| failure(data, StoreError::Lock(source)))
 }
 
-/// Describes the damaged keyed records: which they are, what is known of them, and what is lost with them.
+/// Describes the damaged keyed records: what they are, what is known of them, and what is lost with them.
 fn lost_definitions(report: &Report) -> String {
     let mut text = String::new();
     for damaged in &report.damaged_keys {

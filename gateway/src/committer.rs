@@ -150,8 +150,8 @@ impl LogQueue {
         )
     }
 
-    /// Asks for a cut through the log behind all that has been submitted. The sender is dropped if the log has ended, or ends
-    /// before it gets there.
+    /// Asks for a cut through the log after everything submitted so far. The sender is dropped if the log has ended, or
+    /// ends before the cut.
     pub(crate) fn cut(&self) -> oneshot::Receiver<Result<Cut<RealDisk>, CutError>> {
         let (to, cut) = oneshot::channel();
         let mut pending = self.pending.lock();
@@ -163,7 +163,7 @@ impl LogQueue {
         cut
     }
 
-    /// The log has ended, in good order or not: nobody waits for it any more.
+    /// The log has ended, normally or not: requests for cuts are dropped, so that nobody waits for them.
     fn end(&self) {
         let mut pending = self.pending.lock();
         pending.stopping = true;
@@ -269,7 +269,7 @@ fn serve(node: &Node, mut store: Store) -> Result<(), StoreError> {
             group.vhosts.clear();
         }
         for to in group.cuts.drain(..) {
-            // Whoever asked may have gone: then the cut is dropped here, and keeps no segment.
+            // The requester may be gone. Then the cut is dropped here and keeps no segment.
             drop(to.send(store.cut()));
         }
         waiting.report(store.durable(), node);
@@ -285,8 +285,8 @@ fn serve(node: &Node, mut store: Store) -> Result<(), StoreError> {
     }
 }
 
-/// Has the free disk checked when the log has grown by a part of a segment or its reserve has changed. The check once a second
-/// is too late for a fast disk.
+/// Triggers a check of the free disk when the log has grown by a part of a segment or its reserve has changed. The
+/// check once a second would be too late for a fast disk.
 #[derive(Default)]
 struct Growth {
     looked_at: u64,
@@ -478,7 +478,7 @@ mod tests {
         assert_eq!(pace.window(group.need, since).0, since);
     }
 
-    /// A backup is asked for while nothing is logged, and it must have what was logged before.
+    /// A backup that is requested while nothing is logged must contain everything that was logged before.
     #[test]
     fn a_cut_is_not_kept_waiting_and_comes_behind_what_was_submitted() {
         let queue = LogQueue::default();
@@ -490,7 +490,7 @@ mod tests {
         drop(cut);
     }
 
-    /// The log failed while a backup waited for it: the request was never answered.
+    /// The bug: the log failed while a backup waited for it, and the request was never answered.
     #[test]
     fn nobody_waits_for_a_cut_of_a_log_that_has_ended() {
         let queue = LogQueue::default();

@@ -1,5 +1,5 @@
-//! Checks the machine for problems that make a gateway slow, lose data or run out of resources, and says what to do. Most checks
-//! are about small boards such as a Raspberry Pi.
+//! Checks the machine for problems that make a gateway slow, lose data or run out of resources, and gives advice. Most
+//! checks are about small boards such as a Raspberry Pi.
 
 use crate::exit::Failure;
 use crate::machine;
@@ -15,7 +15,7 @@ enum State {
     Good,
     /// It works, but could be better.
     Warn,
-    /// Something will go wrong.
+    /// It will cause failures.
     Bad,
 }
 
@@ -33,7 +33,7 @@ struct Finding {
 /// Checks this machine and the data directory `data`. Writes and removes one small file there.
 ///
 /// # Errors
-/// Something will go wrong; the text says what. Warnings are not errors.
+/// A check found a cause of failures; the text names it. Warnings are not errors.
 pub fn doctor(data: &Path) -> Result<String, Failure> {
     let mut findings = of_machine(Path::new("/"), rustix::param::page_size());
     findings.extend(medium(machine::is_on_sd_card(data), sync_time(data)));
@@ -44,7 +44,7 @@ pub fn doctor(data: &Path) -> Result<String, Failure> {
     Ok(text)
 }
 
-/// Checks based on `root`/proc and `root`/sys. A check is left out if the system does not have its file.
+/// Checks the files in `root`/proc and `root`/sys. A check whose file does not exist is left out.
 fn of_machine(root: &Path, page_bytes: usize) -> Vec<Finding> {
     let checks = [
         Some(pages(page_bytes)),

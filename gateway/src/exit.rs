@@ -15,10 +15,10 @@ pub enum Failure {
     NoSuchUser(String),
     #[error("{0}")]
     Unavailable(String),
-    /// A code of monitoring plugins. The verdict was printed already.
+    /// An exit code of monitoring plugins. The result was printed already.
     #[error("")]
     Check(u8),
-    /// A signal of this number ended it.
+    /// A signal with this number ended it.
     #[error("interrupted")]
     Interrupted(u8),
     #[error("{0}")]
@@ -44,7 +44,7 @@ impl Failure {
     pub fn code(&self) -> ExitCode {
         ExitCode::from(match self {
             Failure::Check(code) => *code,
-            // As shells have it.
+            // As in shells.
             Failure::Interrupted(signal) => 128 + signal,
             Failure::DataRepaired(_) => 1,
             Failure::Usage(_) => 64,
@@ -60,7 +60,7 @@ impl Failure {
     }
 }
 
-/// Writes to standard output. Whoever has read enough, such as `head`, may close it: that is no failure.
+/// Writes to standard output. Its reader, such as `head`, may have closed it: that is not a failure.
 ///
 /// # Errors
 /// It cannot be written to.

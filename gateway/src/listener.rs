@@ -26,7 +26,7 @@ pub(crate) struct Bound {
     pub name: String,
     /// The listener's rules for connections; `None`: it speaks HTTP (metrics, health, management).
     pub terms: Option<Arc<Terms>>,
-    /// What carries the protocol.
+    /// The transport of the protocol.
     pub carrier: Carrier,
     /// The address. Port 0 is replaced by the port that the system chose.
     pub address: Address,
@@ -41,7 +41,7 @@ pub(crate) struct Listeners(OnceLock<Vec<ListensAt>>);
 /// One address that the node listens on.
 #[derive(Debug)]
 pub(crate) struct ListensAt {
-    /// RabbitMQ's name of what is spoken there: `mqtt/ssl`, `http/web-mqtt`, `http`.
+    /// RabbitMQ's name of the protocol there: `mqtt/ssl`, `http/web-mqtt`, `http`.
     pub protocol: String,
     pub at: SocketAddr,
     pub is_management: bool,
@@ -80,7 +80,7 @@ impl Listeners {
     }
 }
 
-/// What carries the protocol of a listener at one of its addresses.
+/// The transport of a listener at one of its addresses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Carrier {
     /// The plain socket.
@@ -188,7 +188,7 @@ pub(crate) fn listen_unix(path: &Path, backlog: i32) -> io::Result<(UnixListener
     Ok((socket.into(), file))
 }
 
-/// Bytes of a Unix socket's path (`sun_path` of Linux, with the zero at its end).
+/// Maximum length of a Unix socket's path in bytes (`sun_path` of Linux without the zero at its end).
 const SOCKET_PATH_MAX: usize = 107;
 
 /// Checks whether a Unix socket can have this path.
@@ -214,7 +214,7 @@ fn bind_ip(name: &str, listener: &Listener, address: SocketAddr, carrier: Carrie
         Carrier::Quic => listen_udp(address).map(Listening::Udp),
     };
     let result = match (open(address), address) {
-        // The default configuration listens on `[::]`. It must work on a machine without IPv6, too.
+        // The default configuration listens on `[::]`, which must also work on a machine without IPv6.
         (Err(error), SocketAddr::V6(v6)) if v6.ip().is_unspecified() && is_without_ipv6(&error) => {
             open((Ipv4Addr::UNSPECIFIED, v6.port()).into())
         }
@@ -391,8 +391,8 @@ pub(crate) async fn accept(node: Arc<Node>, threads: Arc<IoThreads>, door: Door,
     }
 }
 
-/// Waits until the listener's rate allows another connection. `paid`: a token bucket as a time, which each connection moves
-/// ahead by one interval of the rate.
+/// Waits until the listener's rate allows another connection. `paid` is a token bucket in the form of a time: each
+/// connection moves it ahead by one interval of the rate.
 async fn pace(node: &Node, paid: &mut Instant) {
     let per_second = node.config().protection.listener_connections_per_second;
     if per_second == 0 {
@@ -410,7 +410,7 @@ async fn pace(node: &Node, paid: &mut Instant) {
     }
 }
 
-/// Connections accepted before others have their turns. Opening one costs as much as hundreds of messages.
+/// Connections accepted before others get their turns. Opening one costs as much as hundreds of messages.
 const ACCEPTS_PER_TURN: usize = 4;
 const PAUSE_MIN: Duration = Duration::from_millis(10);
 const PAUSE_MAX: Duration = Duration::from_secs(1);
@@ -448,7 +448,7 @@ fn admit(node: &Arc<Node>, threads: &IoThreads, door: &Door, caller: Caller<'_>)
     };
     if let Some(why) = full {
         refuse(node, counts, door, &caller, why);
-        // A few are accepted all the same, to be refused in their protocol's words.
+        // A few are accepted anyway, to be refused in their protocol's words.
         if turned_away >= node.refusals_max() {
             return;
         }
@@ -536,7 +536,7 @@ mod tests {
             backlog: 16,
             ..Config::default().listeners[0].1.clone()
         };
-        // A socket's file stays when the socket is closed.
+        // The file of a socket stays when the socket is closed.
         drop(UnixListener::bind(&path).expect("bound"));
         let bound = bind("mqtt", &listener, false).expect("the file is stale");
         let mode = std::fs::metadata(&path).expect("the file").permissions().mode();

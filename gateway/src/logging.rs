@@ -1,4 +1,4 @@
-//! The log for people: structured lines, where they are written, and (in [`lines`]) a limit on the lines per second that peers
+//! The log for people: structured lines, their target, and (in [`lines`]) a limit on the lines per second that peers
 //! can cause.
 
 pub(crate) mod lines;
@@ -24,8 +24,8 @@ pub(crate) fn is_level(text: &str) -> bool {
     filter(text).is_some()
 }
 
-/// Parses a list of levels, each for all modules or, after `module=`, for one. Not by the library's parser: that takes an unknown
-/// word for a module's name and then logs nothing else.
+/// Parses a list of levels, each for all modules or, after `module=`, for one. The library's parser is not used: it
+/// takes an unknown word for a module's name and then logs nothing else.
 fn filter(text: &str) -> Option<Targets> {
     // If the list names modules only, other modules keep the default level.
     let mut filter = Targets::new().with_default(LevelFilter::INFO);
@@ -64,7 +64,7 @@ pub(crate) struct Output {
 /// The layer that writes lines.
 type Lines = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// The opened target of a changed log. It is opened early, so that a reload which fails elsewhere changes nothing.
+/// The new target of a changed log. It is opened early, so that a reload that fails later changes nothing.
 pub(crate) struct Next(Lines);
 
 impl Output {
@@ -138,14 +138,14 @@ pub(crate) fn shown(text: &str) -> Cow<'_, str> {
     }
 }
 
-/// Characters of a client's text in a log line, at most.
+/// Maximum characters of a client's text in a log line.
 const SHOWN_MAX: usize = 300;
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// `warning` and misspelled levels used to be taken for a module's name, and nothing was written any more.
+    /// The bug: `warning` and misspelled levels were taken for a module's name, and nothing was logged any more.
     #[test]
     fn a_word_that_is_no_level_is_refused_and_none_silences_the_log() {
         for word in [

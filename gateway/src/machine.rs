@@ -7,16 +7,16 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-/// The budget in bytes.
+/// `memory.budget` in bytes.
 pub(crate) fn memory_budget(budget: Budget) -> u64 {
     budget_within(budget, memory(), usize::MAX as u64)
 }
 
 /// The budget of a process whose addresses end at `addresses`.
 ///
-/// A process of 32 bits cannot use all memory of a machine that has 4 or 8 GiB. With a budget of more than it can address, it would
-/// not make publishers wait but end when an allocation fails. So half of the addresses is the most: program, stacks, what is on its
-/// way through sockets and the gaps between allocations need some, too, and some kernels keep a quarter for themselves.
+/// A 32-bit process cannot use all memory of a machine that has 4 or 8 GiB. With a budget larger than its address
+/// space, it would not make publishers wait, but end when an allocation fails. So half of the addresses is the maximum:
+/// program, stacks, socket buffers and gaps between allocations need some too, and some kernels reserve a quarter.
 fn budget_within(budget: Budget, memory: u64, addresses: u64) -> u64 {
     let most = addresses / 2;
     match budget {
@@ -41,7 +41,7 @@ pub(crate) fn memory() -> u64 {
     control_group::memory_limit().map_or(machine, |limit| limit.min(machine))
 }
 
-/// Free bytes for us, and all bytes, of the file system that holds `path`.
+/// Bytes free for this process, and all bytes, of the file system that holds `path`.
 pub(crate) fn disk_space(path: &Path) -> Option<(u64, u64)> {
     let stat = rustix::fs::statvfs(path).ok()?;
     Some((
@@ -114,12 +114,12 @@ pub(crate) fn log_files_max(set: u64) -> u64 {
     }
 }
 
-/// Open HTTP connections, at most.
+/// Maximum open HTTP connections.
 pub(crate) fn http_connections_max() -> u64 {
     (open_files_max() / 8).clamp(4, 128)
 }
 
-/// Open connections to the management API, at most, in addition to those.
+/// Maximum open connections to the management API, in addition to those.
 pub(crate) fn management_connections_max() -> u64 {
     (open_files_max() / 16).clamp(4, 128)
 }
@@ -157,8 +157,8 @@ mod tests {
         assert_eq!(memory_budget(Budget::Fixed(Size(7))), 7);
     }
 
-    /// A Raspberry Pi with 8 GiB and a system of 32 bits: the budget was 3.2 GiB, more than there is room for, and a larger fixed one
-    /// was taken for 4 GiB.
+    /// The bug: on a Raspberry Pi with 8 GiB and a 32-bit system the budget was 3.2 GiB, more than the address space
+    /// has room for, and a larger fixed one was taken for 4 GiB.
     #[test]
     fn a_process_of_32_bits_has_a_budget_that_it_can_address() {
         let (gib, addresses) = (1 << 30, u64::from(u32::MAX));
@@ -167,7 +167,7 @@ mod tests {
             budget_within(Budget::Fixed(Size(6 * gib)), 8 * gib, addresses),
             u64::from(u32::MAX) / 2
         );
-        // A small machine is as before, and so is one of 64 bits.
+        // A small machine is not affected, nor is a 64-bit system.
         assert_eq!(budget_within(Budget::Share(0.5), gib, addresses), gib / 2);
         assert_eq!(budget_within(Budget::Share(0.5), 8 * gib, u64::MAX), 4 * gib);
         assert_eq!(budget_within(Budget::Fixed(Size(6 * gib)), 8 * gib, u64::MAX), 6 * gib);

@@ -37,33 +37,34 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Read all of a data directory that no gateway uses, and print what is found
+    /// Read all of a data directory that no gateway uses, and report damage
     ///
-    /// Exit codes: 0 there is no damage; 65 there is damage; 73 it cannot be used; 74 reads of it fail; 75 a gateway uses it. With
-    /// --repair: 0 there was nothing to repair; 1 there was damage, and it is repaired; 65 damage is left.
+    /// Exit codes: 0 there is no damage; 65 there is damage; 73 it cannot be used; 74 it cannot be read; 75 a gateway
+    /// uses it. With --repair: 0 there was nothing to repair; 1 there was damage, and it is repaired; 65 damage
+    /// remains.
     #[command(verbatim_doc_comment)]
     Check {
         /// The data directory
         #[arg(long, value_name = "DIR")]
         data: PathBuf,
-        /// Write again what can be derived (checkpoint, headers, footers) and move what cannot be used to quarantine/.
-        /// What is lost is lost; what is intact is kept
+        /// Rewrite files that can be derived (checkpoint, headers, footers), and move unusable files to quarantine/.
+        /// Intact records are kept
         #[arg(long)]
         repair: bool,
     },
     /// Print the version of this program
     Version,
-    /// Check the configuration and say what is wrong. Exit code 78: something is
+    /// Check the configuration and print its errors. Exit code 78: there are errors
     CheckConfig {
         /// Configuration file [default: /etc/gatepost/gatepost.toml, if it is there]
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Make a data directory of a file that `gatepost backup` wrote
+    /// Make a data directory from a file that `gatepost backup` wrote
     ///
-    /// The directory must be empty, or not there yet. The archive is checked before anything is put in place: a restore that
-    /// is refused leaves nothing behind. Run it as the user that the gateway runs as. Messages that were consumed since the
-    /// backup are there again: do not serve both directories to the same clients.
+    /// The directory must be empty, or must not exist yet. The archive is checked before anything is put in place: a
+    /// refused restore leaves nothing behind. Run it as the user that runs the gateway. Messages that were consumed
+    /// since the backup are in the restored directory again: do not serve both directories to the same clients.
     Restore {
         /// The file, or - for standard input
         file: PathBuf,
@@ -71,15 +72,15 @@ enum Verb {
         #[arg(long, visible_alias = "data-dir", value_name = "DIR")]
         data: PathBuf,
     },
-    /// Explain the configuration: all keys, a section or a key, with their defaults
+    /// Explain the configuration: all keys with their defaults, or a section or a key
     Config {
         /// Such as limits, or limits.max_connections
         key: Option<String>,
     },
-    /// Look for what makes a gateway slow, forgetful or small on this machine, and say what to do
+    /// Look for problems on this machine that make a gateway slow, lose data or run out of resources, and give advice
     ///
-    /// Traps of small boards, the medium of the data directory and the time of a sync, and limits. Exit codes: 0 it is well,
-    /// warnings included; 69 something will go wrong.
+    /// Checks known problems of small boards, the medium of the data directory, the duration of a sync, and limits.
+    /// Exit codes: 0 no check failed, warnings included; 69 something will go wrong.
     Doctor,
     /// Print a manual page. Read it with `gatepost man gatepost | man -l -`
     Man {
@@ -92,16 +93,16 @@ enum Verb {
         #[command(subcommand)]
         kind: Cert,
     },
-    /// Print the configuration that does what a mosquitto.conf, rabbitmq.conf or definitions.json asks for
+    /// Print the configuration that is equivalent to a mosquitto.conf, rabbitmq.conf or definitions.json
     ///
-    /// What has no counterpart is named in comments at its top.
+    /// Settings without a counterpart are listed in comments at its top.
     Import {
         /// The mosquitto.conf, rabbitmq.conf or definitions.json
         file: PathBuf,
     },
-    /// Print what completes this command line in a shell
+    /// Print a script that completes this command line in a shell
     ///
-    /// Such as: gatepost completions bash > /etc/bash_completion.d/gatepost
+    /// For example: gatepost completions bash > /etc/bash_completion.d/gatepost
     Completions {
         /// The shell
         shell: gatepost::control::Shell,
@@ -114,8 +115,8 @@ enum Verb {
 enum Cert {
     /// Make a CA of your own and a server certificate for development and closed networks
     ///
-    /// Writes ca.pem, ca.key, server.pem and server.key. A CA that is there already signs again: clients that trust it go on
-    /// trusting.
+    /// Writes ca.pem, ca.key, server.pem and server.key. If a CA exists already, it signs again, so clients that trust
+    /// it trust the new certificate.
     Dev {
         /// Where to put them
         #[arg(long, value_name = "DIR", default_value = "gatepost-tls")]
@@ -149,7 +150,7 @@ fn main() -> ExitCode {
     let arguments = match arguments {
         Ok(arguments) => arguments,
         Err(error) => {
-            // The reader may have gone; then nobody misses it.
+            // The reader may have closed it. Then the text is not needed.
             let _ = error.print();
             // Help and the version are no errors, and go to standard output.
             return if error.use_stderr() {
@@ -171,7 +172,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The command line. `gatepostctl` and `rabbitmqctl` also know RabbitMQ's verbs.
+/// The words of the command line. `gatepostctl` and `rabbitmqctl` also know RabbitMQ's verbs.
 ///
 /// # Errors
 /// One of RabbitMQ's verbs that is not here.
@@ -181,7 +182,7 @@ fn words() -> Result<Vec<std::ffi::OsString>, Failure> {
     if !name.is_some_and(|name| name == "gatepostctl" || name == "rabbitmqctl") {
         return Ok(all);
     }
-    // What is not Unicode is no verb.
+    // An argument that is not Unicode cannot be a verb.
     let texts: Option<Vec<String>> = all.iter().map(|word| word.to_str().map(str::to_owned)).collect();
     match texts {
         Some(texts) => Ok(gatepost::control::translate(texts)?
@@ -269,7 +270,7 @@ fn run(arguments: Arguments) -> Result<(), Failure> {
     gatepost::serve(config, layers)
 }
 
-/// The environment variables. Those that are not Unicode cannot be ours, and are skipped.
+/// The environment variables. One that is not Unicode cannot be Gatepost's, and is skipped.
 fn environment() -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
 }
@@ -278,7 +279,7 @@ fn environment() -> impl Iterator<Item = (String, String)> {
 mod tests {
     use super::*;
 
-    /// clap finds such mistakes when a verb is used first, and panics.
+    /// clap finds such mistakes only when the verb is used for the first time, and then panics.
     #[test]
     fn the_command_line_contradicts_itself_nowhere() {
         Arguments::command().debug_assert();
@@ -294,7 +295,7 @@ mod tests {
         );
     }
 
-    /// A line that begins with a dot or an apostrophe is a request of roff, and a misspelled one vanishes with its text.
+    /// A line that begins with a dot or an apostrophe is a roff request. A misspelled request vanishes with its text.
     #[test]
     fn the_manual_pages_have_no_requests_but_ours() {
         let pages = [

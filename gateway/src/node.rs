@@ -75,9 +75,9 @@ pub(crate) struct Node {
     pub quic: Arc<quic::Counts>,
     /// Memory of all connections' buffers.
     pub buffers: Arc<Buffers>,
-    /// Past values of counters, from which rates are computed.
+    /// Past values of counters, for computing rates.
     pub rates: Rates,
-    /// Who talks to whom.
+    /// The flow map: which clients exchange messages with which.
     pub flow: Flow,
     /// The addresses that the node listens on.
     pub listeners: Listeners,
@@ -85,9 +85,10 @@ pub(crate) struct Node {
     pub desk: Desk,
     /// Notified when `mqtt.sys_interval` may have changed.
     pub sys_interval_changed: Notify,
-    /// Held during an import over the management API: a document takes several times its size in memory.
+    /// Held during an import over the management API, so that there is one at a time: a document takes several times
+    /// its size in memory.
     pub importing: tokio::sync::Mutex<()>,
-    /// Wakes [`crate::watch`] when it should not wait for its next second.
+    /// Wakes [`crate::watch`] before its next second.
     pub look: Notify,
     failure: Mutex<Option<Failure>>,
     failed: Notify,
@@ -238,7 +239,7 @@ impl Node {
             failure: Mutex::new(None),
             failed: Notify::new(),
         };
-        // The log may know a name of the cluster that goes before the configuration's.
+        // The log may contain a name of the cluster. It takes precedence over the configuration's.
         node.configure_protocols();
         node
     }
@@ -264,7 +265,7 @@ impl Node {
         self.sys_interval_changed.notify_one();
     }
 
-    /// Gives all protocols the configuration, with the cluster's name as it is shown elsewhere.
+    /// Passes the configuration to all protocols, with the cluster's name as it is shown elsewhere.
     pub(crate) fn configure_protocols(&self) {
         let mut values = self.config().values.clone();
         values.insert("node.cluster_name", keys::Value::Text(self.cluster_name()));
@@ -278,7 +279,7 @@ impl Node {
         self.vhosts.named(name)
     }
 
-    /// A vhost of this node around an engine.
+    /// Creates a vhost of this node around an engine.
     pub(crate) fn vhost_of(&self, record: VhostRecord, number: VhostId, engine: Engine) -> Vhost {
         let (log, reads) = (Arc::clone(&self.log), Arc::clone(&self.reads));
         Vhost::new(record, number, engine, log, reads, Arc::clone(&self.short_of_memory))
@@ -289,7 +290,7 @@ impl Node {
         self.connections.iter().map(ConnectionCounts::open).sum()
     }
 
-    /// Connections, at most: as configured, but never so many that the log would lack descriptors.
+    /// Maximum connections: as configured, but never so many that the log would lack descriptors.
     pub(crate) fn connections_limit(&self) -> u64 {
         let config = self.config();
         let files = machine::open_files_max();
@@ -303,7 +304,7 @@ impl Node {
         self.config().protection.refusals_max.min(room)
     }
 
-    /// Connections that have not logged in, at most.
+    /// Maximum connections that have not logged in.
     pub(crate) fn half_open_max(&self) -> usize {
         match self.config().protection.half_open_max {
             0 => usize::try_from(self.connections_limit() / 2)
@@ -318,7 +319,7 @@ impl Node {
         self.health.stopping.load(Ordering::Relaxed)
     }
 
-    /// Makes the process end because of a fatal failure. Only the first one is kept.
+    /// Makes the process end because of a fatal failure. Only the first failure is kept.
     pub(crate) fn fail(&self, failure: Failure) {
         tracing::error!("{failure}");
         self.failure.lock().get_or_insert(failure);
@@ -330,13 +331,13 @@ impl Node {
         self.failed.notified().await;
     }
 
-    /// The failure because of which the process must end, if there is one.
+    /// The failure that ends the process, if there is one.
     pub(crate) fn take_failure(&self) -> Option<Failure> {
         self.failure.lock().take()
     }
 }
 
-/// Connections, at most: as configured, but never so many that the log would lack descriptors. A log that cannot open a
+/// Maximum connections: as configured, but never so many that the log would lack descriptors. A log that cannot open a
 /// file ends the process, whereas a refused connection costs one client a retry.
 fn connections_max(set: u64, open_files: u64, reserved: u64) -> u64 {
     let room = open_files.saturating_sub(reserved).max(1);
@@ -349,7 +350,7 @@ fn connections_max(set: u64, open_files: u64, reserved: u64) -> u64 {
 /// The vhost that the first start creates.
 pub(crate) const DEFAULT_VHOST: &str = "/";
 
-/// For a running engine, which keeps its share from the accountant when its settings change.
+/// For a running engine: when its settings change, it keeps the share that the accountant gave it.
 const NO_SHARE: Share = Share {
     cache_bytes_max: 0,
     memory_bytes_max: 0,
@@ -391,7 +392,7 @@ pub(crate) fn engine_settings(config: &Config, vhost: Name, number: VhostId, sha
 mod tests {
     use super::*;
 
-    /// `limits.max_connections = 500` with 256 descriptors let clients take the last one, and the log failed.
+    /// The bug: `limits.max_connections = 500` with 256 descriptors let clients take the last one, and the log failed.
     #[test]
     fn connections_never_take_the_descriptors_of_the_log() {
         assert_eq!(connections_max(0, 256, 128), 128);

@@ -27,14 +27,14 @@ use tokio_rustls::TlsConnector;
 pub(crate) struct Url {
     secure: bool,
     host: String,
-    /// `None`: the scheme's own.
+    /// `None`: the scheme's default.
     port: Option<u16>,
     /// The value of the `Host` header, which includes a non-default port.
     authority: String,
     path: String,
 }
 
-/// Whether a value of the configuration is meant to be a URL, and not a file.
+/// Whether a value of the configuration is a URL, and not a file.
 pub(crate) fn is_url(text: &str) -> bool {
     text.starts_with("http://") || text.starts_with("https://")
 }
@@ -80,7 +80,7 @@ impl Url {
         self.port_or(80, 443)
     }
 
-    /// The port that it names, or the one of its scheme.
+    /// The port in the URL, or the scheme's default.
     pub(crate) fn port_or(&self, http: u16, https: u16) -> u16 {
         self.port.unwrap_or(if self.secure { https } else { http })
     }
@@ -140,9 +140,9 @@ impl Counts {
 pub(crate) struct Bounds {
     /// Time for a whole request, without the wait for its turn.
     pub timeout: Duration,
-    /// Concurrent requests, at most.
+    /// Maximum concurrent requests.
     pub requests: usize,
-    /// Bytes of an answer's body, at most.
+    /// Maximum bytes of an answer's body.
     pub answer_bytes: usize,
 }
 
@@ -279,8 +279,8 @@ impl Client {
     }
 }
 
-/// What speaks TLS with a server whose certificate is good for its name. `ca`: a PEM file with the authorities that count;
-/// empty: the system's.
+/// Makes the TLS side of a connection. The server's certificate must be valid for its name. `ca`: a PEM file with the
+/// trusted authorities; empty: the system's.
 ///
 /// # Errors
 /// The file cannot be read or holds no certificate; the text names it.
@@ -306,7 +306,7 @@ async fn handshake(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static)
     Ok(sender)
 }
 
-/// Bytes of an answer's head, and of one read, at most.
+/// Maximum bytes of an answer's head, and of one read.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 
 /// Usual files of a system's trusted certificate authorities.
@@ -374,8 +374,8 @@ mod tests {
         }
     }
 
-    /// A server that answers each request of a connection with the next of `answers` and then closes it. Also returns the count
-    /// of connections.
+    /// A server that answers each request of a connection with the next of `answers` and then closes it. Also returns
+    /// the number of connections.
     async fn server(answers: &'static [&'static [u8]]) -> (Url, Arc<AtomicUsize>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");

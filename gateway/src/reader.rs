@@ -1,8 +1,8 @@
 //! The log's reading thread: loads the bodies and pages that engines request.
 //!
-//! A failed read says nothing about the data. It is retried with growing pauses, and its queue waits;
-//! reads of other queues go on meanwhile. If a read fails for longer than `store.read_timeout`, the process ends, as after
-//! a failed write.
+//! A failed read says nothing about the data. It is retried with growing pauses, and its queue waits meanwhile; reads
+//! of other queues continue. If a read fails for longer than `store.read_timeout`, the process ends, as after a failed
+//! write.
 
 use crate::node::Node;
 use crate::store;
@@ -110,7 +110,7 @@ impl Retries {
                 .map(|failing| (failing.vhost, failing.request.clone())),
         );
     }
-    /// Notes which of a vhost's requests failed.
+    /// Records which of a vhost's requests failed.
     fn note(&mut self, vhost: VhostId, served: &mut Served, now: Instant) {
         if let Some(error) = served.error.take() {
             self.last_error = error.to_string();
@@ -229,7 +229,7 @@ mod tests {
         }
     }
 
-    /// Retries what is due at `now`. All fail except `heals`. Returns what was retried.
+    /// Retries the requests that are due at `now`. All fail except `heals`. Returns what was retried.
     fn round(retries: &mut Retries, now: Instant, heals: &[Request]) -> Vec<Request> {
         let mut work = Vec::new();
         retries.add_due(now, &mut work);

@@ -1,5 +1,6 @@
-//! Signals and requests of the management API that do not end the node. SIGHUP reads the configuration again and reopens the log
-//! file, SIGUSR1 writes the node's state to the log. SIGQUIT and SIGUSR2 are caught because they would end the process otherwise.
+//! Handles signals and requests of the management API that do not end the node. SIGHUP reads the configuration again
+//! and reopens the log file; SIGUSR1 writes the node's state to the log. SIGQUIT and SIGUSR2 are caught, because they
+//! would end the process otherwise.
 
 use crate::config::{Change, Config, Layers};
 use crate::directory;
@@ -15,18 +16,18 @@ use std::sync::atomic::Ordering;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-/// What the management API asks for. The answer is what became of it.
+/// A request of the management API, with the channel for the answer.
 #[derive(Debug)]
 pub(crate) enum Request {
-    /// What SIGHUP asks for. Answers with what is different, or with what is wrong.
+    /// Reload, as SIGHUP does. The answer is the list of changes, or of errors.
     Reload(oneshot::Sender<Result<Vec<Change>, Vec<String>>>),
-    /// The part of it that is about the log's file.
+    /// Reopen the log file, which is a part of a reload.
     RotateLogs(oneshot::Sender<Result<(), String>>),
-    /// Lines of another level, until the next reload.
+    /// Another log level, until the next reload.
     SetLevel(String, oneshot::Sender<()>),
 }
 
-/// Where requests wait for [`run`], which does one after the other.
+/// Requests that wait for [`run`], which handles one after the other.
 #[derive(Debug)]
 pub(crate) struct Desk {
     requests: mpsc::Sender<Request>,
@@ -34,7 +35,7 @@ pub(crate) struct Desk {
     stop: Notify,
 }
 
-/// Requests that wait. Further ones wait to be let in.
+/// Maximum waiting requests. Further callers wait until there is room.
 const REQUESTS_MAX: usize = 16;
 
 impl Default for Desk {
@@ -49,7 +50,7 @@ impl Default for Desk {
 }
 
 impl Desk {
-    /// Asks, and waits for the answer. `None`: nobody answers any more, because the node stops.
+    /// Sends a request and waits for the answer. `None`: the node stops and does not answer any more.
     pub(crate) async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<T>) -> Request) -> Option<T> {
         let (answer, answered) = oneshot::channel();
         self.requests.send(request(answer)).await.ok()?;
@@ -103,7 +104,7 @@ pub(crate) async fn run(node: &Node, layers: &Layers, log: &Output, manager: &Se
         tokio::select! {
             _ = signals.hangup.recv() => {
                 manager.reloading();
-                // What is wrong is in the log.
+                // The errors are in the log.
                 let _ = reload(node, layers, log);
                 manager.ready();
             }
@@ -111,7 +112,7 @@ pub(crate) async fn run(node: &Node, layers: &Layers, log: &Output, manager: &Se
             _ = signals.user2.recv() => tracing::info!("SIGUSR2 is ignored"),
             _ = signals.quit.recv() => tracing::info!("SIGQUIT is ignored; SIGTERM stops the gateway"),
             Some(request) = requests.recv() => match request {
-                // Whoever asked may have gone meanwhile.
+                // The requester may be gone meanwhile.
                 Request::Reload(answer) => {
                     manager.reloading();
                     let _ = answer.send(reload(node, layers, log));
@@ -184,7 +185,8 @@ fn read(node: &Node, layers: &Layers) -> Result<Next, Vec<String>> {
     let next = layers.load().map_err(|problems| texts(problems.0))?;
     let current = node.config();
     let config = current.with_what_applies(&next);
-    // Checked again: the parts that apply now and the parts that need a restart come from two configurations.
+    // Checked again: settings that apply now and settings that need a restart come from two configurations, and may
+    // contradict each other.
     let problems = config.check();
     if !problems.is_empty() {
         return Err(texts(problems));
@@ -221,7 +223,7 @@ fn read(node: &Node, layers: &Layers) -> Result<Next, Vec<String>> {
     })
 }
 
-/// Writes the node's state to the log, to find out why a gateway behaves oddly.
+/// Writes the node's state to the log, for diagnosis.
 fn dump(node: &Node) {
     let health = &node.health;
     let (backlog_bytes, backlog_since) = node.log.backlog();

@@ -17,7 +17,7 @@ pub(crate) fn fresh() -> Secret {
     secret
 }
 
-/// Reads the secret in `file`, or makes a new one and stores it there. `otherwise`: the consequence for users if it cannot be
+/// Reads the secret in `file`, or makes a new one and stores it there. `otherwise`: the consequence if it cannot be
 /// stored, for the log.
 pub(crate) fn open(file: &Path, otherwise: &str) -> Secret {
     if let Ok(bytes) = fs::read(file)

@@ -100,7 +100,7 @@ async fn run(
     let threads = Arc::new(threads.map_err(|error| internal("cannot start I/O threads", &error))?);
     let banner = banner::text(&node, &ports, threads.count(), began.elapsed());
     if let Some(found) = definitions {
-        // Before clients are served; until then they wait in the sockets' queues.
+        // Before clients are served. Until then they wait in the sockets' queues.
         let imported = api::definitions::import_at_start(&node, &found).await;
         imported.map_err(|what| Failure::Configuration(format!("definitions.file: {what}")))?;
     }
@@ -214,7 +214,7 @@ fn listen(
     Ok(())
 }
 
-/// Whether the listener speaks that protocol.
+/// Whether the listener serves that protocol.
 fn speaks(node: &Node, listener: &str, protocol: &str) -> bool {
     let config = node.config();
     let mut listeners = config.listeners.iter();

@@ -13,7 +13,7 @@ use std::time::Duration;
 #[derive(Debug, Default)]
 pub(crate) struct ServiceManager {
     socket: Option<(UnixDatagram, SocketAddr)>,
-    /// The service manager ends the process if it hears nothing for this long.
+    /// The service manager ends the process if it gets no message for this long.
     watchdog: Option<Duration>,
 }
 
@@ -24,7 +24,7 @@ impl ServiceManager {
         let watchdog = variable("WATCHDOG_USEC")
             .and_then(|usec| usec.parse().ok())
             .map(Duration::from_micros);
-        // The variables may be inherited from a parent, which the watchdog is meant for.
+        // The variables may be inherited from a parent process, whose watchdog it is then.
         let is_ours = variable("WATCHDOG_PID").is_none_or(|pid| pid == std::process::id().to_string());
         ServiceManager {
             socket: variable("NOTIFY_SOCKET").and_then(|path| connect(&path)),
@@ -57,8 +57,8 @@ impl ServiceManager {
         self.tell("STOPPING=1");
     }
 
-    /// Reports regularly that the process is alive. Never returns. It runs on the main thread and each time first waits for an
-    /// answer from the first I/O thread, so if one of them hangs the service manager restarts the process.
+    /// Reports regularly that the process is alive. Never returns. It runs on the main thread and waits for an answer
+    /// from the first I/O thread each time, so if one of them hangs, the service manager restarts the process.
     pub(crate) async fn watch(&self, node: &Node, threads: &IoThreads) {
         let Some(period) = self.watchdog.filter(|_| self.socket.is_some()) else {
             return;
@@ -79,7 +79,7 @@ impl ServiceManager {
 
     fn tell(&self, state: &str) {
         if let Some((socket, to)) = &self.socket {
-            // If this fails (its queue is full, say), the service manager acts as if we were silent.
+            // If this fails (for example because its queue is full), the service manager acts as if nothing was sent.
             let _ = socket.send_to_addr(state.as_bytes(), to);
         }
     }

@@ -12,11 +12,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Time for clients to receive the closing message and to close.
+/// Time for clients to receive the closing message and to disconnect.
 const GOODBYES: Duration = Duration::from_millis(1_500);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
-/// After the log failed, the process goes on for this long: probes see that it is unhealthy, and clients are told.
+/// After the log failed, the process continues for this long, so that probes see that it is unhealthy and clients are
+/// told.
 const RED: Duration = Duration::from_secs(1);
 
 /// SIGTERM and SIGINT.

@@ -1,4 +1,4 @@
-//! The message log on a real disk: opens it as configured, and explains why if it cannot.
+//! The message log on a real disk: opens it as configured, and explains the error if it cannot.
 
 use crate::config::{Config, Confirm};
 use crate::control;
@@ -61,7 +61,8 @@ pub(crate) fn open_for(config: &Config, wall: Wall, manager: &ServiceManager) ->
     Ok((store, recovered))
 }
 
-/// A restore that was interrupted leaves a part of a log, which must not be taken for all of it.
+/// Refuses a directory in which a restore was interrupted: it has only a part of the log, which must not be taken for
+/// all of it.
 fn check_restored(data: &Path) -> Result<(), Failure> {
     if data.join(control::UNFINISHED).exists() {
         return Err(Failure::DataDamaged(format!(
@@ -93,7 +94,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a long start reports its progress.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
-/// Bytes of a segment: as configured, or depending on the medium.
+/// Size of a segment in bytes: as configured, or depending on the medium.
 pub(crate) fn segment_bytes(config: &Config) -> u64 {
     match config.store.segment_size {
         Some(size) => size.0,

@@ -1,4 +1,4 @@
-//! `$SYS`: topics with figures of the node for MQTT clients, like Mosquitto's.
+//! `$SYS`: topics with values of the node for MQTT clients, like Mosquitto's.
 //!
 //! Every `mqtt.sys_interval`, changed figures are published in each vhost as retained messages. Each round uses an in-process
 //! connection, so subscribers' rights are checked as usual, and there is no connection between two rounds. Nothing is
@@ -80,7 +80,7 @@ async fn publish(node: &Node, vhost: &Arc<Vhost>, news: Vec<(String, String)>) {
         });
     }
     connection.detach();
-    // With many subscribers it takes more than one hold; other connections have their turns in between.
+    // With many subscribers it takes more than one hold; other connections get their turns in between.
     while vhost.enter(|engine| connection.visit(engine, node.clock.now())) {
         tokio::task::yield_now().await;
     }
@@ -106,7 +106,7 @@ impl NodeFigures {
     }
 }
 
-/// What was last published in a vhost, and its moving averages.
+/// The values last published in a vhost, and moving averages.
 #[derive(Default)]
 struct Teller {
     told: BTreeMap<String, String>,
@@ -218,7 +218,6 @@ impl Teller {
     }
 }
 
-/// Traffic of clients' connections, without in-process ones.
 /// e to the power of `-exponent`, for exponents that are not negative, to nine digits.
 ///
 /// `f64::exp` would be the only call into libm, and a program that links libm has half a megabyte more in memory.
@@ -227,6 +226,7 @@ fn decay(exponent: f64) -> f64 {
     (1.0 + exponent / f64::from(STEPS)).powi(-STEPS)
 }
 
+/// Traffic of clients' connections, without in-process ones.
 fn of_clients(c: &Counters) -> Traffic {
     let clients = c.by_protocol.iter().filter(|(name, _)| *name != in_process::PROTOCOL);
     clients.map(|(_, traffic)| *traffic).sum()

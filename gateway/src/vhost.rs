@@ -104,7 +104,7 @@ impl Vhost {
         self.record.read().clone()
     }
 
-    /// Another record with the same name, which the log has already.
+    /// Replaces the record by another one with the same name, which the log has already.
     pub(crate) fn set_record(&self, record: VhostRecord) {
         debug_assert_eq!(self.name, record.name, "a vhost keeps its name");
         *self.record.write() = record;

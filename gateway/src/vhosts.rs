@@ -45,7 +45,7 @@ pub(crate) enum VhostError {
     LogClosed,
 }
 
-/// Bytes of a vhost's name, at most.
+/// Maximum length of a vhost's name in bytes.
 const NAME_MAX: usize = 255;
 
 /// The list of vhosts.
@@ -56,7 +56,7 @@ pub(crate) struct Vhosts {
     log: NodeLog,
     /// The runtime of the engines' timers.
     timers: OnceLock<Handle>,
-    /// Deleted vhosts that something still uses, perhaps: see [`Vhosts::take_unused`].
+    /// Deleted vhosts that may still be in use: see [`Vhosts::take_unused`].
     deleted: Mutex<Vec<Arc<Vhost>>>,
 }
 
@@ -74,8 +74,8 @@ impl Vhosts {
         }
     }
 
-    /// Deleted vhosts that nothing uses any more, to be dropped on a thread on which nobody waits: to free a million topics takes
-    /// most of a second. Without this list it would be done where the last connection of the vhost ends.
+    /// Deleted vhosts that nothing uses any more. Drop them on a thread that nothing waits for: freeing a million
+    /// topics takes most of a second. Without this list, the last connection of the vhost would do that when it ends.
     pub(crate) fn take_unused(&self) -> Vec<Arc<Vhost>> {
         // The list has the last reference, so nobody can take another.
         let is_unused = |vhost: &mut Arc<Vhost>| Arc::strong_count(vhost) == 1;
@@ -135,7 +135,7 @@ impl Node {
             return Err(VhostError::TooMany);
         }
         let number = VhostId(highest.0 + 1);
-        // The number is used up even if the write fails.
+        // The number counts as used even if the write fails.
         *highest = number;
         self.vhosts.log.write(vec![vhost_record(number, &record)]).await?;
         let usage = vec![Usage::default(); self.vhosts.list().len() + 1];
@@ -156,15 +156,15 @@ impl Node {
         // Once more: rights may have changed between `instruct` and the insertion into the list.
         self.directory.push(&vhost);
         self.vhosts.drive(self, &vhost);
-        // Have the new engine told about its share of memory and about a disk alarm.
+        // Makes the accountant give the new engine its share of memory, and the watch tell it about a disk alarm.
         self.short_of_memory.notify_one();
         self.look.notify_one();
         tracing::info!(vhost = %vhost.name, %number, "vhost created");
         Ok(number)
     }
 
-    /// Gives a vhost another description, other tags, another type for its new queues. What is in it stays. Returns when its
-    /// record is synced.
+    /// Changes a vhost's description, tags and default queue type. Its contents stay. Returns when its record is
+    /// synced.
     ///
     /// # Errors
     /// There is no vhost of that name, or the log is closed.
@@ -223,7 +223,7 @@ impl Node {
     }
 }
 
-/// The node is stopping and logs nothing any more.
+/// The node is stopping and accepts no more records.
 #[derive(Debug)]
 pub(crate) struct LogClosed;
 
@@ -316,7 +316,7 @@ pub(crate) mod tests {
         fn wake(&self) {}
     }
 
-    /// A node over a directory, with its log's thread and nothing else.
+    /// A node over a directory, with the log's thread only.
     pub(crate) struct Bench {
         pub(crate) node: Arc<Node>,
         committer: Option<JoinHandle<()>>,
@@ -374,7 +374,7 @@ pub(crate) mod tests {
                 .map(|(number, record)| (number.0, record.name))
                 .collect()
         }
-        /// A connection that declares a durable queue, and is told that it is there.
+        /// A connection that declares a durable queue and waits for the answer.
         pub(crate) fn declare(&self, vhost: &str, queue: &str) -> (Arc<Vhost>, Link) {
             let granted = self.node.set_permission("guest", vhost, Permission::everything());
             self.runtime.block_on(granted).expect("granted");
@@ -462,7 +462,7 @@ pub(crate) mod tests {
             vhost.enter(|engine| engine.counters()).queues
         };
         assert_eq!((queues("/"), queues("plant")), (1, 1));
-        // A connection of the vhost that goes is told, and what its engine still says is not logged.
+        // A connection of the deleted vhost is told, and what its engine submits afterwards is not logged.
         let (vhost, link) = bench.declare("plant", "late");
         bench.delete("plant").expect("deleted");
         let told = bench.events(&vhost, link);
@@ -473,7 +473,7 @@ pub(crate) mod tests {
         vhost.enter(|engine| engine.flush());
         assert_eq!(bench.delete("plant"), Err(VhostError::NotFound("plant".into())));
         assert!(bench.node.vhost("plant").is_none());
-        // The default one goes as well, and does not come back by itself.
+        // The default vhost can be deleted too, and is not created again.
         bench.delete("/").expect("deleted");
         bench.stop();
 

@@ -33,7 +33,7 @@ pub(crate) async fn run(node: &Node) {
         follow_clock(node, &mut ahead);
         let pressure = look(node);
         let vhosts = node.vhosts.list();
-        // New vhosts have not been told.
+        // New vhosts have not been told yet.
         if pressure != held || !Arc::ptr_eq(&vhosts, &told) {
             for vhost in vhosts.iter() {
                 vhost.enter(|engine| engine.set_pressure(pressure));
@@ -41,7 +41,7 @@ pub(crate) async fn run(node: &Node) {
             held = pressure;
             told = vhosts;
         }
-        // A timeout and a notification lead to the same check.
+        // After a timeout and after a notification, the same check follows.
         let _ = tokio::time::timeout(EVERY, node.look.notified()).await;
     }
 }
@@ -131,7 +131,7 @@ fn disk_limit(node: &Node, all: u64) -> u64 {
     limit.max(LIMIT_SEGMENTS.saturating_mul(segment))
 }
 
-/// The larger of the setting and 2 segments; and what may be on its way to the log, so that it does not touch them.
+/// The larger of the setting and 2 segments, plus data on its way to the log, which must not use the reserve.
 fn disk_reserve(node: &Node) -> u64 {
     let segment = store::segment_bytes(&node.config());
     let reserve = node

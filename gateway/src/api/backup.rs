@@ -1,8 +1,8 @@
-//! `GET /api/gatepost/backup`: an archive of the log, as a stream, over the control socket only. See [`crate::archive`].
+//! `GET /api/gatepost/backup`: streams an archive of the log, over the control socket only. See [`crate::archive`].
 //!
-//! The log's thread is asked once, for the list of its files. From then on it is not held up: a task reads them piece by piece
-//! and as fast as the archive is taken from it. Until the end the log recycles no segment, so whoever stops reading, or reads
-//! too slowly, is given up.
+//! The log's thread is asked once, for the list of its files. After that it is not delayed: a task reads the files
+//! piece by piece, as fast as the client reads the archive. Until the end the log recycles no segment, so a client that
+//! stops reading or reads too slowly is disconnected.
 
 use super::caller::Caller;
 use super::{Api, Refusal, stopping};
@@ -30,13 +30,13 @@ pub(super) fn routes() -> Router<Arc<Node>> {
 
 /// Bytes read at once.
 const CHUNK: usize = 256 << 10;
-/// Chunks that wait to be taken.
+/// Maximum chunks that wait to be sent.
 const CHUNKS_WAITING: usize = 2;
-/// A copy that is not read for so long is given up...
+/// A backup whose client does not read for this long is abandoned ...
 const STALL_MAX: Duration = Duration::from_secs(60);
-/// ... and one that is read more slowly than this, in bytes a second.
+/// ... and so is one whose client reads more slowly than this, in bytes a second.
 const RATE_MIN: u64 = 64 << 10;
-/// About how many bytes the archive has is told here, for progress.
+/// Response header with the approximate size of the archive, for progress.
 pub(crate) const BYTES: &str = "x-gatepost-bytes";
 
 async fn stream(caller: Caller, State(node): Api) -> Result<Response, Refusal> {
@@ -66,7 +66,7 @@ async fn stream(caller: Caller, State(node): Api) -> Result<Response, Refusal> {
             Ok(()) => tracing::info!(bytes, "the backup is done"),
             Err(error) => {
                 tracing::warn!(%error, "the backup was given up");
-                // Whoever reads sees that the archive breaks off.
+                // The client sees that the archive is incomplete.
                 let _ = pipe.send(Err(error)).await;
             }
         }
@@ -78,7 +78,8 @@ async fn stream(caller: Caller, State(node): Api) -> Result<Response, Refusal> {
     Ok((headers, Body::new(Chunks(chunks))).into_response())
 }
 
-/// Writes the archive, and leaves the medium to the log for as long as each read took.
+/// Writes the archive. After each read it pauses for as long as the read took, so that the log gets half of the
+/// medium's time.
 async fn copy(cut: Arc<Cut<RealDisk>>, wall: u64, pipe: &Pipe) -> io::Result<()> {
     let mut sums = Sums::default();
     for nth in 0..cut.files().len() {
@@ -153,7 +154,7 @@ impl hyper::body::Body for Chunks {
 mod tests {
     use super::*;
 
-    /// The log keeps segments for it meanwhile.
+    /// The log keeps segments for the backup meanwhile, so it must not wait for ever.
     #[tokio::test]
     async fn whoever_stops_reading_reads_too_slowly_or_leaves_is_given_up() {
         let hour = Duration::from_secs(3600);

@@ -1,4 +1,4 @@
-//! `/api/bans`: who is kept out. RabbitMQ has nothing like it.
+//! `/api/bans`: bans of addresses, users and clients. RabbitMQ has no counterpart.
 
 use super::body::Body;
 use super::caller::administrators;
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// For administrators.
+/// Routes for administrators.
 pub(super) fn routes() -> Router<Arc<Node>> {
     Router::new()
         .route("/api/bans", get(list))
@@ -49,7 +49,7 @@ async fn list(State(node): Api) -> Answer {
     )
 }
 
-/// Until the gateway stops, or for `seconds`. A banned user's connections end.
+/// Sets a ban until the gateway stops, or for `seconds`. A banned user's connections end.
 async fn put(State(node): Api, Path((kind, value)): Path<(String, String)>, body: Bytes) -> Answer {
     let kind = known(&kind)?;
     let seconds = Body::parse(&body)?.number("seconds")?;

@@ -1,5 +1,5 @@
-//! `/api/bindings`: what leads from exchanges to queues and to other exchanges. Every declared queue is also bound to the
-//! default exchange by its name. MQTT subscriptions are bindings of their session's queue, in AMQP's spelling.
+//! `/api/bindings`: bindings from exchanges to queues and to other exchanges. Every declared queue is also bound to the
+//! default exchange by its name. MQTT subscriptions are bindings of their session's queue, shown in AMQP's form.
 
 use super::caller::Caller;
 use super::collect::collect;
@@ -110,7 +110,7 @@ impl Row for Binding {
     }
 }
 
-/// A key as AMQP spells it.
+/// A key in AMQP's form.
 fn spelled(key: &str, dialect: Dialect) -> String {
     let Some(dotted) = topic::translate(key, dialect, Dialect::Dot) else {
         return key.to_owned();
@@ -122,7 +122,7 @@ fn spelled(key: &str, dialect: Dialect) -> String {
     levels.collect::<Vec<_>>().join(".")
 }
 
-/// All of a vhost, those of the default exchange first.
+/// All bindings of a vhost, those of the default exchange first.
 pub(super) async fn in_vhost(vhost: &Vhost) -> Vec<Binding> {
     let mut items = collect(vhost, Kind::Queues).await;
     items.extend(collect(vhost, Kind::Bindings).await);
@@ -152,10 +152,10 @@ async fn of_vhost(caller: Caller, view: View, State(node): Api, Path(vhost): Pat
     view.list(in_vhost(&vhost).await, Pages::None)
 }
 
-/// How the default exchange is addressed.
+/// The name of the default exchange in paths.
 const DEFAULT: &str = "amq.default";
 
-/// An exchange's name, as it stands in a path.
+/// The exchange of this name in a path.
 pub(super) fn exchange_named(segment: &str) -> &str {
     if segment == DEFAULT { "" } else { segment }
 }

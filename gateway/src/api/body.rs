@@ -1,11 +1,11 @@
-//! JSON that comes in: as lenient as RabbitMQ, whose tools send numbers and lists as texts.
+//! JSON of requests. As lenient as RabbitMQ, whose tools send numbers and lists as texts.
 
 use super::Refusal;
 use axum::body::Bytes;
 use gatepost_core::properties::Name;
 use serde_json::{Map, Value};
 
-/// A request's body, which is an object. Empty, and `null`, are one without members.
+/// A request's body: an object. An empty body and `null` are objects without members.
 pub(super) struct Body(Map<String, Value>);
 
 impl Body {
@@ -21,7 +21,7 @@ impl Body {
         }
     }
 
-    /// An object that is read already.
+    /// A body from an object that is parsed already.
     pub(super) fn of(members: Map<String, Value>) -> Body {
         Body(members)
     }
@@ -30,12 +30,12 @@ impl Body {
         self.0.get(key).filter(|value| !value.is_null())
     }
 
-    /// Whatever it is, if it is there.
+    /// The member, of any type, if it is present.
     pub(super) fn member(&self, key: &str) -> Option<&Value> {
         self.get(key)
     }
 
-    /// A yes or no, also as a text.
+    /// A boolean, also as a text.
     pub(super) fn flag(&self, key: &str) -> Result<Option<bool>, Refusal> {
         match self.get(key) {
             None => Ok(None),
@@ -45,7 +45,7 @@ impl Body {
         }
     }
 
-    /// An object. An empty list is one without members: RabbitMQ writes it so.
+    /// An object. An empty list is taken for an empty object, since RabbitMQ writes it so.
     pub(super) fn members(&self, key: &str) -> Result<Option<Map<String, Value>>, Refusal> {
         match self.get(key) {
             None => Ok(None),
@@ -55,7 +55,7 @@ impl Body {
         }
     }
 
-    /// A text, if it is there.
+    /// A text, if it is present.
     pub(super) fn text(&self, key: &str) -> Result<Option<&str>, Refusal> {
         match self.get(key) {
             None => Ok(None),
@@ -74,13 +74,13 @@ impl Body {
         Err(Refusal::bad_request(format!("key_missing: {}", missing.join(", "))))
     }
 
-    /// A text that must be there.
+    /// A text that must be present.
     pub(super) fn required(&self, key: &str) -> Result<&str, Refusal> {
         self.needs(&[key])?;
         Ok(self.text(key)?.unwrap_or_default())
     }
 
-    /// A list of texts, or one text with commas between them.
+    /// A list of texts, or one text with commas in it.
     pub(super) fn texts(&self, key: &str) -> Result<Option<Vec<String>>, Refusal> {
         let wrong = || Refusal::bad_request(format!("{key}: expected a list of strings, or a string with commas"));
         let all = match self.get(key) {
@@ -95,7 +95,7 @@ impl Body {
         Ok(Some(all.into_iter().filter(|text| !text.is_empty()).collect()))
     }
 
-    /// All members, which are numbers.
+    /// All members, which must be numbers.
     pub(super) fn numbers(&self) -> Result<Vec<(Name, i64)>, Refusal> {
         let mut numbers = Vec::new();
         for name in self.0.keys() {

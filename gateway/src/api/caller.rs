@@ -1,6 +1,7 @@
 //! The user of a request, and what it may see and do.
 //!
-//! Handlers take a [`Caller`]. What it may not do is answered with 401 in RabbitMQ's words, never with 403.
+//! Handlers take a [`Caller`]. A request that the caller may not make is answered with 401 in RabbitMQ's words, never
+//! with 403.
 
 use super::Refusal;
 use crate::node::Node;
@@ -13,7 +14,7 @@ use gatepost_core::properties::Name;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// See the module.
+/// The user of a request, or a process on the control socket.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
     user: Name,
@@ -28,7 +29,7 @@ const POLICYMAKER: &str = "policymaker";
 const MANAGEMENT: &str = "management";
 
 impl Caller {
-    /// Somebody who could open the control socket's file.
+    /// A caller on the control socket: a process that may open its file.
     pub(super) fn operator() -> Caller {
         Caller {
             user: "control socket".into(),
@@ -71,7 +72,7 @@ impl Caller {
         self.has(ADMINISTRATOR)
     }
 
-    /// Whether it may see everybody's connections, queues and statistics.
+    /// Whether it may see all connections, queues and statistics.
     pub(super) fn is_monitor(&self) -> bool {
         self.is_administrator() || self.has(MONITORING)
     }
@@ -86,7 +87,7 @@ impl Caller {
         self.is_monitor() || self.is_policymaker() || self.has(MANAGEMENT)
     }
 
-    /// Whether it may do everything.
+    /// Checks that it is an administrator.
     ///
     /// # Errors
     /// It may not.
@@ -96,7 +97,7 @@ impl Caller {
             .ok_or_else(|| Refusal::not_authorised("Not administrator user"))
     }
 
-    /// Whether it may see everything that runs.
+    /// Checks that it may see all statistics.
     ///
     /// # Errors
     /// It may not.
@@ -106,7 +107,7 @@ impl Caller {
             .ok_or_else(|| Refusal::not_authorised("Not monitor user"))
     }
 
-    /// Whether what is in a vhost may be shown to it.
+    /// Whether it may see the contents of a vhost.
     pub(super) fn sees(&self, vhost: &str) -> bool {
         self.is_monitor() || self.may_use(vhost)
     }
@@ -116,7 +117,7 @@ impl Caller {
         self.vhosts.as_ref().is_none_or(|vhosts| vhosts.contains(vhost))
     }
 
-    /// The vhosts whose contents may be shown to it.
+    /// The vhosts whose contents it may see.
     pub(super) fn vhosts(&self, node: &Node) -> Vec<Arc<Vhost>> {
         let all = node.vhosts.list();
         let mut seen: Vec<_> = all.iter().filter(|vhost| self.sees(&vhost.name)).cloned().collect();
@@ -124,10 +125,10 @@ impl Caller {
         seen
     }
 
-    /// A vhost of that name, to show what is in it.
+    /// The vhost of that name, for reading.
     ///
     /// # Errors
-    /// There is none, or it may not be shown.
+    /// There is none, or the caller may not see it.
     pub(super) fn vhost(&self, node: &Node, name: &str) -> Result<Arc<Vhost>, Refusal> {
         let vhost = node.vhost(name).ok_or_else(Refusal::not_found)?;
         if self.sees(name) {
@@ -137,11 +138,11 @@ impl Caller {
         }
     }
 
-    /// A vhost of that name, to change something in it as a user of it. (An administrator without permissions there may
-    /// look, and nothing more.)
+    /// The vhost of that name, for changing it as a user of it. (An administrator without permissions there may only
+    /// read.)
     ///
     /// # Errors
-    /// There is none, or it has no permissions there.
+    /// There is none, or the caller has no permissions there.
     pub(super) fn vhost_to_use(&self, node: &Node, name: &str) -> Result<Arc<Vhost>, Refusal> {
         let vhost = node.vhost(name).ok_or_else(Refusal::not_found)?;
         if self.may_use(name) {
@@ -159,18 +160,18 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Caller, Refusal> {
         let caller = parts.extensions.get::<Caller>();
-        // `door` puts it there before the routes are matched.
+        // `door` has stored it before the routes were matched.
         caller.cloned().ok_or_else(|| Refusal::not_authorised("Login failed"))
     }
 }
 
-/// Lets administrators through to the routes behind it.
+/// Lets only administrators through to the routes below.
 pub(super) async fn administrators(caller: Caller, request: Request, next: Next) -> Result<Response, Refusal> {
     caller.administers()?;
     Ok(next.run(request).await)
 }
 
-/// Lets only users through who may see everybody's connections, queues and statistics.
+/// Lets only users through who may see all connections, queues and statistics.
 pub(super) async fn monitors(caller: Caller, request: Request, next: Next) -> Result<Response, Refusal> {
     caller.monitors()?;
     Ok(next.run(request).await)

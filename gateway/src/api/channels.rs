@@ -27,7 +27,7 @@ pub(super) fn routes() -> Router<Arc<Node>> {
         .route("/api/connections/{name}/channels", routing::get(of_connection))
 }
 
-/// A channel. A protocol that has none is shown with one for each connection, as RabbitMQ has it.
+/// A channel. A protocol without channels is shown with one for each connection, as in RabbitMQ.
 struct Channel {
     name: String,
     connection: Arc<Connection>,

@@ -1,4 +1,4 @@
-//! `/api/connections`: whoever is connected, by any protocol.
+//! `/api/connections`: the connections of all protocols.
 
 use super::caller::Caller;
 use super::collect::collect;
@@ -34,7 +34,7 @@ pub(super) fn routes() -> Router<Arc<Node>> {
         .route("/api/vhosts/{vhost}/connections", routing::get(of_vhost))
 }
 
-/// A connection, and the names that people and tools know it by.
+/// A connection, and the names by which people and tools know it.
 pub(super) struct Connection {
     pub(super) name: String,
     pub(super) vhost: Name,
@@ -56,7 +56,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    /// `None`: it is no connection, or one that the gateway has with itself.
+    /// `None`: the link is not a connection, or one that the gateway has with itself.
     fn of(node_name: &Arc<str>, vhost: &Vhost, item: Item) -> Option<Connection> {
         let Item::Connection {
             link,
@@ -95,7 +95,7 @@ impl Connection {
         })
     }
 
-    /// The protocol's own name: `amqp`.
+    /// The protocol's name: `amqp`.
     pub(super) fn family(&self) -> &'static str {
         protocols::of_version(self.protocol).map_or("", |(protocol, _)| protocol.name)
     }
@@ -199,7 +199,7 @@ impl Row for Connection {
     }
 }
 
-/// `127.0.0.1:48920 -> 127.0.0.1:5672`; who has no address is named by its place.
+/// `127.0.0.1:48920 -> 127.0.0.1:5672`; a connection without an address is named by its place.
 pub(super) fn name_of(peer: &Peer, link: Link) -> String {
     let canonical = |at: SocketAddr| SocketAddr::new(at.ip().to_canonical(), at.port());
     match (peer.address, peer.local_address) {
@@ -209,7 +209,7 @@ pub(super) fn name_of(peer: &Peer, link: Link) -> String {
     }
 }
 
-/// Those of a vhost, by name.
+/// The connections of a vhost, by name.
 pub(super) async fn in_vhost(node: &Node, vhost: &Vhost) -> Vec<Connection> {
     let name: Arc<str> = node.config().node.name.as_str().into();
     let items = collect(vhost, Kind::Connections).await;
@@ -219,7 +219,7 @@ pub(super) async fn in_vhost(node: &Node, vhost: &Vhost) -> Vec<Connection> {
     all
 }
 
-/// Those that may be shown: a user's own, and to whoever monitors all.
+/// The connections that may be shown: the user's own, or all to a user who monitors.
 pub(super) fn shown(caller: &Caller, connection: &Connection) -> bool {
     caller.is_monitor() || connection.user == *caller.name()
 }
@@ -234,7 +234,7 @@ async fn all(caller: &Caller, node: &Node) -> Vec<Connection> {
     all
 }
 
-/// Looks up, and from here on watches, how much they carry.
+/// Reads rates, and from now on measures them for these connections.
 fn watch(node: &Node, connections: &mut [Connection]) {
     let now = node.clock.now().wall.0;
     for connection in connections {
@@ -273,7 +273,7 @@ async fn get(caller: Caller, view: View, State(node): Api, Path(name): Path<Stri
 /// The connection of that name.
 ///
 /// # Errors
-/// There is none, or it may not be shown.
+/// There is none, or the caller may not see it.
 pub(super) async fn named(caller: &Caller, node: &Node, name: &str) -> Result<Connection, Refusal> {
     let all = all(caller, node).await;
     let found = all.into_iter().find(|connection| connection.name == name);
@@ -297,10 +297,10 @@ async fn delete_of_user(caller: Caller, State(node): Api, headers: HeaderMap, Pa
     done()
 }
 
-/// Bytes of a reason that its client is told.
+/// Maximum bytes of a reason that the client is told.
 const REASON_MAX: usize = 200;
 
-/// As much of a reason as fits.
+/// The beginning of a reason that fits.
 fn beginning(reason: &str) -> &str {
     let mut ends = (0..=REASON_MAX.min(reason.len())).rev();
     let end = ends.find(|end| reason.is_char_boundary(*end));
@@ -311,7 +311,7 @@ fn close(caller: &Caller, node: &Node, connection: &Connection, headers: &Header
     if !caller.is_administrator() && connection.user != *caller.name() {
         return Err(Refusal::not_authorised("User not authorised to access object"));
     }
-    // Browsers and tools send what is not ASCII as UTF-8.
+    // Browsers and tools send characters outside ASCII as UTF-8.
     let reason = headers.get("x-reason");
     let reason = reason.and_then(|reason| std::str::from_utf8(reason.as_bytes()).ok());
     let reason = reason.map(beginning).filter(|reason| !reason.is_empty());

@@ -23,7 +23,7 @@ pub(super) fn routes() -> Router<Arc<Node>> {
         .route("/api/consumers/{vhost}", routing::get(of_vhost))
 }
 
-/// A consumer. Those of MQTT sessions are its subscriptions, gathered in one for each queue.
+/// A consumer. The subscriptions of an MQTT session are shown as one consumer for each queue.
 pub(super) struct Consumer {
     pub(super) queue: Name,
     connection: Arc<Connection>,
@@ -36,7 +36,8 @@ pub(super) struct Consumer {
     is_active: bool,
 }
 
-/// What a consumer may keep a message for before RabbitMQ closes its channel; tools want to see it. We do not close.
+/// RabbitMQ closes the channel of a consumer that keeps a message for longer than this, and tools expect the value.
+/// This gateway does not close it.
 const CONSUMER_TIMEOUT_MS: u64 = 1_800_000;
 
 impl Row for Consumer {
@@ -69,7 +70,7 @@ impl Row for Consumer {
     }
 }
 
-/// Those of a vhost, by queue and tag.
+/// The consumers of a vhost, by queue and tag.
 pub(super) async fn in_vhost(node: &Node, vhost: &Vhost) -> Vec<Consumer> {
     let connections = connections::in_vhost(node, vhost).await;
     let by_link: HashMap<_, _> = connections.into_iter().map(|of| (of.link, Arc::new(of))).collect();

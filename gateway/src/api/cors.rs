@@ -1,16 +1,16 @@
-//! Which web pages of other servers may use the API.
+//! Decides which web pages of other servers may use the API.
 
 use axum::http::{HeaderMap, HeaderValue, header};
 
-/// What a request says of the page that it comes from, and what the configuration says of that.
+/// The page that a request comes from, and the configuration's rule about it.
 pub(super) struct Origins {
-    /// The page's, if it may use the API.
+    /// The page's origin, if it may use the API.
     allowed: Option<HeaderValue>,
 }
 
-/// How a browser says where a request comes from, seen from where it goes to.
+/// The header in which a browser says whether a request comes from a page of the same server.
 const FETCH_SITE: &str = "sec-fetch-site";
-/// How a reverse proxy says which host it was asked for.
+/// The header in which a reverse proxy says which host it was asked for.
 const FORWARDED_HOST: &str = "x-forwarded-host";
 /// Seconds for which a browser need not ask again.
 const MAX_AGE: &str = "1800";
@@ -28,11 +28,11 @@ impl Origins {
         }
     }
 
-    /// Whether the request comes from a page of another server that is not allowed. A browser sends the password that it
-    /// remembers with such a request, and asks nobody first where it looks like a form.
+    /// Whether the request comes from a page of another server that is not allowed. A browser sends its remembered
+    /// password with such a request, and if the request looks like a form it does so without asking first.
     ///
-    /// A reverse proxy may change `Host`. What it passes on then tells the console's own page from others: the browser's word
-    /// for that, or the host that the proxy was asked for. No page of another server can set either of them, unless
+    /// A reverse proxy may change `Host`. Then two other headers tell the console's own page from others: the browser's
+    /// `Sec-Fetch-Site`, or the host that the proxy was asked for. A page of another server can set neither, unless
     /// [`Origins::preflight`] has allowed it.
     pub(super) fn is_strange(&self, headers: &HeaderMap) -> bool {
         let Some(origin) = headers.get(header::ORIGIN) else {
@@ -67,7 +67,7 @@ impl Origins {
         headers.append(header::VARY, HeaderValue::from_static("origin"));
     }
 
-    /// Tells the browser what the page may ask, and with which headers.
+    /// Tells the browser which methods and headers the page may use.
     pub(super) fn preflight(&self, headers: &mut HeaderMap, asked: Option<HeaderValue>) {
         if self.allowed.is_none() {
             return;

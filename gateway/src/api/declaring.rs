@@ -24,8 +24,8 @@ use gatepost_core::properties::Table;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-/// Routes that change things, for every user of the API, as far as its permissions go. The files named after the objects have
-/// the routes that read.
+/// Routes that change things, for every user of the API within its permissions. The routes that read are in the files
+/// of the objects.
 pub(super) fn routes() -> Router<Arc<Node>> {
     Router::new()
         .route(
@@ -60,7 +60,7 @@ fn errand(caller: &Caller, node: &Arc<Node>, vhost: &str) -> Result<Errand, Refu
     Ok(Errand::of(caller, node, &caller.vhost_to_use(node, vhost)?)?)
 }
 
-/// Whether what `command` looks for is there.
+/// Whether the object that `command` looks up exists.
 async fn is_there(errand: &mut Errand, command: Command) -> Result<bool, Fault> {
     match errand.ask(command).await {
         Ok(_) => Ok(true),
@@ -69,14 +69,14 @@ async fn is_there(errand: &mut Errand, command: Command) -> Result<bool, Fault> 
     }
 }
 
-/// Declares what `look` looks for. RabbitMQ tells whether it was there.
+/// Declares the object that `look` looks up. As RabbitMQ does, the answer tells whether it existed.
 async fn put(mut errand: Errand, look: Command, declare: Command) -> Answer {
     let there = is_there(&mut errand, look).await?;
     errand.ask(declare).await?;
     made(if there { Put::Changed } else { Put::Created })
 }
 
-/// Deletes what `look` looks for. If it does not exist, AMQP reports success, but HTTP must answer 404.
+/// Deletes the object that `look` looks up. If it does not exist, AMQP reports success, but HTTP must answer 404.
 async fn take_away(mut errand: Errand, look: Command, delete: Command) -> Answer {
     if !is_there(&mut errand, look).await? {
         return Err(Refusal::not_found());
@@ -93,7 +93,7 @@ fn look_at_queue(name: &str) -> Command {
     }))
 }
 
-/// A queue as JSON describes it.
+/// The queue that a JSON object describes.
 pub(crate) fn queue(name: &str, body: &Body) -> Result<DeclareQueue, Refusal> {
     Ok(DeclareQueue {
         durable: body.flag("durable")?.unwrap_or(false),
@@ -113,7 +113,7 @@ pub(crate) fn short(what: &str, text: &str) -> Result<(), Refusal> {
 
 const SHORT_MAX: usize = 255;
 
-/// An exchange as JSON describes it.
+/// The exchange that a JSON object describes.
 pub(crate) fn exchange(name: &str, body: &Body) -> Result<DeclareExchange, Refusal> {
     short("an exchange's name", name)?;
     Ok(DeclareExchange {
@@ -168,7 +168,7 @@ async fn delete_queue(
     take_away(errand, look, Command::DeleteQueue(Box::new(delete))).await
 }
 
-/// Ready messages only: what consumers have, they keep.
+/// Removes ready messages only; consumers keep their unsettled ones.
 async fn purge(caller: Caller, State(node): Api, Path((vhost, name)): Path<(String, String)>) -> Answer {
     let purge = PurgeQueue {
         channel: CHANNEL,
@@ -227,7 +227,7 @@ async fn delete_exchange(
     take_away(errand, look, Command::DeleteExchange(Box::new(delete))).await
 }
 
-/// `q` and `e` in paths.
+/// The target for `q` or `e` in a path.
 fn target(kind: &str, destination: &str) -> Result<BindTarget, Refusal> {
     match kind {
         "q" => Ok(BindTarget::Queue(destination.into())),
@@ -259,7 +259,7 @@ async fn bind(
     Ok((StatusCode::CREATED, [(header::LOCATION, location)]).into_response())
 }
 
-/// RFC 3986 2.3: all but the unreserved.
+/// Escapes a path segment (RFC 3986 2.3): all characters but the unreserved.
 fn segment(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -294,10 +294,10 @@ async fn unbind(
     done()
 }
 
-/// Bindings looked at in one hold of the engine's lock.
+/// Maximum bindings examined in one hold of the engine's lock.
 const AT_ONCE: usize = 512;
 
-/// The binding between two ends that a key names.
+/// The binding between two ends that has this properties key.
 async fn find(vhost: &Arc<Vhost>, source: &str, target: &BindTarget, key: &str) -> Option<Binding> {
     let is_target = |destination: &Destination| match (destination, target) {
         (Destination::Queue { name, .. }, BindTarget::Queue(wanted)) => name == wanted,

@@ -1,4 +1,4 @@
-//! What every request passes before it is given to a route: paths, authentication, the body.
+//! The stages of every request before its route: paths, authentication, origin, body.
 //!
 //! ```text
 //!   request ─► prefix, trailing slash ─► OPTIONS ─► the console's files ─► login, tags ─► other pages' origins ─► body ─► routes
@@ -37,9 +37,9 @@ use std::time::Duration;
 /// How a request came in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entrance {
-    /// Through the control socket. Whoever may open its file may do everything.
+    /// Through the control socket. A process that may open its file may do everything.
     Socket,
-    /// Over the network. Users log in, and their tags say what they may do.
+    /// Over the network. Users log in, and their tags decide what they may do.
     Network,
 }
 
@@ -191,7 +191,7 @@ impl Door {
     /// Begins a session (POST) or ends it (DELETE).
     ///
     /// # Errors
-    /// Nobody known, or nobody who may use the API.
+    /// The user is unknown, or may not use the API.
     async fn session(&self, config: &Config, origins: &Origins, request: &Parts) -> Result<Response, Response> {
         if origins.is_strange(&request.headers) {
             return Err(strange());
@@ -229,7 +229,7 @@ impl Door {
     }
 
     /// # Errors
-    /// Nobody known, or nobody who may use the API.
+    /// The user is unknown, or may not use the API.
     async fn log_in(&self, request: &Parts) -> Result<Caller, Response> {
         if !request.headers.contains_key(header::AUTHORIZATION) {
             if let Some(caller) = self.of_session(request) {
@@ -281,14 +281,14 @@ async fn run(routes: &TowerToHyperService<Router>, request: Request) -> Response
     }
 }
 
-/// To the slash behind the prefix: the console's files are named from there. The address is relative, so that it is right also
-/// behind a proxy that has a prefix of its own.
+/// Redirects to the path with a slash after the prefix: the console's files are relative to it. The location is
+/// relative too, so that it is right behind a proxy with a prefix of its own.
 fn into_prefix(prefix: &str) -> Response {
     let last = prefix.rsplit('/').next().unwrap_or_default();
     (StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, format!("{last}/"))]).into_response()
 }
 
-/// The path behind the prefix, without a slash at its end. `None`: it has another prefix.
+/// The path after the prefix, without a slash at its end. `None`: it has another prefix.
 fn trimmed<'a>(path: &'a str, prefix: &str) -> Option<&'a str> {
     let path = path.strip_prefix(prefix)?;
     match path.trim_end_matches('/') {
@@ -307,15 +307,15 @@ fn with_path(uri: &Uri, path: &str) -> Option<Uri> {
     format!("{path}{query}").parse().ok()
 }
 
-/// Whether the browser came over TLS, to us or to the proxy in front of us. A client that lies about it only harms itself: it
-/// gets a cookie that its browser does not send.
+/// Whether the browser used TLS, to us or to the proxy in front of us. A client that lies about it only harms itself:
+/// it gets a cookie that its browser does not send.
 fn is_over_tls(request: &Parts) -> bool {
     let forwarded = request.headers.get("x-forwarded-proto");
     request.extensions.get().is_some_and(|OverTls(over_tls)| *over_tls)
         || forwarded.is_some_and(|scheme| scheme == "https")
 }
 
-/// The body of a refused request is read up to this size and for this long.
+/// Maximum bytes of a refused request's body that are read, and for how long.
 const DRAIN_MAX: usize = 64 << 10;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -330,10 +330,10 @@ async fn drain(body: Body, request: &Parts) {
     }
 }
 
-/// A whole body. It is counted among the buffers while it comes.
+/// Reads a whole body. Meanwhile it counts among the buffers.
 ///
 /// # Errors
-/// It is too long, or does not come, or there is no memory for it.
+/// It is too long, or does not arrive in time, or there is no memory for it.
 async fn read(
     body: Body,
     headers: &HeaderMap,
@@ -380,7 +380,7 @@ async fn collect(
     Ok(whole.into())
 }
 
-/// A body up to this size is taken also when memory is short: an operator may be about to make room.
+/// A body up to this size is accepted even if memory is short: an operator may want to free memory.
 const LARGE: usize = 64 << 10;
 
 fn too_large(limit: &Limit) -> Response {

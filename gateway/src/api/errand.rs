@@ -1,4 +1,4 @@
-//! A request's connection to a vhost's engine: attached like every client's, with the rights of the request's user.
+//! A request's connection to a vhost's engine. It is attached like a client's, with the rights of the request's user.
 
 use super::Refusal;
 use super::caller::Caller;
@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 /// The channel of its commands.
 pub(crate) const CHANNEL: u16 = 1;
 
-/// See the module. It leaves the engine when it is dropped: what it has fetched and not settled goes back.
+/// The connection of one request. Dropping it detaches it: messages that were fetched and not settled are requeued.
 pub(crate) struct Errand {
     node: Arc<Node>,
     vhost: Arc<Vhost>,
@@ -25,7 +25,7 @@ pub(crate) struct Errand {
     bell: Arc<Bell>,
     /// Its last visit has more to do.
     more: bool,
-    /// Retained messages that its subscription asked for are still to come.
+    /// Whether retained messages that its subscription asked for are still to come.
     replays: bool,
 }
 
@@ -39,7 +39,7 @@ impl Wake for Bell {
 }
 
 impl Errand {
-    /// An errand with the caller's rights. A caller that came through the control socket may do everything.
+    /// A connection with the caller's rights. A caller on the control socket may do everything.
     ///
     /// # Errors
     /// The caller may not use the vhost, or there is no room for another connection.
@@ -48,7 +48,7 @@ impl Errand {
         Errand::begin(node, vhost, user.as_deref())
     }
 
-    /// Of the node itself, for what its caller was let in to do.
+    /// A connection of the node itself, for requests whose caller was checked before.
     ///
     /// # Errors
     /// There is no room for another connection.
@@ -73,13 +73,13 @@ impl Errand {
         })
     }
 
-    /// Leaves a command for the next visit.
+    /// Queues a command for the next visit.
     pub(crate) fn send(&mut self, command: Command) {
         self.connection.send(command);
         self.more = true;
     }
 
-    /// The next answer or delivery. What waits for the log has come when this returns.
+    /// The next answer or delivery. If it had to wait for the log, that has happened when this returns.
     ///
     /// # Errors
     /// The engine ends the connection: the vhost is deleted, or the gateway stops.
@@ -108,7 +108,7 @@ impl Errand {
         }
     }
 
-    /// What the last visit took.
+    /// An event of the last visit.
     fn taken(&mut self) -> Result<Option<Event>, Fault> {
         loop {
             match self.connection.poll() {
@@ -124,7 +124,7 @@ impl Errand {
 
     async fn visit_again(&mut self) -> Result<(), Fault> {
         if self.more {
-            // Others have their turns between two holds.
+            // Others get their turns between two holds.
             tokio::task::yield_now().await;
         } else if tokio::time::timeout(SILENCE_MAX, self.bell.0.notified()).await.is_err() {
             let text = "the vhost has not answered in time".to_owned();
@@ -134,8 +134,8 @@ impl Errand {
         Ok(())
     }
 
-    /// Publishers have to wait. The request fails with that reason: its client can try again, while the request would keep a
-    /// connection of the API.
+    /// Fails the request if publishers have to wait. Its client can try again; waiting would keep a connection of the
+    /// API busy.
     fn meet(&mut self, pressure: Option<Pressure>) -> Result<(), Fault> {
         let why = match pressure {
             Some(Pressure::Memory) => "low on memory",
@@ -161,7 +161,7 @@ impl Errand {
             asked = connection.take_question(engine);
             (more, connection.replays(engine))
         });
-        // The answer wakes this connection, and its command is tried again.
+        // The answer wakes this connection, and its command is retried.
         if let Some((link, asked)) = asked {
             node.directory.ask_question(&self.vhost, link, *asked, now.monotonic);
         }
@@ -190,18 +190,18 @@ impl Drop for Errand {
     }
 }
 
-/// How long a request waits for the log, or for a back end that knows the user's rights. Then it fails: a person may be waiting
-/// for the page.
+/// How long a request waits for the log, or for a back end that knows the user's rights. Then it fails: a person may be
+/// waiting for the page.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
-/// What connections of requests are called where connections are listed.
+/// The name of requests' connections in lists.
 const NAME: &str = "management API";
 
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Refusal {
         let (status, error) = match fault.kind {
             FaultKind::NotFound => (StatusCode::NOT_FOUND, "Object Not Found"),
-            // Never 403: RabbitMQ's tools take that for something else.
+            // Never 403: RabbitMQ's tools expect 401.
             FaultKind::AccessRefused => (StatusCode::UNAUTHORIZED, "not_authorised"),
             FaultKind::ResourceError => (StatusCode::SERVICE_UNAVAILABLE, "service_unavailable"),
             FaultKind::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal_error"),

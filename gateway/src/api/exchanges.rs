@@ -46,7 +46,7 @@ impl Exchange {
     }
 }
 
-/// One of many figures.
+/// A function that reads one value of a sample.
 type Of = fn(&ExchangeSample) -> u64;
 
 impl Row for Exchange {
@@ -79,7 +79,7 @@ impl Row for Exchange {
     }
 }
 
-/// An exchange, with what RabbitMQ counts for each pair and we do not.
+/// An exchange with the statistics per publisher and per destination, which RabbitMQ has and this gateway has not.
 struct Whole(Exchange);
 
 impl Row for Whole {
@@ -101,7 +101,7 @@ async fn in_vhost(node: &Node, vhost: &Vhost, spans: &Spans) -> Vec<Exchange> {
         Item::Exchange(info) => Some(Exchange::of(node, vhost, info, spans)),
         _ => None,
     });
-    // By name already.
+    // They are sorted by name already.
     all.collect()
 }
 
@@ -129,8 +129,8 @@ fn named(vhost: &Vhost, name: &str) -> Result<ExchangeInfo, Refusal> {
     found.ok_or_else(Refusal::not_found)
 }
 
-/// `source`: what it leads to. `destination`: what leads to it.
-/// None of an exchange that is not there, as in RabbitMQ.
+/// `source`: the bindings from the exchange. `destination`: the bindings to it. The list of an unknown exchange is
+/// empty, as in RabbitMQ.
 async fn bindings(
     caller: Caller,
     view: View,

@@ -1,21 +1,21 @@
-//! Writes JSON answers, member by member. Only members that were asked for are computed.
+//! Writes JSON answers, member by member. Only the requested members are computed.
 
 use super::table::json_of;
 use gatepost_core::properties::Table;
 use std::fmt::Write as _;
 
-/// Which members of an object are wanted.
+/// The requested members of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Columns {
     All,
-    /// Those, and what is wanted within each.
+    /// Only these, each with the requested members within it.
     Only(Vec<(String, Columns)>),
 }
 
 static ALL: Columns = Columns::All;
 
 impl Columns {
-    /// Reads a list of names with commas between them; `a.b` is the member `b` of the object `a`. An empty list means all.
+    /// Parses a list of names separated by commas; `a.b` is the member `b` of the object `a`. An empty list means all.
     pub(super) fn parse(text: &str) -> Columns {
         let mut root = Columns::Only(Vec::new());
         for path in text.split(',').filter(|path| !path.is_empty()) {
@@ -27,7 +27,7 @@ impl Columns {
         }
     }
 
-    /// One path.
+    /// A single path.
     pub(super) fn only(path: &str) -> Columns {
         let mut columns = Columns::Only(Vec::new());
         columns.add(path);
@@ -50,7 +50,7 @@ impl Columns {
         }
     }
 
-    /// What is wanted within that member. `None`: it is not wanted.
+    /// The requested members within this member. `None`: it was not requested.
     pub(super) fn within(&self, key: &str) -> Option<&Columns> {
         match self {
             Columns::All => Some(&ALL),
@@ -78,7 +78,7 @@ pub(super) fn object(out: &mut String, columns: &Columns, write: impl FnOnce(&mu
 }
 
 impl Fields<'_> {
-    /// Begins a member, if it is wanted. Returns what is wanted within it.
+    /// Begins a member if it was requested. Returns the requested members within it.
     fn begin(&mut self, key: &str) -> Option<&Columns> {
         let within = self.columns.within(key)?;
         if !std::mem::take(&mut self.is_first) {
@@ -110,7 +110,7 @@ impl Fields<'_> {
 
     pub(super) fn float(&mut self, key: &str, value: f64) {
         if self.begin(key).is_some() {
-            // With a point always, as RabbitMQ has it.
+            // Always with a decimal point, as in RabbitMQ.
             let _ = write!(self.out, "{:?}", if value.is_finite() { value } else { 0.0 });
         }
     }
@@ -127,14 +127,14 @@ impl Fields<'_> {
         }
     }
 
-    /// A member that is there already. Its own members are all wanted, or none.
+    /// A member with a complete value: either all of it was requested, or nothing.
     pub(super) fn value(&mut self, key: &str, value: &serde_json::Value) {
         if self.begin(key).is_some() {
             let _ = write!(self.out, "{value}");
         }
     }
 
-    /// Arguments and the like.
+    /// A table, for example arguments.
     pub(super) fn table(&mut self, key: &str, table: &Table) {
         self.object(key, |fields| {
             for (name, value) in &table.0 {

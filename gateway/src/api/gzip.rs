@@ -1,4 +1,4 @@
-//! Compresses answers for clients that ask for it. A list of ten thousand queues is some megabytes of text that repeats itself.
+//! Compresses answers for clients that accept it. A list of ten thousand queues is some megabytes of repetitive text.
 
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -8,12 +8,12 @@ use flate2::write::GzEncoder;
 use hyper::body::Body as _;
 use std::io::Write as _;
 
-/// A shorter answer fits into one packet as it is.
+/// Shorter answers are not compressed: they fit into one packet.
 const BYTES_LEAST: u64 = 1_400;
-/// A longer one is compressed on another thread: this one answers others meanwhile.
+/// Longer answers are compressed on another thread, so that this one can serve others meanwhile.
 const BYTES_AT_ONCE: usize = 32 << 10;
 
-/// Whether the client takes gzip (RFC 9110 12.5.3). `gzip;q=0` says that it does not.
+/// Whether the client accepts gzip (RFC 9110 12.5.3). `gzip;q=0` means that it does not.
 pub(super) fn is_asked(headers: &HeaderMap) -> bool {
     let mut all = headers
         .get_all(header::ACCEPT_ENCODING)
@@ -44,7 +44,7 @@ pub(super) async fn compress(answer: Response) -> Response {
     };
     let (mut head, body) = answer.into_parts();
     let Ok(text) = to_bytes(body, usize::try_from(bytes).unwrap_or(usize::MAX)).await else {
-        // Not with a length that was said before.
+        // The length that was computed before is no longer right.
         return Response::from_parts(head, Body::empty());
     };
     let plain = text.clone();
@@ -65,7 +65,7 @@ pub(super) async fn compress(answer: Response) -> Response {
     Response::from_parts(head, Body::from(compressed))
 }
 
-/// Fast rather than small: text that repeats itself becomes a tenth all the same. Empty: it cannot be done.
+/// Fast rather than small: repetitive text shrinks to a tenth anyway. Empty if compression fails.
 fn compressed(text: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::with_capacity(text.len() / 8), Compression::fast());
     match encoder.write_all(text) {

@@ -1,4 +1,4 @@
-//! `/api/health/checks` and their older kin: 200 if all is well, 503 with a reason if not.
+//! `/api/health/checks` and older forms of them: 200 if all is well, 503 with a reason if not.
 
 use super::caller::Caller;
 use super::nodes::alarms;
@@ -100,7 +100,7 @@ async fn check_protocol(State(node): Api, Path(asked): Path<String>) -> Answer {
     }
 }
 
-/// Whether clients are served: the log is well, and nobody stops the gateway.
+/// Whether clients are served: the log works, and the gateway is not stopping.
 async fn check_serving(State(node): Api) -> Answer {
     match trouble(&node) {
         None => good(),
@@ -160,7 +160,7 @@ async fn check_certificates(State(node): Api, Path((within, unit)): Path<(String
     }
 }
 
-/// A cluster of one has no quorum to lose.
+/// A single node has no quorum to lose.
 async fn single() -> Answer {
     answer(&json!({ "status": "ok", "reason": "single node cluster" }))
 }

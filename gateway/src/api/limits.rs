@@ -14,7 +14,7 @@ use axum::routing::{get, put};
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-/// Users' limits are for administrators. Those of a vhost are shown to whoever sees the vhost.
+/// Users' limits are for administrators. A vhost's limits are visible to everybody who may see the vhost.
 pub(super) fn routes() -> Router<Arc<Node>> {
     Router::new()
         .route("/api/user-limits", get(users))
@@ -68,7 +68,7 @@ async fn delete_vhost(State(node): Api, Path((vhost, name)): Path<(String, Strin
     cleared(node.clear_vhost_limit(&vhost, &name).await)
 }
 
-/// A limit that was not set is cleared all the same, as in RabbitMQ: tools clear what they do not want, and do not look before.
+/// Clearing a limit that is not set succeeds, as in RabbitMQ: tools clear limits without checking first.
 fn cleared(cleared: Result<(), DirectoryError>) -> Answer {
     match cleared {
         Ok(()) | Err(DirectoryError::NotSet(_)) => done(),

@@ -16,7 +16,7 @@ pub(super) fn routes() -> Router<Arc<Node>> {
     Router::new().route("/api/gatepost/log", get(newest))
 }
 
-/// `level` (error, warn, info) and `limit`. Newest first.
+/// Lists lines, newest first. Parameters: `level` (error, warn, info) and `limit`.
 async fn newest(caller: Caller, query: Query) -> Answer {
     caller.monitors()?;
     let level = query.get("level").unwrap_or("info");

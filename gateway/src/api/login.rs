@@ -1,4 +1,4 @@
-//! Logging in over HTTP: a password or a token with a request.
+//! HTTP logins: a password or a token in a request.
 
 use super::Refusal;
 use super::caller::Caller;
@@ -17,10 +17,10 @@ use gatepost_core::event::LoginFailure;
 use gatepost_core::properties::Name;
 use std::net::SocketAddr;
 
-/// Who sends a request that has credentials. Without them it is asked to come again with some. `at`: what it asks, for the log.
+/// The user of a request with credentials. A request without them is asked for some. `at`: the path, for the log.
 ///
 /// # Errors
-/// Nobody known, as it is answered.
+/// The answer to a request without a valid login.
 pub(crate) async fn by_header(node: &Node, request: &Parts, at: &str) -> Result<Caller, Response> {
     let from = request.extensions.get::<CameFrom>().map(|from| from.0);
     let Some(credentials) = request.headers.get(header::AUTHORIZATION) else {
@@ -53,7 +53,7 @@ pub(crate) async fn by_header(node: &Node, request: &Parts, at: &str) -> Result<
     }
 }
 
-/// Answers a login that failed, and slows down whoever tries one password after the other.
+/// Answers a failed login, and delays clients that try one password after the other.
 async fn refuse(node: &Node, why: LoginFailure, from: Option<SocketAddr>, waiting: Option<&Waiting>) -> Response {
     if matches!(why, LoginFailure::Busy | LoginFailure::Full) {
         let reason = "too many logins wait to be checked";
@@ -77,14 +77,14 @@ async fn refuse(node: &Node, why: LoginFailure, from: Option<SocketAddr>, waitin
     }
 }
 
-/// RabbitMQ's. (Its spelling of the error differs from that of all others.)
+/// RabbitMQ's answer. (It spells the error differently from all others.)
 fn failed() -> Refusal {
     Refusal::of(StatusCode::UNAUTHORIZED, "not_authorized", "Login failed")
 }
 
 const REALM: &str = "Basic realm=\"RabbitMQ Management\"";
 
-/// A user and its password, or nobody and a token.
+/// A user and its password, or a token without a user.
 fn credentials_of(header: &str) -> Option<(Name, Vec<u8>)> {
     let (scheme, rest) = header.split_once(' ')?;
     if scheme.eq_ignore_ascii_case("bearer") {
@@ -104,7 +104,7 @@ mod tests {
     use super::*;
     use crate::vhosts::tests::Bench;
 
-    /// Over HTTP as in all protocols: everybody knows the password of `guest`.
+    /// Over HTTP as in all protocols: the password of `guest` is public.
     #[test]
     fn guest_from_elsewhere_is_told_that_it_is_for_this_machine_only() {
         let dir = tempfile::tempdir().expect("a directory");

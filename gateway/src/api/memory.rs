@@ -1,4 +1,5 @@
-//! Where the memory is: `/api/nodes/{node}/memory` in RabbitMQ's words, `/api/gatepost/memory` as the budget's accounts.
+//! Memory in use: `/api/nodes/{node}/memory` in RabbitMQ's categories, `/api/gatepost/memory` by the parts of the
+//! budget.
 
 use super::caller::monitors;
 use super::nodes::is_this;
@@ -15,7 +16,7 @@ use gatepost_core::engine::{ObjectKind, PerKind};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-/// For those who may see everything that runs.
+/// For users who may see all statistics.
 pub(super) fn routes() -> Router<Arc<Node>> {
     Router::new()
         .route("/api/nodes/{node}/memory", routing::get(of_node))
@@ -23,7 +24,7 @@ pub(super) fn routes() -> Router<Arc<Node>> {
         .route_layer(from_fn(monitors))
 }
 
-/// What is counted, in bytes.
+/// Counted memory, in bytes.
 struct Used {
     messages: u64,
     objects: PerKind,
@@ -56,8 +57,8 @@ impl Used {
     }
 }
 
-/// Each part of the budget with what it takes and what it may take. Objects are followed by their kinds, which have no limit
-/// of their own. What unsettled deliveries take is partly in `messages`, too: the bodies that are in memory.
+/// Each part of the budget with its use and its limit. Objects are followed by their kinds, which have no limits of
+/// their own. Bodies of unsettled deliveries that are in memory count in `messages` too.
 async fn accounts(State(node): Api) -> Answer {
     let (used, config) = (Used::of(&node), node.config());
     let pools = Pools::of(&config);
@@ -91,7 +92,7 @@ async fn accounts(State(node): Api) -> Answer {
     answer(&rows.into())
 }
 
-/// RabbitMQ's parts, by what they hold. What it tells of parts that are not here is 0.
+/// RabbitMQ's categories, by content. Categories without a counterpart here are 0.
 async fn of_node(view: View, State(node): Api, Path(name): Path<String>) -> Answer {
     is_this(&node, &name)?;
     let used = Used::of(&node);

@@ -20,17 +20,17 @@ use serde_json::{Map, Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Routes for every user of the API. What a user may do there depends on its permissions.
+/// Routes for every user of the API, within its permissions.
 pub(super) fn routes() -> Router<Arc<Node>> {
     Router::new()
         .route("/api/exchanges/{vhost}/{exchange}/publish", routing::post(publish))
         .route("/api/queues/{vhost}/{queue}/get", routing::post(get))
 }
 
-/// Messages that one request fetches at most, and the bytes after which it fetches no more.
+/// Maximum messages that one request fetches, and the bytes after which it fetches no more.
 const FETCHED_MAX: i64 = 1_000;
 const FETCHED_BYTES_MAX: usize = 32 << 20;
-/// The longest expiration that a message may have: ten years, as for AMQP clients.
+/// Maximum expiration of a message: ten years, as for AMQP clients.
 const EXPIRATION_MS_MAX: u64 = 315_360_000_000;
 
 /// The default exchange's name in paths.
@@ -52,7 +52,7 @@ async fn publish(
     short("exchange", exchange)?;
     short("routing_key", key)?;
     let (mut envelope, mut properties) = properties(&members, &caller, &node)?;
-    // Receivers see CC and do not see BCC.
+    // Consumers see CC, but not BCC.
     let shown = further_keys(&properties, CC)?;
     let hidden = further_keys(&properties, BCC)?;
     properties.headers.0.retain(|(name, _)| **name != *BCC);
@@ -87,8 +87,8 @@ pub(super) fn within_limit(payload: &[u8], node: &Node) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Checks that AMQP consumers can be sent `text`: names, routing keys and properties are short strings there (AMQP 0-9-1
-/// 4.2.5.3).
+/// Checks that `text` can be sent to AMQP consumers: names, routing keys and properties are short strings there (AMQP
+/// 0-9-1 4.2.5.3).
 pub(super) fn short(field: &str, text: &str) -> Result<(), Refusal> {
     if text.len() > EXCHANGE_NAME_MAX {
         return Err(Refusal::bad_request(format!(
@@ -118,7 +118,7 @@ fn further_keys(properties: &Properties, header: &str) -> Result<Vec<Name>, Refu
     Ok(keys)
 }
 
-/// The body of a message that is to be published.
+/// The body of a message to publish.
 pub(super) fn payload(body: &Body) -> Result<Vec<u8>, Refusal> {
     let payload = body.required("payload")?;
     match body.required("payload_encoding")? {
@@ -130,7 +130,7 @@ pub(super) fn payload(body: &Body) -> Result<Vec<u8>, Refusal> {
     }
 }
 
-/// A message's properties, named as AMQP names them. Unknown ones are ignored.
+/// A message's properties, named as in AMQP. Unknown ones are ignored.
 fn properties(members: &Map<String, Value>, caller: &Caller, node: &Node) -> Result<(Envelope, Properties), Refusal> {
     let members = Body::of(members.clone());
     let short_text = |key: &str| {
@@ -186,7 +186,7 @@ fn properties(members: &Map<String, Value>, caller: &Caller, node: &Node) -> Res
     Ok((envelope, properties))
 }
 
-/// What becomes of the messages that were fetched.
+/// How fetched messages are settled.
 fn outcome(mode: &str) -> Result<Outcome, Refusal> {
     match mode {
         "ack_requeue_true" | "reject_requeue_true" => Ok(Outcome::Requeue),
@@ -227,7 +227,7 @@ async fn get(caller: Caller, State(node): Api, Path((vhost, queue)): Path<(Strin
         }
     }
     if !found.is_empty() {
-        // All of them, and not before the last is fetched: what goes back would come again.
+        // All at once, after the last was fetched: a requeued message would be fetched again.
         errand.send(Command::Settle {
             channel: CHANNEL,
             number: 0,
@@ -262,7 +262,7 @@ fn shape(delivery: &Delivery, remaining: u32, as_text: bool, truncate: usize, co
     })
 }
 
-/// A body, and its encoding: text as it is, if it is text and `as_text`.
+/// A body and its encoding: text, if it is text and `as_text`.
 pub(super) fn in_json(body: &[u8], as_text: bool, truncate: usize) -> (String, &'static str) {
     let shown = body.get(..truncate).unwrap_or(body);
     match std::str::from_utf8(shown) {

@@ -1,13 +1,13 @@
-//! The management API: RabbitMQ's paths and shapes, as far as they are built.
+//! The management API, with RabbitMQ's paths and JSON members, as far as they are built.
 //!
-//! Handlers call the node's functions and have no rules of their own. Every request passes [`door`] first, which authenticates it.
-//! Handlers take a [`caller::Caller`] and ask it what the user may see and do. Whoever uses the control socket is an
-//! administrator.
+//! Handlers call the node's functions and have no rules of their own. Every request passes [`door`] first, which
+//! authenticates it. Handlers take a [`caller::Caller`] and ask it what the user may see and do. A request over the
+//! control socket is an administrator's.
 //!
-//! Each noun is a file with its routes; a noun that is read in one file and written in another has two lists of routes for
-//! the same paths, and methods of their own.
+//! Each kind of object has a file with its routes. If reading and changing are in two files, each has its own list of
+//! routes for the same paths, with different methods.
 //!
-//! Errors are `{"error": …, "reason": …}`, both texts. What is made answers 201, what is changed or deleted 204.
+//! Errors are `{"error": …, "reason": …}`, both texts. Creating answers 201, changing or deleting 204.
 
 mod backup;
 mod bans;
@@ -69,13 +69,14 @@ use std::time::Duration;
 pub(crate) use backup::BYTES as BACKUP_BYTES;
 pub(crate) use door::Entrance;
 
-/// From one request of a connection to the next, and for a whole request head. Tools that poll keep their connection.
+/// Time from one request of a connection to the next, and for a whole request head. Tools that poll keep their
+/// connection open.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(65);
 
-/// What handlers work with.
+/// The state that handlers get.
 pub(crate) type Api = axum::extract::State<Arc<Node>>;
 
-/// All routes, for requests that come in that way.
+/// All routes, for requests from that entrance.
 pub(crate) fn router(node: Arc<Node>, entrance: Entrance) -> Router {
     let routes = Router::new()
         .merge(overview::routes())
@@ -113,7 +114,7 @@ pub(crate) fn router(node: Arc<Node>, entrance: Entrance) -> Router {
     door::behind(node, entrance, routes)
 }
 
-/// A request that is not done.
+/// A request that is refused.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     status: StatusCode,
@@ -135,7 +136,7 @@ impl Refusal {
         Refusal::of(StatusCode::UNAUTHORIZED, "not_authorised", reason)
     }
 
-    /// With RabbitMQ's word for what is wrong.
+    /// With RabbitMQ's word for the error.
     fn bad(error: &'static str, reason: impl Into<String>) -> Refusal {
         Refusal::of(StatusCode::BAD_REQUEST, error, reason)
     }
@@ -192,7 +193,7 @@ impl From<VhostError> for Refusal {
     }
 }
 
-/// Whether the request is to make something, and not to change it (RFC 9110 13.1.2).
+/// Whether the request may only create and not change (RFC 9110 13.1.2).
 fn is_new(headers: &HeaderMap) -> bool {
     headers.get(header::IF_NONE_MATCH).is_some_and(|value| value == "*")
 }
@@ -213,7 +214,7 @@ fn stopping() -> Refusal {
     }
 }
 
-/// What a handler answers.
+/// The result of a handler.
 type Answer = Result<Response, Refusal>;
 
 const JSON: (header::HeaderName, &str) = (header::CONTENT_TYPE, "application/json");

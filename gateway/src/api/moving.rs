@@ -1,4 +1,4 @@
-//! `/api/gatepost/queues/{vhost}/{queue}/move`: messages of one queue to another.
+//! `/api/gatepost/queues/{vhost}/{queue}/move`: moves messages from one queue to another.
 
 use super::body::Body;
 use super::caller::Caller;
@@ -17,16 +17,17 @@ use gatepost_core::properties::Name;
 use serde_json::json;
 use std::sync::Arc;
 
-/// For every user of the API, where its permissions let it.
+/// For every user of the API, within its permissions.
 pub(super) fn routes() -> Router<Arc<Node>> {
     Router::new().route("/api/gatepost/queues/{vhost}/{queue}/move", routing::post(run))
 }
 
-/// Messages that one request moves at most.
+/// Maximum messages that one request moves.
 const MOVED_MAX: i64 = 10_000;
 
-/// `destination` and `count`. One message at a time, in order: it is in the other queue, as durable as it was, before it leaves
-/// this one. So an end in between may leave one message in both, and loses none.
+/// Parameters: `destination` and `count`. Messages are moved one at a time, in order. A message is in the other queue,
+/// as durable as it was, before it leaves this one. So an interruption may leave one message in both queues, but loses
+/// none.
 async fn run(caller: Caller, State(node): Api, Path((vhost, queue)): Path<(String, String)>, body: Bytes) -> Answer {
     let body = Body::parse(&body)?;
     body.needs(&["destination", "count"])?;
@@ -47,7 +48,7 @@ async fn run(caller: Caller, State(node): Api, Path((vhost, queue)): Path<(Strin
         let Event::Got { delivery, .. } = errand.ask(Command::Get(Box::new(get))).await? else {
             break;
         };
-        // Dropped before that, the errand gives the message back to its queue.
+        // If the errand is dropped before this, the message is requeued.
         publish(&mut errand, &delivery, &destination).await?;
         errand.send(Command::Settle {
             channel: CHANNEL,
@@ -67,7 +68,7 @@ async fn run(caller: Caller, State(node): Api, Path((vhost, queue)): Path<(Strin
     answer(&json!({ "moved": moved }))
 }
 
-/// Returns once the other queue has it.
+/// Returns once the other queue has the message.
 async fn publish(errand: &mut Errand, delivery: &Delivery, to: &Name) -> Result<(), Refusal> {
     let message = &delivery.message;
     errand.send(Command::Publish {
@@ -90,7 +91,7 @@ async fn publish(errand: &mut Errand, delivery: &Delivery, to: &Name) -> Result<
     }
 }
 
-/// The same message by the default exchange. Keys of further queues (CC) do not count again.
+/// The same message for the default exchange. Keys of further queues (CC) are not used again.
 fn to_queue(message: &Message, queue: &str) -> Message {
     let mut envelope = *message.envelope();
     envelope.extra_keys = false;

@@ -1,5 +1,5 @@
-//! What MQTT clients leave behind while they are away, which RabbitMQ's paths have no place for: `/api/gatepost/sessions/{vhost}`
-//! and `/api/gatepost/subscriptions/{vhost}`.
+//! MQTT sessions and subscriptions, also of absent clients. RabbitMQ has no paths for them:
+//! `/api/gatepost/sessions/{vhost}` and `/api/gatepost/subscriptions/{vhost}`.
 
 use super::caller::Caller;
 use super::collect::collect;
@@ -158,7 +158,7 @@ async fn subscriptions_of(vhost: &Vhost) -> impl Iterator<Item = Subscription> {
     items.into_iter().filter_map(Subscription::of)
 }
 
-/// By client id. Subscriptions are only gathered if they are wanted: there may be many more of them.
+/// The sessions by client id. Subscriptions are collected only if they are needed: there may be many more of them.
 async fn sessions(caller: Caller, view: View, State(node): Api, Path(vhost): Path<String>) -> Answer {
     let vhost = caller.vhost_to_use(&node, &vhost)?;
     let mut list = sessions_of(&vhost).await;
@@ -199,8 +199,8 @@ async fn session(
     view.one(&session)
 }
 
-/// Ends a session with all it has: as if its client came by a new connection, asked for a clean start and left. So a connection
-/// that has the session is told that it was taken over, and its will is published.
+/// Ends a session and deletes its state, as if its client connected again, asked for a clean start and left. So a
+/// connection of the session is told that it was taken over, and its will is published.
 async fn end(caller: Caller, State(node): Api, Path((vhost, client)): Path<(String, String)>) -> Answer {
     let vhost = caller.vhost(&node, &vhost)?;
     let session = named(&vhost, &client).await?;
@@ -221,7 +221,7 @@ async fn end(caller: Caller, State(node): Api, Path((vhost, client)): Path<(Stri
     done()
 }
 
-/// By filter. `topic`: only those that messages of this topic go to.
+/// The subscriptions by filter. `topic`: only those that match this topic.
 async fn subscriptions(
     caller: Caller,
     view: View,

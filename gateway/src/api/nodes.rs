@@ -1,4 +1,4 @@
-//! `/api/nodes`: this node, as one of a cluster of one.
+//! `/api/nodes`: this node as the only one of a cluster.
 
 use super::caller::{administrators, monitors};
 use super::fields::Fields;
@@ -15,7 +15,7 @@ use axum::routing;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-/// For those who may see everything that runs.
+/// For users who may see all statistics.
 pub(super) fn routes() -> Router<Arc<Node>> {
     Router::new()
         .route("/api/nodes", routing::get(list))
@@ -35,10 +35,10 @@ struct Shown<'a> {
     history: NodeHistory,
 }
 
-/// A strictly typed client reads the time since the start as 32 bits of milliseconds, and no list at all where it does not
-/// fit.
+/// A strictly typed client reads the uptime as 32 bits of milliseconds. If the value does not fit, it fails to read the
+/// whole list.
 const UPTIME_MAX: u128 = u32::MAX as u128;
-/// Tools divide by the limit.
+/// Tools divide by this limit, so it is not 0.
 const PROCESSES_MAX: u64 = 1_048_576;
 
 impl Row for Shown<'_> {
@@ -70,7 +70,8 @@ impl Row for Shown<'_> {
             let of = |sample: &NodeSample| sample.of(figure);
             self.history.write(fields, key, of(&self.sample), spans.node, of);
         }
-        // What RabbitMQ counts here are Erlang's processes. Threads come nearest, and tools take 0 for a node without figures.
+        // RabbitMQ counts Erlang's processes here. Threads are the closest counterpart, and tools take 0 for a node
+        // without statistics.
         let threads = machine::threads();
         self.history
             .write(fields, "proc_used", threads, spans.node, |_| threads);
@@ -103,7 +104,7 @@ impl Row for Shown<'_> {
     }
 }
 
-/// What publishers wait for: `memory`, `disk`.
+/// The alarms that make publishers wait: `memory`, `disk`.
 pub(super) fn alarms(node: &Node) -> Vec<&'static str> {
     let health = &node.health;
     let disk = health.disk_alarm.load(Ordering::Relaxed) || health.disk_full.load(Ordering::Relaxed);
@@ -135,7 +136,7 @@ async fn get(view: View, State(node): Api, Path(name): Path<String>) -> Answer {
 }
 
 /// # Errors
-/// The name is another node's.
+/// The name belongs to another node.
 pub(super) fn is_this(node: &Node, name: &str) -> Result<(), Refusal> {
     if node.config().node.name == name {
         Ok(())
@@ -144,7 +145,7 @@ pub(super) fn is_this(node: &Node, name: &str) -> Result<(), Refusal> {
     }
 }
 
-/// One node leads all its queues: there is nothing to move.
+/// A single node leads all its queues, so there is nothing to move.
 async fn rebalance() -> Answer {
     done()
 }

@@ -1,4 +1,4 @@
-//! `/api/overview`, `/api/whoami` and what else there is one of.
+//! `/api/overview`, `/api/whoami`, and other paths about the node as a whole.
 
 use super::body::Body;
 use super::caller::{Caller, administrators};
@@ -43,11 +43,11 @@ pub(super) fn routes() -> Router<Arc<Node>> {
         .route("/api/version", routing::get(version))
 }
 
-/// What tools take us for. They compare versions, so it is a plain one.
+/// The RabbitMQ version that tools see. They compare versions, so it is a plain one.
 pub(super) const COMPATIBLE: &str = "3.10.8";
 const PRODUCT: &str = "Gatepost";
 
-/// What there is, in numbers: of the node to those who may see all of it, else of the vhosts that the caller sees.
+/// Totals: of the node for users who may see all of it, otherwise of the vhosts that the caller sees.
 async fn get(caller: Caller, view: View, State(node): Api) -> Answer {
     let vhosts = caller.vhosts(&node);
     let counters: Vec<Counters> = vhosts.iter().map(|vhost| vhost.counters()).collect();
@@ -119,7 +119,7 @@ fn write_names(fields: &mut Fields<'_>, _: &Node) {
     fields.value("sample_retention_policies", &kept);
 }
 
-/// What comes and goes, of a node or of all.
+/// Counters of created and deleted objects, of a node or of all vhosts.
 pub(super) const CHURN: [(&str, Figure); 7] = [
     ("connection_created", Figure::ConnectionCreated),
     ("connection_closed", Figure::ConnectionClosed),
@@ -130,7 +130,7 @@ pub(super) const CHURN: [(&str, Figure); 7] = [
     ("queue_deleted", Figure::QueueDeleted),
 ];
 
-/// What is counted of messages, as RabbitMQ calls it: of a channel, a vhost and the node.
+/// RabbitMQ's message statistics: of a channel, a vhost and the node.
 pub(super) const MESSAGE_STATS: [(&str, Figure); 11] = [
     ("publish", Figure::Publish),
     ("confirm", Figure::Confirm),
@@ -145,10 +145,10 @@ pub(super) const MESSAGE_STATS: [(&str, Figure); 11] = [
     ("return_unroutable", Figure::ReturnUnroutable),
 ];
 
-/// One of many figures.
+/// A function that reads one value of a sample.
 type Of = fn(&NodeSample) -> u64;
 
-/// Of the node or a vhost.
+/// For the node or a vhost.
 pub(super) fn write_message_stats(fields: &mut Fields<'_>, now: &NodeSample, history: &NodeHistory, spans: &Spans) {
     for (key, figure) in MESSAGE_STATS {
         let of = |sample: &NodeSample| sample.of(figure);
@@ -158,7 +158,7 @@ pub(super) fn write_message_stats(fields: &mut Fields<'_>, now: &NodeSample, his
     history.write(fields, "deliver_get", of(now), spans.messages, of);
 }
 
-/// Of the node or a vhost.
+/// For the node or a vhost.
 pub(super) fn write_queue_totals(fields: &mut Fields<'_>, now: &NodeSample, history: &NodeHistory, spans: &Spans) {
     let lengths: [(&str, Of); 3] = [
         ("messages", NodeSample::messages),
@@ -209,7 +209,7 @@ fn added(counters: &[Counters]) -> NodeSample {
     sum
 }
 
-/// What the node counts now.
+/// The node's current sample.
 pub(super) fn sample(node: &Node, vhosts: &[Arc<Vhost>]) -> NodeSample {
     let counters: Vec<Counters> = vhosts.iter().map(|vhost| vhost.counters()).collect();
     added(&counters).of_node(node)
@@ -224,7 +224,7 @@ async fn cluster_name(State(node): Api) -> Answer {
     answer(&json!({ "name": node.cluster_name() }))
 }
 
-/// Outlives a restart, and goes before the configuration's name.
+/// The name is kept over a restart, and takes precedence over the configuration's.
 async fn set_cluster_name(State(node): Api, body: Bytes) -> Answer {
     let body = Body::parse(&body)?;
     let name = body.required("name")?;
@@ -232,12 +232,12 @@ async fn set_cluster_name(State(node): Api, body: Bytes) -> Answer {
     done()
 }
 
-/// There is nothing of the kind.
+/// An empty list: there are no such objects.
 async fn none() -> Answer {
     answer(&json!([]))
 }
 
-/// Logins since the start, by protocol. Where they came from is not kept.
+/// Logins since the start, by protocol. Their addresses are not kept.
 async fn auth_attempts(caller: Caller, State(node): Api, Path(name): Path<String>) -> Answer {
     caller.monitors()?;
     is_this(&node, &name)?;

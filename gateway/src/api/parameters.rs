@@ -1,8 +1,8 @@
 //! `/api/parameters` and `/api/global-parameters`.
 //!
-//! The limits of vhosts are parameters, as in RabbitMQ: those who script it set them here. Other components with parameters are
-//! shovels and federation there, which this gateway has not: it refuses their parameters rather than keep what does nothing.
-//! Global parameters are for people and their tools, and kept as they are.
+//! The limits of vhosts are parameters, as in RabbitMQ, since scripts set them here. RabbitMQ's other components with
+//! parameters are shovels and federation. This gateway does not have them, and refuses their parameters instead of
+//! storing values without effect. Global parameters are for people and their tools, and are stored unchanged.
 
 use super::body::Body;
 use super::caller::{Caller, administrators};
@@ -18,7 +18,7 @@ use gatepost_core::properties::Name;
 use serde_json::{Map, Value, json};
 use std::sync::Arc;
 
-/// For policymakers to see, for administrators to change.
+/// Policymakers may read, administrators may change.
 pub(super) fn routes() -> Router<Arc<Node>> {
     let change = routing::put(put_global)
         .delete(delete_global)
@@ -41,7 +41,7 @@ fn makes_policies(caller: &Caller) -> Result<(), Refusal> {
         .ok_or_else(|| Refusal::not_authorised("User not authorised to access object"))
 }
 
-/// The one component that has parameters, and the name that RabbitMQ gives them.
+/// The only component that has parameters, and RabbitMQ's name for its parameter.
 const VHOST_LIMITS: &str = "vhost-limits";
 const LIMITS: &str = "limits";
 
@@ -92,7 +92,7 @@ async fn get(caller: Caller, State(node): Api, Path((component, vhost, name)): P
     answer(&found.ok_or_else(Refusal::not_found)?)
 }
 
-/// The vhost's limits are then those of the body, and no others. Whoever may set limits by their own path may do it here.
+/// Replaces the vhost's limits by those in the body. Users who may set limits by their own path may do it here.
 async fn put(caller: Caller, State(node): Api, Path((component, vhost, name)): Place, body: Bytes) -> Answer {
     makes_policies(&caller)?;
     caller.vhost_to_use(&node, &vhost)?;

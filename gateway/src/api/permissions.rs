@@ -14,7 +14,7 @@ use axum::routing;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-/// For administrators; a user may see its own.
+/// For administrators. A user may see its own permissions.
 pub(super) fn routes() -> Router<Arc<Node>> {
     Router::new()
         .route("/api/vhosts/{vhost}/permissions", routing::get(of_vhost))
@@ -38,7 +38,7 @@ pub(super) fn routes() -> Router<Arc<Node>> {
         .route("/api/users/{user}/topic-permissions", routing::get(topics_of_user))
 }
 
-/// Whether the caller may see what a user may do.
+/// Checks that the caller may see the user's permissions.
 fn sees(caller: &Caller, user: &str) -> Result<(), Refusal> {
     if caller.is_administrator() || **caller.name() == *user {
         Ok(())
@@ -130,7 +130,7 @@ async fn topics_delete(State(node): Api, Path((vhost, user, exchange)): Path<(St
     done()
 }
 
-/// What RabbitMQ says where it is asked to set something for nobody, or nowhere.
+/// RabbitMQ's answer to a request for an unknown user or vhost.
 fn unknown(error: DirectoryError) -> Refusal {
     match error {
         DirectoryError::NoSuchUser(_) | DirectoryError::NoSuchVhost(_) => {

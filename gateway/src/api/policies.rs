@@ -20,7 +20,8 @@ use gatepost_core::properties::{Name, Table};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-/// Policies are for policymakers, in vhosts that they may use; operators' are theirs to see and an administrator's to change.
+/// Policies are for policymakers, in vhosts that they may use. Operator policies can be read by policymakers and
+/// changed by administrators.
 pub(super) fn routes() -> Router<Arc<Node>> {
     let policies = Router::new()
         .route("/api/policies", routing::get(list))
@@ -39,10 +40,10 @@ pub(super) fn routes() -> Router<Arc<Node>> {
     policies.merge(operators)
 }
 
-/// Puts changes of policies into effect: all of them, or none. Returns once a power cut cannot undo them.
+/// Applies changes of policies: all of them or none. Returns once they are synced.
 ///
 /// # Errors
-/// What is wrong with one of them.
+/// The error in one of them.
 pub(crate) async fn change(node: &Arc<Node>, vhost: &Arc<Vhost>, changes: Vec<PolicyChange>) -> Result<(), Fault> {
     let set = SetPolicies {
         channel: CHANNEL,
@@ -53,7 +54,7 @@ pub(crate) async fn change(node: &Arc<Node>, vhost: &Arc<Vhost>, changes: Vec<Po
     errand.ask(Command::SetPolicies(Box::new(set))).await.map(drop)
 }
 
-/// A policy as JSON has it, in definitions too.
+/// The JSON form of a policy, also used in definitions.
 pub(crate) fn shape(vhost: &str, name: &str, record: &PolicyRecord) -> Value {
     json!({
         "vhost": vhost,
@@ -65,10 +66,10 @@ pub(crate) fn shape(vhost: &str, name: &str, record: &PolicyRecord) -> Value {
     })
 }
 
-/// A policy that JSON describes.
+/// The policy that a JSON object describes.
 ///
 /// # Errors
-/// Something is missing, or of the wrong type.
+/// Something is missing or has the wrong type.
 pub(crate) fn record(body: &Body) -> Result<PolicyRecord, Refusal> {
     let priority = match body.member("priority") {
         None => 0,
@@ -89,7 +90,7 @@ pub(crate) fn record(body: &Body) -> Result<PolicyRecord, Refusal> {
     })
 }
 
-/// RabbitMQ's words where somebody is no policymaker.
+/// Checks that the caller is a policymaker; the refusal has RabbitMQ's words.
 fn makes_policies(caller: &Caller) -> Result<(), Refusal> {
     let may = caller.is_policymaker() || caller.is_monitor();
     may.then_some(())

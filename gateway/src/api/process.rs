@@ -1,5 +1,5 @@
-//! The process itself, and what only its operators ask: `/api/gatepost/reload`, `/api/gatepost/log/level`, `/api/gatepost/log/rotate`, `/api/gatepost/stop` and
-//! `/api/gatepost/configuration`.
+//! Requests about the process, for its operators: `/api/gatepost/reload`, `/api/gatepost/log/level`,
+//! `/api/gatepost/log/rotate`, `/api/gatepost/stop` and `/api/gatepost/configuration`.
 
 use super::body::Body;
 use super::caller::{Caller, administrators};
@@ -30,7 +30,7 @@ pub(super) fn routes() -> Router<Arc<Node>> {
         .route_layer(from_fn(administrators))
 }
 
-/// As SIGHUP does. Answers with what is different, and when it applies.
+/// Reloads, as SIGHUP does. Answers with the changes, and when each applies.
 async fn reload(State(node): Api) -> Answer {
     let reloaded = node.desk.ask(Request::Reload).await.ok_or_else(stopping)?;
     let changes = reloaded.map_err(|problems| {
@@ -53,7 +53,7 @@ fn when(applies: Applies) -> &'static str {
     }
 }
 
-/// `{"level": "debug"}`, until the next reload or start.
+/// Sets the log level by `{"level": "debug"}`, until the next reload or start.
 async fn set_level(State(node): Api, body: Bytes) -> Answer {
     let body = Body::parse(&body)?;
     let level = body.required("level")?.to_owned();
@@ -68,14 +68,14 @@ async fn set_level(State(node): Api, body: Bytes) -> Answer {
     done()
 }
 
-/// Goes on in a new file of the same name.
+/// Reopens the log file by its name.
 async fn rotate(State(node): Api) -> Answer {
     let rotated = node.desk.ask(Request::RotateLogs).await.ok_or_else(stopping)?;
     rotated.map_err(Refusal::bad_request)?;
     done()
 }
 
-/// As SIGTERM does. By the control socket alone: nobody stops a gateway from elsewhere.
+/// Stops the gateway, as SIGTERM does. Only over the control socket, so that nobody can stop it from elsewhere.
 async fn stop(caller: Caller, State(node): Api) -> Answer {
     if !caller.is_operator() {
         return Err(Refusal::not_authorised("A gateway is stopped by its control socket"));
@@ -84,8 +84,8 @@ async fn stop(caller: Caller, State(node): Api) -> Answer {
     answer(&json!({ "pid": std::process::id() }))
 }
 
-/// `{"name": "ann", "password": "…"}`: whether somebody with this name and password is let in, as from this machine. It is for
-/// administrators, so a wrong password is no attack and bans nobody.
+/// Checks `{"name": "ann", "password": "…"}`: whether a client on this machine could log in with them. The request is
+/// for administrators, so a wrong password is no attack and bans nobody.
 async fn authenticate(State(node): Api, body: Bytes) -> Answer {
     let body = Body::parse(&body)?;
     body.needs(&["name", "password"])?;
@@ -107,7 +107,7 @@ async fn authenticate(State(node): Api, body: Bytes) -> Answer {
     }
 }
 
-/// The keys in effect. No key holds a secret itself: they name files that do.
+/// The keys in effect. They contain no secrets, only names of files with secrets.
 async fn configuration(State(node): Api) -> Answer {
     let keys = node.config().in_effect().into_iter().map(|key| {
         json!({

@@ -1,9 +1,9 @@
-//! What names a binding among those between the same two ends, in paths and lists.
+//! The properties key: identifies a binding among those between the same two ends, in paths and lists.
 
 use gatepost_core::properties::{Table, Value};
 use std::fmt::Write as _;
 
-/// The routing key as forms have it, and a hash of the arguments if there are any. `~` stands for neither.
+/// The form-encoded routing key, and a hash of the arguments if there are any. `~` means that there is neither.
 pub(crate) fn properties_key(key: &str, arguments: &Table) -> String {
     if arguments.is_empty() {
         return if key.is_empty() { "~".to_owned() } else { quoted(key) };
@@ -11,7 +11,7 @@ pub(crate) fn properties_key(key: &str, arguments: &Table) -> String {
     format!("{}~{}", quoted(key), hash(arguments))
 }
 
-/// As forms write it, and `~` escaped, too: it is the mark of a hash.
+/// Form-encodes a text, with `~` escaped too, because it marks the hash.
 fn quoted(key: &str) -> String {
     let mut quoted = String::with_capacity(key.len());
     for byte in key.bytes() {
@@ -24,8 +24,8 @@ fn quoted(key: &str) -> String {
     quoted
 }
 
-/// The same for the same arguments in any order and integer width. RabbitMQ's hash is of Erlang's terms and is no other's
-/// business: clients take the whole key as it is.
+/// The same hash for the same arguments, in any order and with any integer width. It differs from RabbitMQ's, which is
+/// computed from Erlang terms; clients treat the whole key as opaque.
 fn hash(arguments: &Table) -> String {
     let mut texts: Vec<String> = arguments
         .0
@@ -47,7 +47,7 @@ fn text(value: &Value) -> String {
 mod tests {
     use super::*;
 
-    /// As RabbitMQ 3.10.8 has them, but for the hash.
+    /// As in RabbitMQ 3.10.8, except for the hash.
     #[test]
     fn a_key_is_escaped_as_in_forms_and_told_from_one_with_arguments() {
         let none = Table::default();

@@ -1,10 +1,10 @@
-//! What stands behind the `?` of a request.
+//! The query of a request.
 
 use super::Refusal;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
-/// Names and values, decoded. The first of a name counts.
+/// Names and values, decoded. If a name is repeated, its first value counts.
 #[derive(Debug, Default)]
 pub(super) struct Query(Vec<(String, String)>);
 
@@ -23,7 +23,7 @@ impl Query {
         found.map(|(_, value)| value.as_str())
     }
 
-    /// Whether it says `true`.
+    /// Whether the value is `true`.
     pub(super) fn is_true(&self, name: &str) -> bool {
         self.get(name) == Some("true")
     }
@@ -37,7 +37,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Query {
     }
 }
 
-/// A form's text: `+` is a space. What is no escape stays as it is, and what is no UTF-8 becomes replacement characters.
+/// Decodes form encoding: `+` is a space. Invalid escapes stay as they are, and invalid UTF-8 becomes replacement
+/// characters.
 fn decoded(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

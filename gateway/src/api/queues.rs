@@ -1,4 +1,4 @@
-//! `/api/queues`: queues by name, and what MQTT sessions and groups wait for.
+//! `/api/queues`: queues, including those of MQTT sessions and shared subscriptions.
 
 use super::bindings::{self, Binding};
 use super::caller::Caller;
@@ -53,18 +53,18 @@ struct Queue {
     detail: Detail,
 }
 
-/// How much of it is shown.
+/// How many members of a queue are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Detail {
     Everything,
-    /// Its definition, and how many messages are in it.
+    /// Its definition, and its message counts.
     Totals,
     /// Its definition.
     Definition,
 }
 
 impl Detail {
-    /// As RabbitMQ's tools ask for lists that cost little.
+    /// The parameters with which RabbitMQ's tools ask for cheap lists.
     fn of(query: &Query) -> Detail {
         match (query.is_true("disable_stats"), query.is_true("enable_queue_totals")) {
             (false, _) => Detail::Everything,
@@ -74,9 +74,9 @@ impl Detail {
     }
 }
 
-/// About what a message takes in memory beside its body.
+/// Approximate memory of a message without its body.
 const MESSAGE_BYTES: u64 = 96;
-/// About what a queue takes without messages.
+/// Approximate memory of an empty queue.
 const QUEUE_BYTES: u64 = 1024;
 
 impl Queue {
@@ -176,8 +176,8 @@ impl Queue {
         fields.count("message_bytes", bytes);
         fields.count("message_bytes_ready", self.ready_bytes);
         fields.count("message_bytes_unacknowledged", self.unsettled_bytes);
-        // Which bodies are in memory, and which of a durable queue's messages are persistent, is not counted message by message:
-        // these are the most that it may be.
+        // How many bodies are in memory, and how many messages of a durable queue are persistent, is not counted per
+        // message. These are upper bounds.
         fields.count("message_bytes_ram", bytes);
         fields.count("message_bytes_paged_out", 0u64);
         fields.count("message_bytes_persistent", if self.is_durable { bytes } else { 0 });
@@ -197,7 +197,7 @@ impl Queue {
     }
 }
 
-/// One of many figures.
+/// A function that reads one value of a sample.
 type Of = fn(&QueueSample) -> u64;
 
 const QUEUE_STATS: [(&str, Figure); 8] = [
@@ -232,7 +232,7 @@ impl Row for Queue {
         self.write_lengths(fields, spans);
         self.write_rates(fields, spans);
         fields.count("consumers", self.consumers);
-        // Whether consumers could take more at this moment: what waits although there are some, waits for them.
+        // Whether consumers could accept more now: if there are consumers and messages wait, they could not.
         let keeps_up = self.consumers > 0 && self.ready == 0;
         for key in ["consumer_utilisation", "consumer_capacity"] {
             fields.float(key, if keeps_up { 1.0 } else { 0.0 });
@@ -245,7 +245,7 @@ impl Row for Queue {
     }
 }
 
-/// A queue, and who has to do with it.
+/// A queue with its consumers.
 struct Whole {
     queue: Queue,
     consumers: Vec<Consumer>,
@@ -268,14 +268,14 @@ impl Row for Whole {
                 owner.write_peer(fields);
             });
         }
-        // There are no statistics for each pair of queue and publisher or consumer: their number has no bound.
+        // There are no statistics per publisher or consumer of a queue: their number is not bounded.
         for key in ["incoming", "deliveries"] {
             fields.list(key, [], |_, ()| {});
         }
     }
 }
 
-/// Those of a vhost, by name.
+/// The queues of a vhost, by name.
 async fn in_vhost(node: &Node, vhost: &Vhost, query: &Query, spans: &Spans) -> Vec<Queue> {
     let name: Arc<str> = node.config().node.name.as_str().into();
     let detail = Detail::of(query);
@@ -341,7 +341,7 @@ async fn get(
     })
 }
 
-/// None of a queue that is not there, as in RabbitMQ: whoever removes a binding looks for it first.
+/// The list of an unknown queue is empty, as in RabbitMQ: tools that remove a binding look for it first.
 async fn bindings(
     caller: Caller,
     view: View,

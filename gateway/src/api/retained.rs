@@ -1,6 +1,6 @@
-//! Retained messages, which RabbitMQ's paths have no place for: `/api/gatepost/retained/{vhost}`.
+//! Retained messages: `/api/gatepost/retained/{vhost}`. RabbitMQ has no paths for them.
 //!
-//! They are read and set as an MQTT client would do it, so its caller's permissions count, those of topics too.
+//! They are read and set as an MQTT client would, so the caller's permissions apply, topic permissions included.
 
 use super::body::Body;
 use super::caller::Caller;
@@ -38,9 +38,9 @@ pub(super) fn routes() -> Router<Arc<Node>> {
         )
 }
 
-/// Retained messages that one answer names, unless it is asked for fewer, or for a page.
+/// Maximum retained messages in an answer, unless the request asks for fewer or for a page.
 const RETAINED_MAX: usize = 1000;
-/// Bytes of a topic, as MQTT has them.
+/// Maximum bytes of an MQTT topic.
 const TOPIC_MAX: usize = 65_535;
 
 struct Retained {
@@ -59,7 +59,7 @@ impl Row for Retained {
     }
 }
 
-/// By topic. `filter` (MQTT's); and `limit`, or pages.
+/// Lists topics. Parameters: an MQTT `filter`; and `limit`, or pages.
 async fn list(caller: Caller, view: View, query: Query, State(node): Api, Path(vhost): Path<String>) -> Answer {
     let vhost = caller.vhost_to_use(&node, &vhost)?;
     let filter = query.get("filter").unwrap_or("#");
@@ -82,7 +82,7 @@ async fn list(caller: Caller, view: View, query: Query, State(node): Api, Path(v
     answer(&json!({ "total": found.len(), "items": shown.collect::<Vec<_>>() }))
 }
 
-/// One with its body, which is `truncate`d if it is asked for that.
+/// One message with its body, cut if `truncate` is given.
 async fn get(caller: Caller, query: Query, State(node): Api, Path((vhost, topic)): Path<(String, String)>) -> Answer {
     let topic = checked(&topic)?;
     let truncate = query.get("truncate").map_or(Ok(usize::MAX), str::parse);
@@ -103,10 +103,10 @@ async fn get(caller: Caller, query: Query, State(node): Api, Path((vhost, topic)
     }))
 }
 
-/// The retained message of a topic: what a client is sent that subscribes to it.
+/// The retained message of a topic, as a client would get it that subscribes to the topic.
 ///
 /// # Errors
-/// The user may not subscribe to that, or as [`Errand::next`].
+/// The user may not subscribe to the topic; or those of [`Errand::next`].
 async fn retained(errand: &mut Errand, topic: &str) -> Result<Option<Message>, Refusal> {
     let open = OpenSession {
         client_id: made_up()?,
@@ -146,7 +146,7 @@ async fn retained(errand: &mut Errand, topic: &str) -> Result<Option<Message>, R
     Ok(None)
 }
 
-/// A client id that nobody has: whoever had it would lose its session.
+/// A random client id: a client with the same id would lose its session.
 fn made_up() -> Result<Name, Fault> {
     let mut bytes = [0; 16];
     let filled = SystemRandom::new().fill(&mut bytes);
@@ -154,7 +154,7 @@ fn made_up() -> Result<Name, Fault> {
     Ok(format!("management-api-{:032x}", u128::from_be_bytes(bytes)).into())
 }
 
-/// As a client would set it, stored.
+/// Sets it as a client would, durable.
 async fn put(caller: Caller, State(node): Api, Path((vhost, topic)): Path<(String, String)>, body: Bytes) -> Answer {
     let topic = checked(&topic)?;
     let body = Body::parse(&body)?;
@@ -167,7 +167,7 @@ async fn put(caller: Caller, State(node): Api, Path((vhost, topic)): Path<(Strin
     retain(&caller, &node, &vhost, topic, &payload).await
 }
 
-/// As a client would: an empty retained message.
+/// Clears it as a client would, with an empty retained message.
 async fn clear(caller: Caller, State(node): Api, Path((vhost, topic)): Path<(String, String)>) -> Answer {
     retain(&caller, &node, &vhost, &topic, &[]).await
 }
@@ -201,7 +201,7 @@ async fn retain(caller: &Caller, node: &Arc<Node>, vhost: &str, topic: &str, pay
     }
 }
 
-/// A topic that an MQTT client could publish to.
+/// Checks that an MQTT client could publish to the topic.
 ///
 /// # Errors
 /// It could not.

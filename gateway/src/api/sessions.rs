@@ -1,7 +1,8 @@
-//! Logins of the console: a browser keeps a cookie with a number nobody can guess, and no password.
+//! Sessions of the console: a browser keeps a cookie with a random number, and no password.
 //!
-//! A session holds for as long as its login would: it ends when the password changes, the user goes or loses its tags, or is banned.
-//! It also ends when nobody uses it for [`IDLE_MAX`], when it is one of more than [`SESSIONS_MAX`], and with the process.
+//! A session is valid as long as its login would be: it ends when the password changes, and when the user is deleted,
+//! loses its tags, or is banned. It also ends if it is unused for [`IDLE_MAX`], if it is displaced as one of more than
+//! [`SESSIONS_MAX`], and with the process.
 
 use crate::directory::users::Standing;
 use axum::http::{HeaderMap, HeaderValue, header};
@@ -11,14 +12,14 @@ use ring::rand::{SecureRandom as _, SystemRandom};
 use std::collections::HashMap;
 use std::fmt::Write as _;
 
-/// Unused for so long, it ends.
+/// An unused session ends after this time, in milliseconds.
 const IDLE_MAX: u64 = HOUR_MS * 8;
 const HOUR_MS: u64 = 3_600_000;
-/// At once. One more ends the one that was used least recently.
+/// Maximum sessions. One more displaces the one that was used least recently.
 const SESSIONS_MAX: usize = 1000;
 const COOKIE: &str = "gatepost_session";
 
-/// See the module. Times are those of the node's monotonic clock.
+/// All sessions. Times are those of the node's monotonic clock.
 #[derive(Default)]
 pub(super) struct Sessions {
     open: Mutex<HashMap<String, Open>>,
@@ -30,7 +31,7 @@ struct Open {
 }
 
 impl Sessions {
-    /// Opens one, and returns the cookie. `is_secure`: the browser is to send it over TLS only.
+    /// Opens a session and returns its cookie. `is_secure`: the browser may send it over TLS only.
     pub(super) fn open(&self, standing: Standing, now: Time, path: &str, is_secure: bool) -> Option<HeaderValue> {
         let mut bytes = [0; 32];
         SystemRandom::new().fill(&mut bytes).ok()?;
@@ -62,7 +63,7 @@ impl Sessions {
         Some(session.standing.clone())
     }
 
-    /// Ends the one behind a request's cookie, and returns the cookie that says so.
+    /// Ends the session of a request's cookie. Returns the cookie that deletes it in the browser.
     pub(super) fn end(&self, headers: &HeaderMap, path: &str) -> Option<HeaderValue> {
         if let Some(token) = token(headers) {
             self.open.lock().remove(token);
@@ -71,7 +72,7 @@ impl Sessions {
     }
 }
 
-/// `SameSite`: no other page makes a browser send it.
+/// With `SameSite`, no page of another site makes a browser send it.
 fn cookie(token: &str, path: &str, is_secure: bool) -> Option<HeaderValue> {
     let secure = if is_secure { "; Secure" } else { "" };
     HeaderValue::try_from(format!(

@@ -1,5 +1,5 @@
-//! The control socket: the management API on a Unix socket in the data directory. Whoever may open its file may do
-//! everything: the gateway's own user and group.
+//! The control socket: the management API on a Unix socket in the data directory. Processes that may open its file may
+//! do everything: those of the gateway's own user and group.
 
 use crate::listener::{SocketFile, listen_unix};
 use axum::Router;
@@ -15,34 +15,34 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-/// Connections at once. Operators and their scripts, on this machine.
+/// Maximum connections: operators and their scripts, on this machine.
 const CONNECTIONS_MAX: usize = 16;
-/// For a whole request head, and from one request of a connection to the next.
+/// Time for a whole request head, and from one request of a connection to the next.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 const BACKLOG: i32 = 16;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Where it is.
+/// The path of the socket.
 pub(crate) fn path(data: &Path) -> PathBuf {
     data.join("control.sock")
 }
 
-/// A socket that listens.
+/// A listening socket.
 pub(crate) struct Bound {
     listener: UnixListener,
     file: SocketFile,
 }
 
-/// Binds it. Within the lock of the data directory, so that no other gateway has it.
+/// Binds the socket. The lock of the data directory is held, so that no other gateway uses it.
 ///
 /// # Errors
-/// The system has no such socket, for one because its path is too long (some hundred bytes).
+/// The system refuses it, for example because its path is too long (more than some hundred bytes).
 pub(crate) fn bind(data: &Path) -> io::Result<Bound> {
     let (listener, file) = listen_unix(&path(data), BACKLOG)?;
     Ok(Bound { listener, file })
 }
 
-/// Serves for ever; connections end when this is dropped.
+/// Serves requests. Never returns; connections end when this is dropped.
 pub(crate) async fn serve(bound: Bound, router: Router) -> io::Result<()> {
     let Bound { listener, file } = bound;
     let _removed_with_it = file;
@@ -62,7 +62,7 @@ pub(crate) async fn serve(bound: Bound, router: Router) -> io::Result<()> {
                     drop(place);
                 });
             }
-            // No descriptor is left, or the caller gave up.
+            // No descriptor is left, or the client has closed the connection.
             Err(_) => tokio::time::sleep(PAUSE).await,
         }
     }
@@ -70,7 +70,7 @@ pub(crate) async fn serve(bound: Bound, router: Router) -> io::Result<()> {
 
 /// Answers the requests of one connection.
 pub(crate) async fn connection(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, router: Router) {
-    // However it ends, the peer knows why.
+    // If it fails, the peer notices.
     let _ = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)

@@ -1,9 +1,9 @@
-//! Arguments and headers: JSON on one side, the engine's tables on the other.
+//! Translates arguments and headers between JSON and the engine's tables.
 
 use gatepost_core::properties::{Table, Value};
 use serde_json::{Map, Value as Json};
 
-/// Bytes of a name in a table, as AMQP has them.
+/// Maximum bytes of a name in a table, as in AMQP.
 const NAME_MAX: usize = 255;
 
 /// The members of an object as a table.
@@ -21,7 +21,7 @@ pub(crate) fn table(members: &Map<String, Json>) -> Result<Table, String> {
     Ok(table)
 }
 
-/// One value. Whole numbers are 64 bits wide, as RabbitMQ makes them.
+/// One value. Whole numbers become 64 bits wide, as in RabbitMQ.
 ///
 /// # Errors
 /// As [`table`].
@@ -39,7 +39,7 @@ pub(crate) fn value(json: &Json) -> Result<Value, String> {
     })
 }
 
-/// A table as an object. Of a name that is there several times, the first counts.
+/// A table as an object. Of a repeated name, the first value counts.
 pub(crate) fn json(table: &Table) -> Json {
     let mut members = Map::new();
     for (name, value) in &table.0 {
@@ -48,7 +48,7 @@ pub(crate) fn json(table: &Table) -> Json {
     Json::Object(members)
 }
 
-/// One value. Octets that are no text become text as far as they are.
+/// One value. In octets that are not text, invalid parts are replaced.
 pub(crate) fn json_of(value: &Value) -> Json {
     let number = |n: f64| serde_json::Number::from_f64(n).map_or(Json::Null, Json::Number);
     match value {

@@ -1,7 +1,7 @@
-//! `/api/gatepost/trace`: single messages, followed from their publish to their end.
+//! `/api/gatepost/trace`: follows single messages from their publish to their end.
 //!
-//! A trace is one vhost's, and its engine keeps it. What is asked for is checked here. For monitors, as the flow map: a trace
-//! names clients, queues and routing keys, and never a body.
+//! A trace belongs to one vhost, whose engine keeps it. Requests are checked here. For monitors, as the flow map: a
+//! trace shows clients, queues and routing keys, but never a body.
 
 use super::body::Body;
 use super::caller::Caller;
@@ -37,15 +37,15 @@ pub(super) fn routes() -> Router<Arc<Node>> {
         .route("/api/gatepost/trace/{id}", get(show).delete(delete))
 }
 
-/// Where nothing else is asked for.
+/// Defaults of a request.
 const MESSAGES: i64 = 100;
 const SECONDS: i64 = 600;
-/// Bytes of a filter, a property's name and its value.
+/// Maximum bytes of a filter, a property's name and its value.
 const TEXT_MAX: usize = 1024;
-/// Messages of an engine that are copied in one hold.
+/// Maximum messages that are copied from an engine in one hold.
 const PER_HOLD: usize = 32;
 
-/// A trace, and where it is.
+/// A trace and its vhost.
 struct Found {
     vhost: Arc<Vhost>,
     info: TraceInfo,
@@ -76,7 +76,7 @@ async fn start(caller: Caller, view: View, State(node): Api, body: Bytes) -> Ans
     Ok((StatusCode::CREATED, answer).into_response())
 }
 
-/// What is asked for.
+/// Parses the request for a trace.
 fn request(body: &Body) -> Result<TraceRequest, Refusal> {
     let bounded = |key: &str| match body.text(key)? {
         Some(text) if text.len() > TEXT_MAX => {
@@ -140,12 +140,12 @@ fn filter(key: &str, text: &str, dialect: Dialect) -> Result<TopicFilter, Refusa
     if levels > LEVELS_MAX { Err(wrong()) } else { Ok(filter) }
 }
 
-/// What a trace is called: its vhost's number, and its own there.
+/// The id of a trace: its vhost's number, and its own number there.
 fn name_of(vhost: &Vhost, id: u64) -> String {
     format!("{}-{id:x}", vhost.number.0)
 }
 
-/// The trace of that name.
+/// The trace with that id.
 fn find(caller: &Caller, node: &Node, name: &str) -> Result<Found, Refusal> {
     caller.monitors()?;
     let parts = name.split_once('-').and_then(|(number, id)| {
@@ -187,7 +187,7 @@ async fn list(caller: Caller, query: Query, State(node): Api) -> Answer {
     view.list(found, Pages::None)
 }
 
-/// `from` and `count`: of its messages.
+/// Parameters `from` and `count`: which of its messages.
 async fn show(caller: Caller, query: Query, State(node): Api, Path(name): Path<String>) -> Answer {
     let found = find(&caller, &node, &name)?;
     let view = View::of(&query)?;
@@ -277,7 +277,7 @@ fn write_message(fields: &mut Fields<'_>, message: &TracedMessage) {
     fields.count("hops_left_out", message.left_out);
 }
 
-/// What is not known of a hop is not there.
+/// Unknown parts of a hop are left out.
 fn write_hop(fields: &mut Fields<'_>, message: &TracedMessage, hop: &Hop) {
     let after = hop.at - message.at.monotonic;
     fields.count("at", (message.at.wall + after).0);

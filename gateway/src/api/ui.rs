@@ -1,6 +1,6 @@
-//! The console's files, as they were packed into the program.
+//! The console's files, which are packed into the program.
 //!
-//! Everybody gets them: what they show comes from the API, which asks who one is.
+//! Everybody gets them without a login: their content comes from the API, which demands one.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -19,10 +19,10 @@ const FILES: &[File] = include!(concat!(env!("OUT_DIR"), "/ui.rs"));
 const POLICY: &str =
     "default-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
 
-/// For answers that are no page: a browser that is led to one shows text, and runs nothing in it.
+/// For answers that are not pages: a browser that opens one shows text and runs nothing in it.
 const POLICY_OF_DATA: &str = "default-src 'none'; frame-ancestors 'none'";
 
-/// Tells browsers what no answer is for: to be guessed at, framed, or shared with another server's windows.
+/// Tells browsers not to guess an answer's type, not to frame it, and not to share it with another server's windows.
 pub(super) fn protect(headers: &mut HeaderMap) {
     for (name, value) in [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -41,7 +41,7 @@ pub(super) fn file(path: &str, headers: &HeaderMap) -> Option<Response> {
     let path = if path == "/" { "/index.html" } else { path };
     let file = FILES.iter().find(|file| file.path == path)?;
     let fresh = [
-        // Also with a 304, or the entry that is fresh again would have the policy of data.
+        // Also with a 304: otherwise the browser's refreshed entry would get the policy of data.
         (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
         (header::ETAG, HeaderValue::from_static(file.etag)),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-cache")),

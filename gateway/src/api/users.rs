@@ -49,11 +49,11 @@ async fn get(State(node): Api, Path(user): Path<String>) -> Answer {
     answer(&shape(&node, &user))
 }
 
-/// As RabbitMQ has it: without a password or a hash, the user can log in by certificate only.
-/// With `If-None-Match: *`, a user that is there already is left alone, and the request refused.
+/// As in RabbitMQ: without a password or a hash, the user can log in by certificate only. With `If-None-Match: *`, a
+/// user that exists is not changed, and the request is refused.
 async fn put(State(node): Api, Path(user): Path<String>, headers: HeaderMap, body: Bytes) -> Answer {
     let body = Body::parse(&body)?;
-    // A user that is set again without them would lose them: RabbitMQ asks for them, too.
+    // They are required, as in RabbitMQ: a user that is set again without them would lose its tags.
     let tags = body.texts("tags")?;
     let tags = tags.ok_or_else(|| Refusal::bad_request("tags_not_present"))?;
     let credential = credential(&body)?.unwrap_or(Credential::Nothing);
@@ -64,7 +64,7 @@ async fn put(State(node): Api, Path(user): Path<String>, headers: HeaderMap, bod
     made(node.put_user(&user, credential, names(tags)).await?)
 }
 
-/// Changes what the body names, and nothing else. RabbitMQ has no such request.
+/// Changes only the members in the body. RabbitMQ has no such request.
 async fn patch(State(node): Api, Path(user): Path<String>, body: Bytes) -> Answer {
     let body = Body::parse(&body)?;
     if let Some(credential) = credential(&body)? {
@@ -103,7 +103,7 @@ pub(super) fn credential(body: &Body) -> Result<Option<Credential>, Refusal> {
     let algorithm = body.text("hashing_algorithm")?.unwrap_or_default().to_owned();
     Ok(match body.text("password_hash")? {
         None => None,
-        // How RabbitMQ says that there is no password.
+        // RabbitMQ's way to set no password.
         Some("") => Some(Credential::Nothing),
         Some(hash) => Some(Credential::Hash {
             algorithm,
@@ -117,8 +117,8 @@ fn names(texts: Vec<String>) -> Vec<Name> {
     texts.iter().map(|text| Name::from(text.as_str())).collect()
 }
 
-/// What makes the user again elsewhere. A hash that RabbitMQ cannot read would have it refuse the whole document, so it has a key
-/// of its own; there such a user has no password.
+/// The definition of a user for an import elsewhere. RabbitMQ would refuse the whole document if it had a hash that
+/// RabbitMQ cannot read. So such a hash has a member of its own; in RabbitMQ the user then has no password.
 pub(super) fn definition(node: &Node, user: &UserEntry) -> Value {
     let mut shape = shape(node, user);
     if let Some(members) = shape.as_object_mut() {
@@ -140,9 +140,9 @@ pub(super) fn definition(node: &Node, user: &UserEntry) -> Value {
     shape
 }
 
-/// Where an export has hashes that begin with `$`.
+/// Member for hashes that begin with `$`.
 const OWN_HASH: &str = "gatepost_password_hash";
-/// Where an export has a verifier for SCRAM-SHA-256, which RabbitMQ does not know.
+/// Member for a SCRAM-SHA-256 verifier, which RabbitMQ does not know.
 const OWN_SCRAM: &str = "gatepost_scram_sha_256";
 const RABBIT_SHA256: &str = "rabbit_password_hashing_sha256";
 

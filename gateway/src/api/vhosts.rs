@@ -22,7 +22,7 @@ use gatepost_core::engine::Counters;
 use gatepost_core::properties::Name;
 use std::sync::Arc;
 
-/// To look at for those who see them, to change for administrators.
+/// Everybody who sees a vhost may read it; administrators may change it.
 pub(super) fn routes() -> Router<Arc<Node>> {
     let change = routing::put(put).delete(delete);
     Router::new().route("/api/vhosts", routing::get(list)).route(
@@ -98,9 +98,9 @@ async fn get(caller: Caller, view: View, State(node): Api, Path(vhost): Path<Str
     view.one(&Shown::new(&node, vhost, &view.spans))
 }
 
-/// One that is there gets the description and the tags of the request, none if it says nothing of them, as in RabbitMQ; what is in
-/// it stays. With `If-None-Match: *` the request is refused then. Who makes one may do everything in it, as in RabbitMQ: tools
-/// create a vhost and go on to declare in it.
+/// Creates a vhost, or sets its description and tags to those in the request (none if it has none), as in RabbitMQ; its
+/// contents stay. With `If-None-Match: *` an existing vhost is not changed, and the request is refused. The user that
+/// creates a vhost gets all permissions in it, as in RabbitMQ: tools create a vhost and then declare objects in it.
 async fn put(caller: Caller, State(node): Api, Path(vhost): Path<String>, headers: HeaderMap, body: Bytes) -> Answer {
     let body = Body::parse(&body)?;
     let tags = body.texts("tags")?.unwrap_or_default();
@@ -130,7 +130,7 @@ async fn put(caller: Caller, State(node): Api, Path(vhost): Path<String>, header
             .set_permission(caller.name(), &vhost, Permission::everything())
             .await
         {
-            // A user of another back end, or a vhost that somebody has just deleted.
+            // The user belongs to another back end, or the vhost has just been deleted.
             Ok(_) | Err(DirectoryError::NoSuchUser(_) | DirectoryError::NoSuchVhost(_)) => {}
             Err(other) => return Err(other.into()),
         }

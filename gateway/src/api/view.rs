@@ -1,4 +1,4 @@
-//! How a list is shown: which columns, in which order, which page, and how far back the samples go.
+//! How a list is shown: columns, order, page, and how far back samples go.
 
 use super::fields::{Columns, Fields, object};
 use super::query::Query;
@@ -11,24 +11,24 @@ use regex_lite::{Regex, RegexBuilder};
 use serde_json::Value;
 use std::cmp::Ordering;
 
-/// One of a list.
+/// A row of a list.
 pub(super) trait Row {
-    /// What a search is about.
+    /// The text that a search examines.
     fn name(&self) -> &str;
-    /// Other names of it, which a search finds, too. RabbitMQ's search does not.
+    /// Other names of it, which a search finds too. RabbitMQ's search does not.
     fn other_names(&self) -> [&str; 2] {
         [""; 2]
     }
     fn write(&self, fields: &mut Fields<'_>, spans: &Spans);
 }
 
-/// See the module.
+/// The parameters of a request for a list.
 pub(super) struct View {
     columns: Columns,
     sort: Option<String>,
     is_reversed: bool,
     page: Option<Page>,
-    /// For how long back rates have samples.
+    /// How far back rates have samples.
     pub(super) spans: Spans,
 }
 
@@ -38,7 +38,7 @@ struct Page {
     name: Search,
 }
 
-/// The text or regular expression that names are searched for.
+/// A text or a regular expression that names are searched for.
 enum Search {
     Anything,
     /// In lower case.
@@ -48,9 +48,9 @@ enum Search {
 
 const PAGE_SIZE: usize = 100;
 const PAGE_SIZE_MAX: usize = 500;
-/// Bytes of a regular expression.
+/// Maximum bytes of a regular expression.
 const REGEX_MAX: usize = 1024;
-/// Bytes of what it compiles to. It is matched outside of any lock, in time linear in the name.
+/// Maximum bytes of its compiled form. It is matched outside of any lock, in time linear in the name.
 const REGEX_COMPILED_MAX: usize = 64 << 10;
 
 impl View {
@@ -64,8 +64,7 @@ impl View {
         })
     }
 
-    /// The whole list, or a page of it where `pages` are known. `rows`: in the order in which they stand if nothing else is
-    /// asked for.
+    /// The whole list, or a page of it if `pages` are supported. `rows`: in their default order.
     pub(super) fn list<R: Row>(&self, mut rows: Vec<R>, pages: Pages) -> Answer {
         let page = self.page.as_ref().filter(|_| pages == Pages::Known);
         let total = rows.len();
@@ -99,12 +98,12 @@ impl View {
         Ok(sent(out))
     }
 
-    /// Whether rows are to have that member.
+    /// Whether rows need that member.
     pub(super) fn wants(&self, member: &str) -> bool {
         self.columns.within(member).is_some()
     }
 
-    /// Whether a page is asked for, and not the whole list.
+    /// Whether a page is requested and not the whole list.
     pub(super) fn has_page(&self) -> bool {
         self.page.is_some()
     }
@@ -114,7 +113,7 @@ impl View {
         self.object(|fields| row.write(fields, &self.spans))
     }
 
-    /// One object that is no row.
+    /// One object that is not a row.
     pub(super) fn object(&self, write: impl FnOnce(&mut Fields<'_>)) -> Answer {
         let mut out = String::new();
         object(&mut out, &self.columns, write);
@@ -150,7 +149,7 @@ impl View {
     }
 }
 
-/// Whether a list has pages. Some lists have none, for example bindings: they are always complete, as in RabbitMQ.
+/// Whether a list has pages. Some lists, for example bindings, have none and are always complete, as in RabbitMQ.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pages {
     Known,
@@ -184,7 +183,7 @@ impl Page {
 }
 
 impl Search {
-    /// `None`: it is no regular expression.
+    /// `None`: it is not a valid regular expression.
     fn of(query: &Query) -> Option<Search> {
         let name = query.get("name").unwrap_or_default();
         if name.is_empty() {
@@ -203,7 +202,7 @@ impl Search {
         regex.ok().map(Search::Regex)
     }
 
-    /// As [`Search::finds`], in a name that need not be there.
+    /// As [`Search::finds`], for a name that may be absent.
     fn finds_other(&self, name: &str) -> bool {
         !name.is_empty() && self.finds(name)
     }
@@ -217,7 +216,7 @@ impl Search {
     }
 }
 
-/// What rows are sorted by: numbers stand before texts, and what is not there counts as 0.
+/// The sort key of a row: numbers come before texts, and an absent value counts as 0.
 #[derive(Debug, PartialEq)]
 enum Key {
     Number(f64),

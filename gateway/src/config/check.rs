@@ -1,4 +1,4 @@
-//! Checks that concern several settings together, and that files which settings name exist.
+//! Checks of settings against each other, and of the files that settings name.
 
 use super::schema::{MANAGEMENT, METRICS};
 use super::source::Problem;
@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::Path;
 
-/// Finds settings that are valid each, but not together.
+/// Finds settings that are valid alone but not together.
 pub(super) fn together(config: &Config) -> Vec<Problem> {
     let mut problems = Vec::new();
     listeners(config, &mut problems);
@@ -255,7 +255,7 @@ impl Config {
         self.values.value(name) == self.schema.defaults().value(name)
     }
 
-    /// Keys that name a file, and the file, where there is one.
+    /// Keys that name a file, with that file, where one is set.
     fn files_named(&self) -> impl Iterator<Item = (&str, &str)> {
         self.values.iter().filter_map(|(name, value)| match value {
             gatepost_core::keys::Value::Text(path)

@@ -12,7 +12,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use toml::de::DeValue;
 
-/// Where a packaged gateway keeps its configuration.
+/// The configuration file of a packaged gateway.
 const DEFAULT_FILE: &str = "/etc/gatepost/gatepost.toml";
 
 /// Where settings come from. Kept while the node runs, because a reload reads them again.
@@ -36,10 +36,10 @@ impl Layers {
     /// Reads all layers, including `conf.d` beside the file.
     ///
     /// # Errors
-    /// Everything that is wrong, in all layers.
+    /// All errors in all layers.
     pub fn load(&self) -> Result<Config, Problems> {
         let (config, mut problems) = self.read();
-        // While single settings are wrong, checks of several together would only add noise. Missing files are still reported.
+        // While single settings are wrong, errors about combinations would be noise. Missing files are still reported.
         problems.extend(if problems.is_empty() {
             config.check()
         } else {
@@ -52,12 +52,12 @@ impl Layers {
         }
     }
 
-    /// The data directory, as far as the layers can be read: for whoever wants to reach a gateway that runs already.
+    /// The data directory, as far as the layers can be read: for commands that want to reach a running gateway.
     pub(crate) fn data_dir(&self) -> PathBuf {
         self.read().0.node.data_dir
     }
 
-    /// The settings without what is wrong, and what is.
+    /// The valid settings, and the problems.
     fn read(&self) -> (Config, Vec<Problem>) {
         let mut problems = Vec::new();
         let mut schema = Schema::new(protocols::ALL);
@@ -107,7 +107,7 @@ fn files(file: Option<&Path>) -> Vec<PathBuf> {
     std::iter::once(main).chain(parts).collect()
 }
 
-/// `GATEPOST__LIMITS__MAX_CONNECTIONS=500`: a value is TOML if it reads as TOML, else a string.
+/// `GATEPOST__LIMITS__MAX_CONNECTIONS=500`: a value is TOML if it parses as TOML, otherwise a string.
 fn variable(
     schema: &mut Schema,
     values: &mut Values,
@@ -234,7 +234,7 @@ gatepost.toml:6:13: limits.heartbeat: expected a duration such as \"30s\", \"5m\
 gatepost.toml:8:14: store.durability: expected one of \"always\", \"interval\", \"os\", found \"sometimes\"
 gatepost.toml:10:8: listeners.amqp.bind: expected a list of IP addresses with ports such as [\"[::]:5672\"], which is every address, or [\"127.0.0.1:5672\"], found [\"localhost:5672\"]
 gatepost.toml:12:2: listners: unknown key, did you mean listeners?
-gatepost.toml:17:17: mqtt.default_vhost: expected \"/\" (other vhosts are not supported yet), found \"plant\"
+gatepost.toml:17:17: mqtt.default_vhost: expected \"/\" (set a listener's `vhost` for another one), found \"plant\"
 gatepost.toml:18:1: mqtt.colour: unknown key; known here: anonymous, anonymous_user, auth_methods, connect_size_max, default_vhost, exchange, keep_alive_max, max_inflight, receive_maximum, reveal_denied, session_expiry_max, sys_interval
 tls.cert: /nowhere/cert.pem cannot be read: No such file or directory (os error 2)";
         assert_eq!(read(text).expect_err("wrong"), expected);
@@ -340,7 +340,7 @@ tls.cert: /nowhere/cert.pem cannot be read: No such file or directory (os error 
         assert_eq!(config.auth_file.passwords, path);
     }
 
-    /// Another broker's file caused hundreds of errors that did not help the operator.
+    /// The bug: another broker's file caused hundreds of errors that did not help the operator.
     #[test]
     fn the_configuration_of_another_broker_is_told_how_to_come_over() {
         for (text, whose) in [
@@ -402,7 +402,7 @@ algorithms = [\"RS256\",\"ES256\"]
         assert_eq!(config.store.durability, Durability::Os);
         let printed = config.print();
         assert_eq!(read(&printed).expect("valid").values, config.values);
-        // What differs is marked, and everything is explained.
+        // Changed values are marked, and every key is explained.
         for line in [
             "# What a confirm guarantees.\ndurability = \"os\"  # changed; the default is \"always\"\n",
             "# Time between syncs with `interval`.\ninterval = \"1s\"\n",
@@ -412,7 +412,7 @@ algorithms = [\"RS256\",\"ES256\"]
         }
     }
 
-    /// The page is committed for readers who have no gateway at hand. (An optional protocol adds its own keys.)
+    /// The page is committed for readers without a gateway. (An optional protocol adds its own keys.)
     #[cfg(not(feature = "nats"))]
     #[test]
     fn the_page_in_docs_is_what_the_table_says() {
@@ -571,7 +571,7 @@ algorithms = [\"RS256\",\"ES256\"]
             })
             .collect();
         assert_eq!(read(&set).expect("all keys").values, Config::default().values);
-        // It stood there for each of eight listeners, 500 lines in all.
+        // The bug: it was repeated for each of eight listeners, 500 lines in all.
         for text in [
             "Addresses to listen on; empty: off",
             "Networks of the proxies",
@@ -678,7 +678,7 @@ algorithms = [\"RS256\",\"ES256\"]
         read(&format!("[tls]\n{pair}{}", quic.replace("14567", "8883"))).expect("valid");
     }
 
-    /// A missing password file passed the check, and so did a log in a directory that is not there.
+    /// The bug: a missing password file passed the check, and so did a log in a directory that does not exist.
     #[test]
     fn files_that_keys_name_must_be_there() {
         let dir = tempfile::tempdir().expect("a directory");

@@ -1,4 +1,4 @@
-//! The configuration: one table of keys, the values read for them, and the node's settings made from these.
+//! The configuration: a table of keys, the values read for them, and the node's settings made from these values.
 //!
 //! ```text
 //!   table.rs (the node's keys) ┐

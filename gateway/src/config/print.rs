@@ -41,12 +41,12 @@ pub(super) fn values(schema: &Schema, values: &Values) -> String {
 
 const CHANGED: &str = "changed; the default is ";
 
-/// The keys that all listeners have, as they were explained with the first of them.
+/// The keys that all listeners have, with the defaults for which the first listener explained them.
 #[derive(Default)]
 struct Explained(BTreeMap<String, String>);
 
 impl Explained {
-    /// The default of that key where it was explained already. `None`: it is to be explained here.
+    /// The default for which the key was explained already. `None`: it must be explained here.
     fn of(&mut self, row: &Row) -> Option<String> {
         let (_, key) = row.name.strip_prefix(LISTENERS)?.split_once('.')?;
         let before = self.0.get(key).cloned();
@@ -57,11 +57,11 @@ impl Explained {
     }
 }
 
-/// What the sections of listeners begin with.
+/// Prefix of listeners' sections.
 const LISTENERS: &str = "listeners.";
 
-/// A file with all keys, their meaning and their defaults, commented out. What all listeners have is explained with the
-/// first; the others show what is different.
+/// A file with all keys, their meaning and their defaults, commented out. Keys that all listeners have are explained
+/// with the first listener; the others show only what differs.
 pub(super) fn sample(schema: &Schema) -> String {
     let mut text = "# All keys of Gatepost's configuration with their defaults. Every key is optional.\n".to_owned();
     let mut explained = Explained::default();

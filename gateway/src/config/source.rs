@@ -33,7 +33,7 @@ impl Source {
     }
 }
 
-/// One thing wrong with the configuration.
+/// A problem in the configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     /// `file:line:column`, a variable's name, or empty if it is about settings together.
@@ -55,7 +55,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Everything wrong with a configuration, in the order of the layers.
+/// All problems in a configuration, in the order of the layers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 

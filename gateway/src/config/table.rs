@@ -1,4 +1,4 @@
-//! The node's keys: name, type, default, what values are allowed, when a change applies, and what it means.
+//! The node's keys: name, type, default, allowed values, when a change applies, and meaning.
 //!
 //! One line defines a key and a field; parsing, `--print-config`, the sample file and the reference are derived from it. A
 //! key that only one protocol reads is defined in that protocol's crate instead (`Description::keys`).
@@ -512,7 +512,7 @@ section! {
     }
 }
 
-/// As many requests as there are turns for.
+/// As many as the back end can ask at a time.
 const REQUESTS_MAX: u64 = outside::REQUESTS_MAX as u64;
 
 words! {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-/// A duration of the configuration: `"250ms"`, `"30s"`, `"5m"`, `"24h"`, `"7d"`, or a bare number of seconds.
+/// A duration in the configuration: `"250ms"`, `"30s"`, `"5m"`, `"24h"`, `"7d"`, or a bare number of seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Period(pub Duration);
 
@@ -61,7 +61,7 @@ impl Size {
         number.checked_mul(bytes).map(Size)
     }
 
-    /// The bytes as a count of memory, saturating where an address is smaller than 64 bits.
+    /// The number of bytes in memory, at most `usize::MAX` on systems with addresses of less than 64 bits.
     pub fn bytes(self) -> usize {
         usize::try_from(self.0).unwrap_or(usize::MAX)
     }

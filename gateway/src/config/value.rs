@@ -8,7 +8,7 @@ use toml::de::DeValue;
 /// Reads a value of `kind`.
 ///
 /// # Errors
-/// It is not of that kind; the text says what was expected, and fits after "expected".
+/// It is not of that kind. The text says what was expected, and fits after "expected".
 pub(super) fn parse(kind: &Kind, value: &DeValue<'_>) -> Result<Value, String> {
     read(kind, value).ok_or_else(|| expected(kind))
 }
@@ -136,7 +136,7 @@ pub(super) fn show(value: &Value) -> String {
         Value::Size(size) => quoted(&Size(*size).to_string()),
         Value::Auto => quoted("auto"),
         Value::Period(period) => quoted(&Period(*period).to_string()),
-        // With a decimal point; without one it would read back as a number of bytes.
+        // With a decimal point. Without one it would be read as a number of bytes.
         Value::Share(share) => format!("{share:?}"),
         Value::Text(text) => quoted(text),
         Value::Texts(texts) => list_of(texts.iter().map(|text| quoted(text))),

@@ -5,13 +5,13 @@ use super::load::PREFIX;
 use super::reader::distance;
 use super::schema::{Schema, Takes};
 
-/// The prefix with one underscore; ours has two.
+/// The prefix with one underscore; real settings have two.
 const LIKE_OURS: &str = "GATEPOST_";
 
-/// Wrong letters, at most, in a name that is still recognised.
+/// Maximum wrong letters in a name that is still recognised.
 const SLIPS: usize = 2;
 
-/// A warning for each of `variables` that probably is a mistyped setting. Others that begin with our name are ignored:
+/// A warning for each of `variables` that is probably a mistyped setting. Others with our prefix are ignored:
 /// Kubernetes, for example, sets `GATEPOST_SERVICE_HOST` for a service named gatepost.
 pub(super) fn warnings<'a>(schema: &Schema, variables: impl Iterator<Item = &'a str>) -> Vec<String> {
     let keys: Vec<(String, &str)> = schema

@@ -36,7 +36,7 @@ pub enum Close {
 
 const REASON: &str = "closed by the operator";
 
-/// What an operator asks first.
+/// Prints the state of the gateway.
 pub(super) async fn status(client: &mut Client) -> Result<Output, Failure> {
     let overview = client.get(&["overview"]).await?;
     let nodes = client.get(&["nodes"]).await?;
@@ -79,7 +79,7 @@ pub(super) async fn close(asked: &Close, client: &mut Client) -> Result<Output, 
     match asked {
         Close::Connection { name, reason } => client.close_for(&["connections", name], reason).await?,
         Close::User { name, reason } => {
-            // Of somebody who is not there nothing would be closed, and nobody would notice the slip.
+            // If the user does not exist, nothing would be closed, and nobody would notice the mistake.
             client.get(&["users", name]).await.map_err(|failure| match failure {
                 Failure::DataDamaged(_) => Failure::NoSuchUser(format!("no such user: '{name}'")),
                 other => other,
@@ -99,7 +99,7 @@ async fn close_all(vhost: Option<&str>, reason: &str, client: &mut Client) -> Re
     let names = all.as_array().into_iter().flatten();
     for name in names.filter_map(|connection| connection["name"].as_str()) {
         match client.close_for(&["connections", name], reason).await {
-            // It has gone by itself meanwhile.
+            // It has been closed meanwhile.
             Err(Failure::DataDamaged(_)) => {}
             closed => closed?,
         }

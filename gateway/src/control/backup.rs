@@ -1,7 +1,7 @@
 //! `gatepost backup` and `gatepost restore`.
 //!
-//! The gateway sends an archive, and this process writes it: the file belongs to whoever asked, and lies where that user may
-//! write. It gets its name when all of it is on the medium, so that a file of that name is whole.
+//! The gateway sends an archive, and this process writes it: the file belongs to the user of the command, and is placed
+//! where that user may write. It gets its name when all of it is synced, so a file of that name is complete.
 //!
 //! A restore unpacks into `restore.part` in the data directory, compares every checksum, reads the log as `gatepost check`
 //! does, and only then moves it into place. A gateway does not start on a directory in which `restore.part` is left.
@@ -18,13 +18,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// An archive that is being written has this behind its name.
+/// Suffix of an archive that is being written.
 const DRAFT: &str = ".part";
-/// Where a restore unpacks. No gateway starts while it is there.
+/// Directory into which a restore unpacks. No gateway starts while it exists.
 pub(crate) const UNFINISHED: &str = "restore.part";
 /// Bytes copied at once.
 const CHUNK: usize = 256 << 10;
-/// How often progress is told.
+/// How often progress is printed.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 
 /// Writes the archive of a gateway's data directory to a file, or to standard output if that is `-`.
@@ -47,12 +47,12 @@ pub(super) async fn backup(file: &Path, client: &mut Client) -> Result<(), Failu
             file.display()
         )));
     }
-    // First, so that no signal finds the draft and nobody who removes it.
+    // Before the draft is created: otherwise a signal could end the process and leave the draft.
     let mut interrupts = Interrupts::new()?;
     let draft = Draft::of(file);
     let mut out = new_file(&draft.path).map_err(unwritable)?;
     let bytes = tokio::select! {
-        // Ends here and not in the signal's default way: the draft goes with it.
+        // Not ended by the signal's default action, so that the draft is removed.
         signal = interrupts.next() => return Err(Failure::Interrupted(signal)),
         bytes = receive(client, &mut out, unwritable) => bytes?,
     };
@@ -81,7 +81,7 @@ impl Interrupts {
         ]))
     }
 
-    /// The number of the next one.
+    /// Returns the number of the next signal.
     async fn next(&mut self) -> u8 {
         let [(interrupt, a), (terminate, b), (hangup, c)] = &mut self.0;
         tokio::select! {
@@ -92,7 +92,7 @@ impl Interrupts {
     }
 }
 
-/// Receives the archive. Returns how long it is.
+/// Receives the archive. Returns its length.
 async fn receive(
     client: &mut Client,
     out: &mut impl Write,
@@ -126,8 +126,8 @@ async fn receive(
     Ok(progress.done)
 }
 
-/// Gives a draft its name. Unlike a rename, a link does not replace a file that somebody else has put there meanwhile. Where
-/// the file system has no links (FAT, some network file systems), it is renamed if nothing is there.
+/// Gives a draft its name. Unlike a rename, a link does not replace a file that was created there meanwhile. On a file
+/// system without links (FAT, some network file systems) it is renamed, if no such file exists.
 fn put_in_place(draft: &Path, file: &Path, link: impl Fn(&Path, &Path) -> io::Result<()>) -> io::Result<()> {
     match link(draft, file) {
         Err(error) if error.kind() != ErrorKind::AlreadyExists => {
@@ -143,8 +143,8 @@ fn put_in_place(draft: &Path, file: &Path, link: impl Fn(&Path, &Path) -> io::Re
 /// Makes a data directory of an archive, or of standard input if that is `-`.
 ///
 /// # Errors
-/// The directory is in use or not empty, the archive is no backup or damaged, or the directory cannot be written. Nothing is
-/// in place then.
+/// The directory is in use or not empty, the archive is not a backup or is damaged, or the directory cannot be written.
+/// Then nothing is in place.
 pub fn restore(file: &Path, data: &Path) -> Result<(), Failure> {
     let unwritable = |error: io::Error| Failure::DataUnwritable(format!("{}: {error}", data.display()));
     let (from, bytes): (Box<dyn Read>, u64) = if file == Path::new("-") {
@@ -162,7 +162,8 @@ pub fn restore(file: &Path, data: &Path) -> Result<(), Failure> {
     let report = check::read(&unpacked.part)?;
     unpacked.put_in_place().map_err(unwritable)?;
     if !report.is_clean() {
-        // The checksums hold, so it is as it was, which is better than nothing.
+        // The checksums are right, so the log was damaged already when it was backed up. Restoring it is better than
+        // nothing.
         eprint!("{}", check::text(&report));
         eprintln!(
             "{} is restored as it was, and it was damaged already when it was copied; `gatepost check --repair` makes the best of it",
@@ -213,13 +214,14 @@ fn unpack(from: &mut impl Read, bytes: u64, to: &Path) -> io::Result<()> {
     sync_dir(to)
 }
 
-/// A data directory that is being restored. What was unpacked goes when this is dropped before it is in place.
+/// A data directory that is being restored. Dropping this removes the unpacked files, unless they are in place.
 struct Unpacked {
     data: PathBuf,
     part: PathBuf,
-    /// The directory was made for this.
+    /// Whether the directory was created for this.
     made: bool,
-    /// Files are being moved: a failure leaves `part`, so that no gateway takes what is there for all there is.
+    /// Files are being moved. A failure then leaves `part`, so that no gateway takes the incomplete directory for a
+    /// whole one.
     moving: bool,
 }
 
@@ -256,7 +258,7 @@ impl Unpacked {
             }
         }
         sync_dir(&self.data)?;
-        // What is left is the lock of the check.
+        // Only the lock of the check remains.
         std::fs::remove_dir_all(&self.part)?;
         self.made = false;
         sync_dir(&self.data)?;
@@ -275,7 +277,8 @@ impl Drop for Unpacked {
     }
 }
 
-/// A directory with anything in it may be a gateway's. What `mkfs` makes in the root of a file system does not count.
+/// Refuses a directory with any content, since it may be a gateway's. What `mkfs` creates in the root of a file system
+/// does not count.
 fn check_empty(data: &Path, entries: std::fs::ReadDir) -> Result<(), Failure> {
     let data = data.display();
     for entry in entries {
@@ -307,13 +310,13 @@ fn sync_dir(path: &Path) -> io::Result<()> {
     File::open(path)?.sync_all()
 }
 
-/// So that the new name is there after a power cut.
+/// Syncs the parent, so that the new name is there after a power cut.
 fn sync_parent(path: &Path) -> io::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     sync_dir(parent.unwrap_or(Path::new(".")))
 }
 
-/// An archive that is being written. The file goes when this is dropped; if it is whole, it has its other name by then.
+/// An archive that is being written. Dropping this removes the draft; a complete one has its final name by then.
 struct Draft {
     path: PathBuf,
 }
@@ -334,7 +337,7 @@ impl Drop for Draft {
     }
 }
 
-/// A line every second, and none if it is done before the first.
+/// Prints a line every second, and none if the work takes less than a second.
 struct Progress {
     done: u64,
     of: u64,
@@ -366,7 +369,7 @@ impl Progress {
 mod tests {
     use super::*;
 
-    /// FAT has no hard links, and many a backup goes to a stick.
+    /// FAT has no hard links, and backups are often written to USB sticks.
     #[test]
     fn where_links_cannot_be_made_the_draft_is_renamed_and_replaces_nothing() {
         let dir = tempfile::tempdir().expect("a directory");

@@ -35,11 +35,11 @@ pub(super) struct Client {
     /// A node in this process, if no gateway runs on the data directory.
     own: Option<Own>,
     host: String,
-    /// What stands before `/api` in paths.
+    /// The part of paths before `/api`.
     prefix: String,
     /// Value of the header Authorization.
     login: Option<HeaderValue>,
-    /// For one answer.
+    /// Time limit of one answer.
     timeout: Duration,
 }
 
@@ -55,15 +55,15 @@ struct Reply {
     body: Value,
 }
 
-/// Bytes of an answer, at most.
+/// Maximum bytes of an answer.
 const REPLY_MAX: usize = 256 << 20;
 const PIPE: usize = 64 << 10;
-/// Where a URL without a port leads.
+/// The port of a URL without one.
 const HTTP_PORT: u16 = 15672;
 const HTTPS_PORT: u16 = 15671;
 
 impl Client {
-    /// To the gateway that `target` is about.
+    /// Connects to the gateway that `target` names.
     pub(super) async fn reach(layers: &Layers, target: &Target, must_run: bool) -> Result<Client, Failure> {
         match &target.url {
             Some(url) => Client::remote(url, target).await,
@@ -71,9 +71,9 @@ impl Client {
         }
     }
 
-    /// To the gateway that runs on the configured data directory; if none does, to the directory itself, unless it
-    /// `must_run`. One that runs is reached although its configuration has been broken since, or names files that only the
-    /// gateway can read.
+    /// Connects to the gateway that runs on the configured data directory. If none runs, works on the directory itself,
+    /// unless one `must_run`. A running gateway is reached even if its configuration has become invalid since, or names
+    /// files that only the gateway can read.
     async fn connect(layers: &Layers, target: &Target, must_run: bool) -> Result<Client, Failure> {
         let path = api::socket::path(&layers.data_dir());
         match UnixStream::connect(&path).await {
@@ -95,7 +95,7 @@ impl Client {
 
     async fn without_socket(config: Config, target: &Target, must_run: bool) -> Result<Client, Failure> {
         let data = config.node.data_dir.clone();
-        // A gateway that runs cannot be spoken to. One that is stopped need not be.
+        // A running gateway cannot be reached then. A stopped one can be managed.
         if let Err(error) = check_length(&api::socket::path(&data)) {
             let unheard = || {
                 Failure::Unavailable(format!(
@@ -118,10 +118,10 @@ impl Client {
         Client::on(config, &data, target).await
     }
 
-    /// To the management API at `url`.
+    /// Connects to the management API at `url`.
     async fn remote(url: &str, target: &Target) -> Result<Client, Failure> {
         let usage = |what: String| Failure::Usage(format!("--url {url}: {what}"));
-        // A name and a password in an address would stand in every list of processes.
+        // A name and a password in the URL would be visible in every list of processes.
         let at = Url::parse(url).map_err(|what| {
             usage(format!(
                 "{what}. (The user is given with --login, and its password with --login-file)"
@@ -233,7 +233,7 @@ impl Client {
         Ok(self.send(Method::GET, path, None).await?.good()?.body)
     }
 
-    /// The same, with a query.
+    /// Gets the resource at `path` with a query.
     pub(super) async fn get_with(&mut self, path: &[&str], query: &[(&str, &str)]) -> Result<Value, Failure> {
         let mut text = String::new();
         for (name, value) in query {
@@ -272,7 +272,7 @@ impl Client {
         self.send(Method::POST, path, Some(body)).await?.good().map(drop)
     }
 
-    /// What a request that changes something answers.
+    /// Sends a request that changes something, and returns its answer.
     pub(super) async fn post_for(&mut self, path: &[&str], body: &Value) -> Result<Value, Failure> {
         Ok(self.send(Method::POST, path, Some(body)).await?.good()?.body)
     }
@@ -288,7 +288,7 @@ impl Client {
         reply.good().map(|_| None)
     }
 
-    /// Deletes, and says why.
+    /// Deletes a resource, with a reason.
     pub(super) async fn close_for(&mut self, path: &[&str], reason: &str) -> Result<(), Failure> {
         let reason = HeaderValue::from_str(reason)
             .map_err(|_| Failure::Usage("--reason: one line without control characters".to_owned()))?;
@@ -310,7 +310,7 @@ impl Client {
         deleted.good().map(drop)
     }
 
-    /// What is at `path`, not as JSON: the body as it comes.
+    /// Gets the body at `path` as a stream, not as JSON.
     pub(super) async fn stream(&mut self, path: &str) -> Result<Response<Incoming>, Failure> {
         let mut request = Request::get(format!("{}{path}", self.prefix)).header("host", &self.host);
         if let Some(login) = &self.login {
@@ -319,7 +319,7 @@ impl Client {
         let request = request
             .body(Body::empty())
             .map_err(|error| Failure::Usage(error.to_string()))?;
-        // The limit is for the head. The body takes as long as it is.
+        // The limit applies to the head. The body may take longer.
         let answering = async { self.requests.send_request(request).await.map_err(unreachable) };
         let reply = within(self.timeout, answering).await?;
         let status = reply.status();
@@ -423,7 +423,7 @@ async fn within<T>(limit: Duration, doing: impl Future<Output = Result<T, Failur
     })
 }
 
-/// Whether the server answered with something that is no record of TLS.
+/// Whether the server answered with something other than a TLS record.
 fn is_no_tls(error: &io::Error) -> bool {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     matches!(inner, Some(rustls::Error::InvalidMessage(_)))

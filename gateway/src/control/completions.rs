@@ -1,4 +1,4 @@
-//! What completes the command line in bash, zsh and fish, made from the command line's own description.
+//! Completions of the command line for bash, zsh and fish, generated from the command line's own description.
 
 use super::rabbitmqctl;
 use clap::{Command, ValueEnum};
@@ -13,13 +13,13 @@ pub enum Shell {
     Fish,
 }
 
-/// A text that the shell reads.
+/// The script for a shell.
 pub fn completions(shell: Shell, command: &Command) -> String {
     let mut cases = Vec::new();
     collect(command, String::new(), &mut cases);
     match shell {
         Shell::Bash => bash(&cases),
-        // zsh reads what is made for bash.
+        // zsh can load scripts for bash.
         Shell::Zsh => format!(
             "#compdef gatepost gatepostctl\nautoload -U +X bashcompinit && bashcompinit\n{}",
             bash(&cases)
@@ -28,7 +28,7 @@ pub fn completions(shell: Shell, command: &Command) -> String {
     }
 }
 
-/// The verbs so far, and what may follow them.
+/// The words so far, and the words that may follow them.
 type Case = (String, Vec<String>);
 
 fn collect(command: &Command, path: String, cases: &mut Vec<Case>) {

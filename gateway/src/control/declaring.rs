@@ -203,7 +203,7 @@ async fn listed(
     }
 }
 
-/// Parses arguments. A value that reads as a number, `true` or `false` is one; everything else is text.
+/// Parses arguments. A value that reads as a number, `true` or `false` becomes one; everything else is text.
 fn table(arguments: &[String]) -> Result<Map<String, Value>, Failure> {
     let mut table = Map::new();
     for argument in arguments {

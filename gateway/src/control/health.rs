@@ -1,4 +1,4 @@
-//! `gatepost health`: what monitoring asks, as monitoring plugins answer.
+//! `gatepost health`: checks for monitoring, with the output of monitoring plugins.
 
 use super::client::Client;
 use super::table::Output;
@@ -6,7 +6,7 @@ use crate::exit::Failure;
 use clap::Args;
 use serde_json::json;
 
-/// What to look at besides alarms and the service itself.
+/// Checks besides alarms and the service itself.
 #[derive(Args, Debug)]
 pub struct Checks {
     /// This port must listen; may be given several times
@@ -15,7 +15,7 @@ pub struct Checks {
     /// This protocol must be served, such as mqtt or amqp/ssl; may be given several times
     #[arg(long, value_name = "NAME")]
     protocol: Vec<String>,
-    /// Warn of certificates that expire within so many days
+    /// Warn about certificates that expire within this many days
     #[arg(long, value_name = "DAYS", default_value_t = 30)]
     certificate_days: u32,
 }
@@ -24,7 +24,7 @@ const WARNING: u8 = 1;
 const CRITICAL: u8 = 2;
 const UNKNOWN: u8 = 3;
 
-/// The path of each check, and how bad it is if it fails.
+/// The path of each check, and the exit code if it fails.
 fn checks(asked: &Checks) -> Vec<(u8, Vec<String>)> {
     let path = |parts: &[&str]| parts.iter().map(|part| (*part).to_owned()).collect::<Vec<_>>();
     let mut checks = vec![
@@ -61,7 +61,7 @@ pub(super) async fn health(asked: &Checks, client: &mut Client) -> Result<Output
     Ok(verdict(worst, if found.is_empty() { &all_well } else { &found }))
 }
 
-/// One check by its path, as `rabbitmq-diagnostics` makes it.
+/// One check by its path, as `rabbitmq-diagnostics` does it.
 pub(super) async fn one(check: &[String], unit: &str, client: &mut Client) -> Result<Output, Failure> {
     let mut path = vec!["health", "checks"];
     path.extend(check.iter().map(String::as_str));
@@ -77,7 +77,7 @@ pub(super) async fn one(check: &[String], unit: &str, client: &mut Client) -> Re
     }
 }
 
-/// What is said where nobody answers.
+/// The output if the gateway does not answer.
 pub(super) fn unknown(failure: &Failure) -> Output {
     verdict(UNKNOWN, &[failure.to_string()])
 }

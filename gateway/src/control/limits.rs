@@ -68,7 +68,7 @@ fn path_of(whose: &Whose) -> (&'static str, String) {
     }
 }
 
-/// What is to be set: one limit, or an object of them.
+/// The limits to set: one, or an object of several.
 fn wanted(name: Option<&str>, value: Option<i64>, all: Option<&str>) -> Result<Map<String, Value>, Failure> {
     match (all, name, value) {
         (Some(all), ..) => {
@@ -79,7 +79,7 @@ fn wanted(name: Option<&str>, value: Option<i64>, all: Option<&str>) -> Result<M
     }
 }
 
-/// The names of those that are set.
+/// The names of the limits that are set.
 fn set(limits: &Value) -> Vec<String> {
     let rows = limits.as_array().into_iter().flatten();
     let members = rows.filter_map(|row| row["value"].as_object());

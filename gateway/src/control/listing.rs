@@ -39,7 +39,7 @@ pub struct Listing {
     /// In one vhost only; for sessions, subscriptions and retained messages the default is /
     #[arg(long)]
     vhost: Option<String>,
-    /// Only what has this value in a field, as FIELD=VALUE; may be given several times
+    /// Only objects with this value in a field, as FIELD=VALUE; may be given several times
     #[arg(long = "where", value_name = "FIELD=VALUE")]
     filters: Vec<String>,
     /// Only retained messages whose topics match this MQTT filter
@@ -48,7 +48,7 @@ pub struct Listing {
 }
 
 impl Listing {
-    /// What is declared can be read from the data directory, too.
+    /// Whether a running gateway is needed. Declared objects can be read from the data directory too.
     pub(super) fn must_run(&self) -> bool {
         matches!(
             self.kind,
@@ -88,7 +88,7 @@ impl Kind {
         }
     }
 
-    /// What is shown where no column is named.
+    /// The columns that are shown by default.
     fn usual(self) -> &'static [&'static str] {
         match self {
             Kind::Connections => &["name", "user", "vhost", "protocol", "state"],
@@ -117,7 +117,7 @@ impl Kind {
         }
     }
 
-    /// All columns there may be. An object may lack some, so none of them can tell.
+    /// All possible columns. An object may lack some of them, so they cannot be read from an object.
     fn known(self) -> &'static str {
         match self {
             Kind::Connections | Kind::MqttConnections | Kind::StompConnections => {
@@ -176,7 +176,7 @@ impl Kind {
         }
     }
 
-    /// What `rabbitmqctl` calls a field.
+    /// `rabbitmqctl`'s name of a field.
     fn alias(self, column: &str) -> Option<&'static str> {
         Some(match (self, column) {
             (Kind::Connections | Kind::Channels, "pid") | (Kind::Users, "user") => "name",
@@ -197,7 +197,7 @@ impl Kind {
     }
 
     /// # Errors
-    /// There is no such column. The text says which there are.
+    /// There is no such column. The text lists the existing ones.
     fn check(self, column: &str) -> Result<(), Failure> {
         let first = column.split_once('.').map_or(column, |(first, _)| first);
         let is_known = self.known().split(' ').any(|known| known == column || known == first);

@@ -20,7 +20,7 @@ pub struct Outgoing {
     /// The message. Without it and without --file it is read from standard input
     #[arg(allow_hyphen_values = true)]
     payload: Option<String>,
-    /// The message is what this file holds; -: standard input
+    /// The file with the message; -: standard input
     #[arg(long, value_name = "FILE", conflicts_with = "payload")]
     file: Option<PathBuf>,
     /// A property of the message, such as delivery_mode=2, content_type=text/plain or expiration=60000; may be given
@@ -31,21 +31,21 @@ pub struct Outgoing {
     vhost: String,
 }
 
-/// Messages to look at or to take.
+/// Messages to fetch.
 #[derive(Args, Debug)]
 pub struct Fetch {
     queue: String,
-    /// Take so many messages at most
+    /// Maximum messages to fetch
     #[arg(long, default_value_t = 1)]
     count: u32,
-    /// Take them out of the queue, instead of putting them back
+    /// Remove them from the queue, instead of requeuing them
     #[arg(long)]
     remove: bool,
     #[arg(long, default_value = "/")]
     vhost: String,
 }
 
-/// Bytes of a message that is read: more than any gateway takes, and less than this machine has.
+/// Maximum bytes of a message that is read: more than any gateway accepts, and less than this machine's memory.
 const PAYLOAD_MAX: u64 = 1 << 30;
 const STDIN: &str = "-";
 /// Properties that are numbers in the API.
@@ -83,7 +83,7 @@ impl Outgoing {
 }
 
 pub(super) async fn publish(asked: &Outgoing, client: &mut Client) -> Result<Output, Failure> {
-    // Bytes that are no text are sent as base64, and arrive as they were.
+    // A body that is not text is sent as base64, so that it arrives unchanged.
     let (payload, encoding) = match String::from_utf8(asked.payload()?) {
         Ok(text) => (text, "string"),
         Err(bytes) => (STANDARD.encode(bytes.as_bytes()), "base64"),

@@ -64,36 +64,37 @@ pub enum Verb {
         #[command(flatten)]
         target: Target,
     },
-    /// Say how a gateway that runs is: version, what there is, memory, disk, listeners
+    /// Show the state of a running gateway: version, numbers of objects, memory, disk, listeners
     Status {
         #[command(flatten)]
         target: Target,
     },
-    /// Say where the memory of a gateway that runs is: what clients have made, by kind, and what each part of the budget may take
+    /// Show the memory of a running gateway: use by kind of object, and use and limit of each part of the budget
     Memory {
         #[command(flatten)]
         target: Target,
     },
-    /// Show what goes on in a gateway that runs, drawn anew every few seconds: rates, queues, connections. Ctrl-C ends it
+    /// Show rates, queues and connections of a running gateway, refreshed every few seconds. Ctrl-C ends it
     Top {
         #[command(flatten)]
         target: Target,
         #[command(flatten)]
         top: Watching,
     },
-    /// Have a gateway that runs read its configuration, certificates and log file again, as SIGHUP does, and say what is different
+    /// Make a running gateway read its configuration, certificates and log file again, as SIGHUP does, and print the
+    /// changes
     ///
-    /// All or nothing. Exit code 78: something is wrong, which is told, and everything stays as it is.
+    /// All or nothing. Exit code 78: the configuration is wrong; the errors are printed, and nothing changes.
     Reload {
         #[command(flatten)]
         target: Target,
     },
-    /// Have a gateway that runs go on in a new log file, after the old one was moved away
+    /// Make a running gateway open its log file again, after the old one was moved away
     RotateLogs {
         #[command(flatten)]
         target: Target,
     },
-    /// Set log.level of a gateway that runs, until its next reload or start
+    /// Set log.level of a running gateway, until its next reload or start
     SetLogLevel {
         #[command(flatten)]
         target: Target,
@@ -105,12 +106,12 @@ pub enum Verb {
         #[command(flatten)]
         target: Target,
     },
-    /// Wait until a gateway serves clients. Exit code 75: it does not within --timeout
+    /// Wait until a gateway serves clients. Exit code 75: it did not within --timeout
     AwaitStartup {
         #[command(flatten)]
         target: Target,
     },
-    /// Print the configuration that a gateway runs with
+    /// Print the configuration of a running gateway
     Environment {
         #[command(flatten)]
         target: Target,
@@ -118,12 +119,12 @@ pub enum Verb {
         #[arg(long)]
         changed: bool,
     },
-    /// Print what somebody needs who is to find out what is wrong: status, configuration, counts, and the newest lines of the log
+    /// Print information for diagnosis: status, configuration, counts, and the newest lines of the log
     Report {
         #[command(flatten)]
         target: Target,
     },
-    /// List what there is, with the columns that are named
+    /// List objects, with the given columns
     List {
         #[command(flatten)]
         target: Target,
@@ -137,28 +138,28 @@ pub enum Verb {
         #[command(subcommand)]
         verb: Close,
     },
-    /// Publish a message. Exit code 65: no queue takes it
+    /// Publish a message. Exit code 65: it was routed to no queue
     Publish {
         #[command(flatten)]
         target: Target,
         #[command(flatten)]
         message: Outgoing,
     },
-    /// Look at the messages at the head of a queue, or take them
+    /// Fetch the messages at the head of a queue, and requeue or remove them
     Get {
         #[command(flatten)]
         target: Target,
         #[command(flatten)]
         messages: Fetch,
     },
-    /// Follow single messages through a gateway that runs: each hop with its time
+    /// Follow single messages through a running gateway: each hop with its time
     Trace {
         #[command(flatten)]
         target: Target,
         #[command(subcommand)]
         verb: Trace,
     },
-    /// Make one check of the management API. Exit code 69: it fails
+    /// Run one health check of the management API. Exit code 69: it fails
     HealthCheck {
         #[command(flatten)]
         target: Target,
@@ -170,17 +171,17 @@ pub enum Verb {
         #[arg(long, default_value = "weeks", value_parser = ["days", "weeks", "months", "years"])]
         unit: String,
     },
-    /// Check a gateway that runs, for monitoring: service, alarms of memory and disk, connections, certificates
+    /// Check a running gateway, for monitoring: service, alarms of memory and disk, connections, certificates
     ///
-    /// Prints one line. Exit codes, as monitoring plugins have them: 0 it is well; 1 warning; 2 critical; 3 unknown, the
-    /// gateway does not answer.
+    /// Prints one line. Exit codes are those of monitoring plugins: 0 all is well; 1 warning; 2 critical; 3 unknown,
+    /// the gateway does not answer.
     Health {
         #[command(flatten)]
         target: Target,
         #[command(flatten)]
         health: Checks,
     },
-    /// Manage users, of a gateway that runs or of its data directory
+    /// Manage users of a running gateway, or of its data directory if none runs
     User {
         #[command(flatten)]
         target: Target,
@@ -236,7 +237,7 @@ pub enum Verb {
         #[command(subcommand)]
         verb: Parameter,
     },
-    /// Print the name of the cluster, or set it. It outlives a restart, and goes before node.cluster_name
+    /// Print the name of the cluster, or set it. It is kept over a restart, and takes precedence over node.cluster_name
     ClusterName {
         #[command(flatten)]
         target: Target,
@@ -264,14 +265,14 @@ pub enum Verb {
         #[command(subcommand)]
         verb: Binding,
     },
-    /// Write a copy of the data directory to a file, of a gateway that runs or of one that is stopped
+    /// Write a copy of the data directory to a file, whether the gateway runs or is stopped
     ///
-    /// The file is a tar archive that only its owner can read. All that was confirmed before the command began is in it.
-    /// `gatepost restore` makes a data directory of it.
+    /// The file is a tar archive that only its owner can read. It contains everything that was confirmed before the
+    /// command began. `gatepost restore` makes a data directory from it.
     Backup {
         #[command(flatten)]
         target: Target,
-        /// The file to make, or - for standard output; one that is there is not touched
+        /// The file to create, or - for standard output; an existing file is not changed
         file: PathBuf,
     },
     /// Export and import all definitions as JSON in RabbitMQ's format: users with their hashes, vhosts, permissions,
@@ -422,7 +423,7 @@ pub enum Ban {
 }
 
 impl Verb {
-    /// Whether it is about what only a gateway that runs has.
+    /// Whether the verb needs a running gateway.
     fn must_run(&self) -> bool {
         match self {
             Verb::List { list, .. } => list.must_run(),
@@ -481,10 +482,10 @@ impl Verb {
 /// Runs a command. The command's own options take precedence over `layers`.
 ///
 /// # Errors
-/// What was refused, and by whom. Then nothing was changed.
+/// The request was refused, or there is no gateway. Then nothing was changed.
 pub fn run(verb: &Verb, layers: Layers) -> Result<(), Failure> {
     let output = match (verb, execute(verb, layers)) {
-        // A monitoring system takes every other code for a broken plugin.
+        // A monitoring system takes any other code for a broken plugin.
         (Verb::Health { .. }, Err(failure)) => health::unknown(&failure),
         (_, output) => output?,
     };

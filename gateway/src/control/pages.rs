@@ -1,5 +1,5 @@
-//! The manual pages gatepost(1) and gatepostctl(1), and the page of Markdown: all made from the command line's own description, so that
-//! none can be out of date.
+//! The manual pages gatepost(1) and gatepostctl(1), and the page of Markdown. All are generated from the command line's
+//! own description, so that none can be out of date.
 
 use super::rabbitmqctl;
 use super::target::Target;
@@ -8,25 +8,25 @@ use clap::{Arg, Args as _, Command};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
-/// A verb that does something, or the program without one.
+/// A verb that can be run, or the program without a verb.
 struct Verb {
-    /// With the words before it.
+    /// The name, with the words before it.
     name: String,
-    /// What follows its name.
+    /// The rest of the command line.
     synopsis: String,
-    /// What it does. Lines of its own are paragraphs.
+    /// Its description; each line is a paragraph.
     about: Vec<String>,
-    /// Options and other words, and what they mean.
+    /// Options and other words, with their meanings.
     arguments: Vec<(String, String)>,
 }
 
-/// What all verbs that speak with a gateway take.
+/// Options of all verbs that connect to a gateway.
 fn common() -> Vec<Arg> {
     let all = Target::augment_args(Command::new("common"));
     all.get_arguments().cloned().collect()
 }
 
-/// All verbs, those of verbs included, in their order.
+/// All verbs, with their sub-verbs, in their order.
 fn verbs(program: &Command) -> Vec<Verb> {
     let common: BTreeSet<String> = common().iter().map(|argument| argument.get_id().to_string()).collect();
     let mut verbs = Vec::new();
@@ -104,7 +104,7 @@ fn option_text(option: &Arg) -> String {
     }
 }
 
-/// `None`: there is nothing to say about it that its name does not.
+/// `None`: its name says everything.
 fn described(argument: &Arg) -> Option<(String, String)> {
     if argument.is_hide_set() {
         return None;
@@ -138,7 +138,7 @@ const REACHES: &str = "Verbs find the gateway by its configuration, as the gatew
      directory. Where none runs, those that read and change what is declared work on the data directory itself. With \
      --url they ask the management API of another machine.";
 
-/// `sysexits.h`, as far as it is used.
+/// The used exit codes of `sysexits.h`.
 const CODES: [(&str, &str); 13] = [
     ("0", "Done."),
     (
@@ -293,7 +293,7 @@ fn table(text: &mut String, what: &str, items: impl Iterator<Item = (String, Str
     text.push('\n');
 }
 
-/// Markdown takes `<`, `*` and `_` for its own.
+/// Escapes `<`, `*` and `_`, which have a meaning in Markdown.
 fn escaped(text: &str) -> String {
     text.replace('<', "&lt;").replace('*', "\\*").replace('_', "\\_")
 }

@@ -30,7 +30,8 @@ pub(super) fn read(file: Option<&Path>) -> Result<String, Failure> {
     Ok(password)
 }
 
-/// The password of a user who has one already: from a file, or asked for once. Standard input is for the verb itself.
+/// The password of a user who has one already: from a file, or asked for once. Standard input is reserved for the verb
+/// itself.
 pub(super) fn login(file: Option<&Path>) -> Result<String, Failure> {
     match file {
         Some(_) => read(file),
@@ -45,7 +46,7 @@ fn unreadable(error: io::Error) -> Failure {
     Failure::Usage(format!("the password cannot be read: {error}"))
 }
 
-/// Asks on the terminal without echo.
+/// Asks on the terminal, without echo.
 fn ask(question: &str) -> io::Result<String> {
     let stdin = io::stdin();
     let before = tcgetattr(&stdin)?;

@@ -1,4 +1,5 @@
-//! Verbs about the process: `gatepost reload`, `stop`, `await-startup`, `environment`, `report` and those of its log.
+//! Verbs about the process: `gatepost reload`, `stop`, `await-startup`, `environment`, `report`, and those about its
+//! log.
 
 use super::asking;
 use super::client::Client;
@@ -12,10 +13,10 @@ use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Between two looks at something that takes its time.
+/// Pause between two checks while waiting.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Has the configuration read again, and says what is different.
+/// Makes the gateway read its configuration again, and prints the changes.
 pub(super) async fn reload(client: &mut Client) -> Result<Output, Failure> {
     let answer = client.post_for(&["gatepost", "reload"], &json!({})).await?;
     let changes = answer["changes"].clone();
@@ -37,7 +38,7 @@ pub(super) async fn set_log_level(level: &str, client: &mut Client) -> Result<Ou
     Ok(Output::Nothing)
 }
 
-/// Has the gateway stop, and waits until it has: until nobody holds the lock of its data directory.
+/// Stops the gateway, and waits until it has stopped: until the lock of its data directory is free.
 pub(super) async fn stop(layers: &Layers, target: &Target, client: &mut Client) -> Result<Output, Failure> {
     if target.url.is_some() {
         return Err(Failure::Usage(
@@ -45,7 +46,7 @@ pub(super) async fn stop(layers: &Layers, target: &Target, client: &mut Client) 
         ));
     }
     match client.post_for(&["gatepost", "stop"], &json!({})).await {
-        // It may stop before its answer has left.
+        // It may stop before its answer is sent.
         Ok(_) | Err(Failure::Unavailable(_)) => {}
         Err(other) => return Err(other),
     }
@@ -79,7 +80,7 @@ pub(super) async fn await_startup(layers: &Layers, target: &Target) -> Result<Ou
         let failure = match is_in_service(layers, target).await {
             Ok(None) => return Ok(Output::Nothing),
             Ok(Some(reason)) => reason,
-            // No waiting helps there.
+            // Waiting does not help then.
             Err(failure @ (Failure::Usage(_) | Failure::Configuration(_))) => return Err(failure),
             Err(failure) => failure.to_string(),
         };
@@ -105,10 +106,10 @@ pub(super) async fn environment(changed: bool, client: &mut Client) -> Result<Ou
     Ok(rows(&["key", "value", "default"], keys))
 }
 
-/// Lines of the log in a report.
+/// Maximum lines of the log in a report.
 const REPORT_LINES: &str = "100";
 
-/// What somebody needs who is to find out what is wrong: no message, no password, and names of clients only in the log.
+/// Prints a report for diagnosis: no messages, no passwords; names of clients only in the lines of the log.
 pub(super) async fn report(format: Format, client: &mut Client) -> Result<Output, Failure> {
     let status = asking::status(client).await?;
     let environment = environment(true, client).await?;

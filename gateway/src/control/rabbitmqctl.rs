@@ -1,7 +1,7 @@
-//! RabbitMQ's names of the verbs, for whoever calls the program `gatepostctl` or `rabbitmqctl`.
+//! RabbitMQ's names of the verbs, for a program that is called `gatepostctl` or `rabbitmqctl`.
 //!
-//! A line is taken apart into its verb, options and other words, and put together again as Gatepost's verbs take them.
-//! Lists have `rabbitmqctl`'s columns, tabs between them, and are of the vhost `/` if no other is named.
+//! A line is split into its verb, options and other words, and rewritten as Gatepost's verbs expect it. Lists have
+//! `rabbitmqctl`'s columns, separated by tabs, and are about the vhost `/` by default.
 
 mod absent;
 
@@ -11,18 +11,18 @@ pub(super) use absent::absent;
 /// A verb of `rabbitmqctl`, or of `rabbitmq-diagnostics`.
 struct Verb {
     name: &'static str,
-    /// The words that say the same here.
+    /// The equivalent words of Gatepost.
     words: &'static [&'static str],
-    /// The option that takes the first word after the verb, the second, and so on. Empty: it stays a word.
+    /// The option for the first word after the verb, for the second, and so on. Empty: it stays a word.
     places: &'static [&'static str],
     list: Option<List>,
 }
 
-/// What is special about a verb that lists.
+/// Specifics of a verb that lists.
 struct List {
-    /// Shown where no column is named.
+    /// The default columns.
     columns: &'static [&'static str],
-    /// Of one vhost only.
+    /// Lists the objects of one vhost only.
     in_vhost: bool,
 }
 
@@ -237,7 +237,7 @@ const VERBS: &[Verb] = &[
     ),
 ];
 
-/// Each verb with the words that say the same here.
+/// Each verb with the equivalent words of Gatepost.
 pub(super) fn verbs() -> impl Iterator<Item = (String, String)> {
     VERBS.iter().map(|verb| {
         let options = verb.places.iter().filter(|option| !option.is_empty());
@@ -277,10 +277,10 @@ const WITH_VALUE: [&str; 23] = [
     "--default-queue-type",
 ];
 
-/// The command line in Gatepost's words. One in Gatepost's own words stays as it is.
+/// The command line in Gatepost's words. Gatepost's own verbs stay unchanged.
 ///
 /// # Errors
-/// The verb is one of RabbitMQ's that has no counterpart here. The text says what to use instead.
+/// The verb is one of RabbitMQ's without a counterpart here. The text says what to use instead.
 pub fn translate(arguments: Vec<String>) -> Result<Vec<String>, Failure> {
     let Some(at) = verb_at(&arguments) else {
         return Ok(arguments);
@@ -316,7 +316,7 @@ fn is_option(word: &str) -> bool {
     word.len() > 1 && word.starts_with('-')
 }
 
-/// Where the first word stands that is neither an option nor an option's value. Later words are names that somebody chose:
+/// Position of the first word that is neither an option nor an option's value. Later words are names that users chose:
 /// a queue may be called `list_users`.
 fn verb_at(arguments: &[String]) -> Option<usize> {
     let mut at = 1;
@@ -338,10 +338,10 @@ impl Verb {
                 "-p" | "--vhost" => "--vhost",
                 "-t" | "--timeout" => "--timeout",
                 "-s" | "--silent" | "--no-table-headers" => "--no-headers",
-                // The only node is this one, and there is no banner to leave out.
+                // There is only this node, and no banner to leave out.
                 "-n" | "--node" | "-q" | "--quiet" | "-l" | "--longnames" | "--local" | "--online" => continue,
                 "--formatter" => "--format",
-                // Of all vhosts or users, instead of one.
+                // For all vhosts or users, instead of one.
                 "--global" => {
                     has_vhost = true;
                     continue;
@@ -435,7 +435,7 @@ mod tests {
         }
     }
 
-    /// A queue called `list_users` was listed as users.
+    /// The bug: a queue called `list_users` was listed as users.
     #[test]
     fn only_the_first_word_is_a_verb() {
         for line in [
@@ -461,7 +461,7 @@ mod tests {
         assert_eq!(names.len(), all);
     }
 
-    /// What `rabbitmqctl help` and `rabbitmq-diagnostics help` of RabbitMQ 3.10.8 list.
+    /// The verbs that `rabbitmqctl help` and `rabbitmq-diagnostics help` of RabbitMQ 3.10.8 list.
     const RABBITMQ: &str = include_str!("rabbitmqctl/verbs-3.10.txt");
 
     #[test]

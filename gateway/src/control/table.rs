@@ -1,23 +1,23 @@
-//! What a verb answers, as people, scripts and programs read it.
+//! Output of a verb, for people, scripts and programs.
 
 use super::target::Format;
 use serde_json::{Map, Value};
 
-/// What there is to print.
+/// The output of a verb.
 #[derive(Debug)]
 pub(super) enum Output {
     Nothing,
-    /// Rows, and the columns of them to show. `is_chosen`: somebody named these, and JSON has no others either.
+    /// Rows, and the columns of them to show. `is_chosen`: the user named the columns, so JSON has only these too.
     List {
         columns: Vec<String>,
         rows: Value,
         is_chosen: bool,
     },
-    /// Facts about one thing, in this order.
+    /// Values about one object, in this order.
     Facts(Vec<(&'static str, Value)>),
-    /// Text of its own form.
+    /// Text that is printed unchanged.
     Text(String),
-    /// The verdict of a check: an exit code, a line for people, the same for programs.
+    /// The result of a check: an exit code, a line for people, and the same for programs.
     Verdict {
         code: u8,
         line: String,
@@ -61,7 +61,7 @@ impl Output {
                 _ => {
                     let all = rows.as_array().into_iter().flatten();
                     let shown = |value: Option<&Value>| match (format, value) {
-                        // As rabbitmqctl has it, whose readers this form is for.
+                        // As `rabbitmqctl` prints it, since its scripts read this format.
                         (Format::Table, Some(Value::Array(items))) => {
                             let items = items.iter().map(|item| cell(Some(item)));
                             format!("[{}]", items.collect::<Vec<_>>().join(", "))
@@ -78,7 +78,7 @@ impl Output {
     }
 }
 
-/// Facts that are lists have a line for each item.
+/// A value that is a list has a line for each item.
 fn fact_rows(facts: &[(&'static str, Value)]) -> Vec<Vec<String>> {
     let mut rows = Vec::new();
     for (name, value) in facts {
@@ -97,7 +97,7 @@ fn chosen(row: &Value, columns: &[String]) -> Map<String, Value> {
     members.collect()
 }
 
-/// What is at `a`, or at `a.b`. A field's own name may have a dot.
+/// The value at `a`, or at `a.b`. A field's own name may contain a dot.
 pub(super) fn field<'a>(row: &'a Value, name: &str) -> Option<&'a Value> {
     row.get(name).or_else(|| {
         let (outer, inner) = name.split_once('.')?;
@@ -152,7 +152,7 @@ fn quoted(cell: &str) -> String {
 pub(super) fn cell(value: Option<&Value>) -> String {
     match value {
         None | Some(Value::Null) => String::new(),
-        // Names may hold what moves the cursor or ends the line; nobody's table is to be rewritten by them.
+        // Names may contain control characters, which could overwrite other parts of the table.
         Some(Value::String(text)) => printable(text),
         Some(Value::Array(items)) => items.iter().map(|item| cell(Some(item))).collect::<Vec<_>>().join(","),
         Some(Value::Object(members)) => {
@@ -177,7 +177,7 @@ fn json_cell(value: &Value) -> String {
     out
 }
 
-/// The text with escapes for what cannot be seen. Quotes stay: nothing here is quoted.
+/// The text with escapes for control characters. Quotes stay, because nothing is quoted here.
 fn printable(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,10 +1,10 @@
-//! Which gateway a verb is for, and how its answer is printed.
+//! The gateway that a verb is about, and the format of the output.
 
 use clap::{Args, ValueEnum};
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Which gateway, and how to print.
+/// The gateway, and the output format.
 #[derive(Args, Clone, Debug)]
 pub struct Target {
     /// Configuration file of the gateway [default: /etc/gatepost/gatepost.toml, if it is there]
@@ -19,7 +19,7 @@ pub struct Target {
     /// User that logs in at --url
     #[arg(long, value_name = "USER", global = true, requires = "url")]
     pub(super) login: Option<String>,
-    /// The first line of this file is that user's password. Without it, it is asked for on the terminal
+    /// The first line of this file is that user's password. Without it, the password is asked for on the terminal
     #[arg(long, value_name = "FILE", global = true, requires = "login")]
     pub(super) login_file: Option<PathBuf>,
     /// PEM file with the authorities that may have signed the certificate of an https:// URL [default: the system's]
@@ -60,7 +60,7 @@ pub enum Format {
     Json,
 }
 
-/// What a request gets. Whoever asks for more says so.
+/// Default time limit of a request.
 const TIMEOUT: Duration = Duration::from_secs(60);
 
 impl Target {
@@ -68,7 +68,7 @@ impl Target {
         if self.json { Format::Json } else { self.format }
     }
 
-    /// For one answer.
+    /// Time limit of one answer.
     pub(super) fn timeout(&self) -> Duration {
         self.timeout.map_or(TIMEOUT, Duration::from_secs)
     }

@@ -1,4 +1,4 @@
-//! `gatepost top`: what goes on, drawn anew every few seconds.
+//! `gatepost top`: rates, queues and connections, refreshed every few seconds.
 
 use super::client::Client;
 use super::table::cell;
@@ -15,39 +15,40 @@ use tokio::signal::unix::{SignalKind, signal};
 /// What to show, and how often.
 #[derive(Args, Debug)]
 pub struct Watching {
-    /// Print one frame and end, as where standard output is no terminal. It is about the seconds of --interval
+    /// Print one frame and end, as is done if standard output is no terminal. Its rates are over --interval
     #[arg(long)]
     once: bool,
     /// Seconds between two frames
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     interval: u64,
-    /// Which queues come first
+    /// Order of the queues
     #[arg(long, value_enum, default_value_t = By::Rate)]
     by: By,
 }
 
-/// What sorts the queues.
+/// The sort key of the queues.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum By {
-    /// Messages that come in, a second
+    /// Incoming messages a second
     Rate,
-    /// Messages that wait
+    /// Waiting messages
     Messages,
     /// Names
     Name,
 }
 
-/// Lines and columns where nobody knows them.
+/// Lines and columns if the terminal does not say.
 const USUAL: (usize, usize) = (40, 120);
-/// Lines for all but the two lists.
+/// Lines for everything but the two lists.
 const HEAD: usize = 9;
-/// Queues, and connections, that are looked at: those with the highest counters. More would be much work for the gateway.
+/// Maximum queues and connections that are examined: those with the highest counters. More would cost the gateway much
+/// work.
 const PAGE: &str = "500";
 const QUEUE_COLUMNS: &str =
     "vhost,name,messages_ready,messages_unacknowledged,consumers,message_stats.publish,message_stats.deliver_get";
 const CONNECTION_COLUMNS: &str = "vhost,name,user,user_provided_name,protocol,channels,recv_oct,send_oct";
 
-/// The other screen of the terminal, without a cursor.
+/// Switches to the terminal's other screen, without a cursor.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";
 const LEAVE: &str = "\x1b[?25h\x1b[?1049l";
 const HOME: &str = "\x1b[H";
@@ -72,7 +73,7 @@ pub(super) async fn top(asked: &Watching, client: &mut Client) -> Result<(), Fai
             Ok(now) => now,
             Err(failure) => break Err(failure),
         };
-        // The last line has no end: the terminal would scroll.
+        // No line end after the last line: the terminal would scroll.
         let lines = now.lines(asked, &before, size).join(REST_OF_LINE);
         if let Err(failure) = print(&format!("{HOME}{lines}{REST_OF_SCREEN}")) {
             break Err(failure);
@@ -90,20 +91,20 @@ pub(super) async fn top(asked: &Watching, client: &mut Client) -> Result<(), Fai
 
 fn size_of_terminal() -> (usize, usize) {
     match tcgetwinsize(io::stdout()) {
-        // A terminal that was never told its size says 0.
+        // A terminal that does not know its size reports 0.
         Ok(size) if size.ws_row > 0 && size.ws_col > 0 => (size.ws_row.into(), size.ws_col.into()),
         _ => USUAL,
     }
 }
 
-/// What there is at a moment.
+/// The values at one moment.
 struct Moment {
     at: Instant,
     overview: Value,
     node: Value,
     queues: Vec<Value>,
     connections: Vec<Value>,
-    /// Counters of queues and connections: what came in, and what went out.
+    /// Counters of queues and connections: incoming and outgoing.
     counts: HashMap<String, (u64, u64)>,
 }
 
@@ -137,7 +138,7 @@ async fn look(asked: &Watching, client: &mut Client) -> Result<Moment, Failure> 
     })
 }
 
-/// What tells an object from all others, connections from queues.
+/// A unique key of an object; queues and connections do not collide.
 fn key(object: &Value) -> String {
     json!([object["vhost"], object["name"], object["protocol"]]).to_string()
 }
@@ -298,7 +299,7 @@ fn connection(connection: &Value, (from, to): (f64, f64)) -> String {
     )
 }
 
-/// Exactly so many characters.
+/// Exactly this many characters.
 fn short(text: &str, width: usize) -> String {
     let cut = if text.chars().count() > width {
         text.chars().take(width - 1).chain(['~']).collect()

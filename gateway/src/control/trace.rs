@@ -1,4 +1,4 @@
-//! `gatepost trace`: single messages, followed from their publish to their end.
+//! `gatepost trace`: follows single messages from their publish to their end.
 
 use super::client::Client;
 use super::table::{Output, cell};
@@ -12,7 +12,7 @@ use std::time::Duration;
 #[derive(Subcommand, Debug)]
 #[expect(missing_docs, reason = "each says so to whoever asks for help")]
 pub enum Trace {
-    /// Trace the next messages that match all that is named. Prints the trace's id
+    /// Trace the next messages that match all conditions. Prints the trace's id
     Start(Wanted),
     /// List traces
     List {
@@ -23,15 +23,15 @@ pub enum Trace {
     /// Show the hops of a trace's messages
     Show {
         id: String,
-        /// Go on with what comes, until the trace has ended. Ctrl-C ends only this command
+        /// Continue with new hops until the trace has ended. Ctrl-C ends only this command
         #[arg(long)]
         follow: bool,
     },
-    /// End and forget a trace
+    /// End and delete a trace
     Delete { id: String },
 }
 
-/// What is to be traced.
+/// The messages to trace.
 #[derive(Args, Debug)]
 pub struct Wanted {
     /// Messages whose topic matches this filter, such as plant/+/temp
@@ -46,7 +46,7 @@ pub struct Wanted {
     /// Messages with this property: message-id, correlation-id, content-type, reply-to, type, app-id, user-id or header:NAME
     #[arg(long, value_name = "NAME=VALUE")]
     property: Option<String>,
-    /// How many messages
+    /// Maximum number of messages
     #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=1000))]
     messages: u64,
     /// For how long
@@ -102,9 +102,9 @@ const TRACES: &[&str] = &[
     "caught",
     "messages_max",
 ];
-/// Messages that a trace may have.
+/// Maximum messages of a trace.
 const ALL: &str = "1000";
-/// How often what is new is asked for.
+/// How often new hops are fetched.
 const EVERY: Duration = Duration::from_secs(1);
 
 pub(super) async fn act(verb: &Trace, format: Format, client: &mut Client) -> Result<Output, Failure> {
@@ -167,7 +167,7 @@ fn hops_of(message: &Value) -> impl Iterator<Item = Value> + '_ {
     })
 }
 
-/// What else is known of a hop.
+/// Further details of a hop.
 fn detail(hop: &Value) -> String {
     let mut parts = Vec::new();
     let numbers = [

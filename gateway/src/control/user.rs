@@ -45,7 +45,7 @@ pub enum User {
         #[arg(long, value_name = "PASSWORD", conflicts_with = "password_file")]
         password: Option<String>,
     },
-    /// Print the hash of a password, for `gatepost user add --hash` and for definitions. No gateway is asked
+    /// Print the hash of a password, for `gatepost user add --hash` and for definitions. Needs no gateway
     Hash(Hashing),
 }
 
@@ -69,7 +69,7 @@ pub struct Password {
     no_password: bool,
 }
 
-/// What to hash, and how.
+/// The password to hash, and the format.
 #[derive(Args, Debug)]
 pub struct Hashing {
     /// The first line of this file is the password. Without it, it is asked for, or read from standard input
@@ -78,13 +78,14 @@ pub struct Hashing {
     /// The password itself. Other users of this machine see it in the list of processes
     #[arg(long, value_name = "PASSWORD", conflicts_with = "password_file")]
     password: Option<String>,
-    /// In RabbitMQ's form, which it reads too: salted SHA-256. It is far easier to guess from than argon2id
+    /// In RabbitMQ's format, which this gateway reads too: salted SHA-256. Passwords are far easier to guess from it
+    /// than from argon2id
     #[arg(long)]
     rabbitmq: bool,
 }
 
 impl User {
-    /// Whether only a gateway that runs can do it.
+    /// Whether a running gateway is needed.
     pub(super) fn must_run(&self) -> bool {
         matches!(self, User::Authenticate { .. })
     }
@@ -111,7 +112,7 @@ pub(super) async fn act(verb: &User, client: &mut Client) -> Result<Listed, Fail
             let body = json!({ "name": name, "password": password });
             client.post(&["gatepost", "authenticate"], &body).await?;
         }
-        // It needs no gateway, and was done before one was looked for.
+        // It needs no gateway, and was done before.
         User::Hash(_) => {}
         User::Tags { name, tags } => client.patch(&["users", name], &json!({ "tags": tags })).await?,
     }
@@ -137,7 +138,7 @@ impl Password {
 }
 
 impl Hashing {
-    /// A line with the hash: argon2id with the costs that a gateway has by default, or what RabbitMQ makes.
+    /// A line with the hash: argon2id with a gateway's default costs, or RabbitMQ's format.
     pub(super) fn hash(&self) -> Result<Output, Failure> {
         let password = given(self.password.as_deref(), self.password_file.as_deref())?;
         let text = if self.rabbitmq {

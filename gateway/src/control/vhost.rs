@@ -12,13 +12,13 @@ pub enum Vhost {
     /// Create a vhost
     Add {
         name: String,
-        /// For people
+        /// A description
         #[arg(long, default_value = "")]
         description: String,
         /// Such as production,site-a
         #[arg(long, value_name = "TAGS", value_delimiter = ',')]
         tags: Vec<String>,
-        /// What queues are that do not say it: classic or quorum
+        /// Type of queues that are declared without one: classic or quorum
         #[arg(long, value_name = "TYPE")]
         default_queue_type: Option<String>,
     },
@@ -45,7 +45,7 @@ pub(super) async fn act(verb: &Vhost, client: &mut Client) -> Result<Listed, Fai
             client.make(&["vhosts", name], &body).await?;
         }
         Vhost::Tags { name, tags } => {
-            // The request replaces all that is said of a vhost.
+            // The request replaces all properties of a vhost.
             let described = client.get(&["vhosts", name]).await?;
             let body = json!({ "description": described["description"], "tags": tags });
             client.put(&["vhosts", name], &body).await?;

@@ -78,7 +78,7 @@ impl FilePeople {
     /// Reads the files. One of them is enough: without passwords, the ACL says what clients without a name may do.
     ///
     /// # Errors
-    /// Everything that is wrong in them: file, line and why.
+    /// All errors in them, with file and line.
     pub(crate) fn load(config: &Config) -> Result<FilePeople, Vec<String>> {
         let file = &config.auth_file;
         let exchange = &config.mqtt.exchange;
@@ -122,7 +122,7 @@ impl FilePeople {
     }
 }
 
-/// The rights of such users besides topics.
+/// The rights of these users besides topics.
 fn names(exchange: &str) -> Rights {
     let own = "mqtt-subscription-|mqtt-share-|stomp-subscription-|amq\\.gen-";
     let topics: String = exchange

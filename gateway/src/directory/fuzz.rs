@@ -1,4 +1,4 @@
-//! The bodies of the fuzz targets for what clients log in with and for other brokers' files, and a test that replays their corpora.
+//! The bodies of the fuzz targets for login messages and for other brokers' files, and tests that replay their corpora.
 
 use super::jwks::Keys;
 use super::jwt::Issuer;
@@ -7,13 +7,13 @@ use super::{file, grants};
 use std::num::NonZeroU32;
 use std::sync::{Arc, LazyLock};
 
-/// The key of which the corpus has one token.
+/// The key of a token in the corpus.
 const JWKS: &str = "{\"keys\": [{\"kty\": \"RSA\", \"kid\": \"r\", \"e\": \"AQAB\", \"n\": \"\
     oS1BfpUkOdISyXTt3xAMHjPtVsCompuuJMsh_lrN2UPdfG3zUFskTM3GNGsdCG6mdleMDwfQHxopMtXj1Pn7mvJR6C_vV36FwJm7HKWnflVh0g\
     UdBV7GlpflZKU7MF--yagNwaJVL45o-m553mXhC8isWd7VdUCNyQh0y0Q-pKeNutxh7xkUaCb2XS9Qx7s6MjxQ_UBvbAhxUHBMq82cIfiYy02l\
     mfGUscR06IXA313soE0oRHX8wGLYuVAiJ74vOUFvFExQdJnIXr-bbGEQl8-hWvyr3Mwv1cogCYa9PWsWZb17d3pe0K8sRYagTpyBuxl_7QK8t6\
     4a4E9oqJjUOQ\"}]}";
-/// In 2027. The token is good until 2100.
+/// A time in 2027. The token is valid until 2100.
 const NOW: u64 = 1_800_000_000;
 
 /// The first octet chooses how the rest is read: as a token, as the claims of a verified token, or as an issuer's keys.

@@ -1,17 +1,17 @@
-//! Topic permissions as text: which topics of an exchange a user may write to or read from.
+//! Topic permissions as text: the topics of an exchange that a user may write to or read from.
 //!
-//! A permission is a list of patterns, one a line. A topic is permitted if a pattern matches it; a filter is permitted if a
-//! pattern covers everything that the filter matches. A pattern is written as an MQTT filter, in which `{username}`,
-//! `{client_id}` and `{vhost}` stand for those of the connection:
+//! A permission is a list of patterns, one a line. A topic is permitted if a pattern matches it; a filter is permitted
+//! if a pattern covers everything that the filter matches. A pattern is written as an MQTT filter, in which
+//! `{username}`, `{client_id}` and `{vhost}` are replaced by those of the connection:
 //!
 //! ```text
 //!   plant/{client_id}/#
 //!   plant/+/temperature
 //! ```
 //!
-//! A line that begins with `!` denies topics: `!plant/+/secret`. A filter that a denied pattern covers is refused. A wider
-//! filter that is granted includes the denied topics, as in EMQX: a client that may subscribe to `#` receives those topics too.
-//! So grant few topics rather than deny some.
+//! A line that begins with `!` denies topics: `!plant/+/secret`. A filter that a denied pattern covers is refused. A
+//! wider filter that is granted includes the denied topics, as in EMQX: a client that may subscribe to `#` receives
+//! those topics too. So it is better to grant few topics than to deny some.
 //!
 //! RabbitMQ has regular expressions over routing keys instead. Those that are equivalent to a pattern are accepted: `.*`, and
 //! `^` with whole levels (`^plant\.{username}\..*`, `^plant\.1$`). Others are refused, because there is no way to check a filter
@@ -80,7 +80,7 @@ fn levels(regex: &str) -> Option<String> {
         key.push_str(level);
     }
     if prefix {
-        // At least one level more, which may be empty.
+        // At least one further level, which may be empty.
         key.push_str(".*.#");
     }
     Some(key)

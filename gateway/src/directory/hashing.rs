@@ -68,15 +68,15 @@ struct State {
 /// The configured limits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Settings {
-    /// Threads, at most.
+    /// Maximum threads.
     pub threads: usize,
-    /// Logins that may wait.
+    /// Maximum logins that may wait.
     pub queue_max: usize,
     /// How long a verified password is cached.
     pub remember: Duration,
     /// Parameters of a new hash.
     pub cost: Cost,
-    /// Iterations of a new SCRAM verifier; `None`: none is made.
+    /// Iterations of a new SCRAM verifier; `None`: no verifier is made.
     pub iterations: Option<NonZeroU32>,
     /// KiB that one check may use.
     pub memory_kib_max: u32,
@@ -153,11 +153,12 @@ impl Job {
 #[derive(Debug)]
 pub(crate) struct Busy;
 
-/// Bytes of passwords that may wait.
+/// Maximum bytes of passwords that may wait.
 const QUEUE_BYTES_MAX: usize = 4 << 20;
-/// Cached passwords, at most. When the cache is full of valid entries it is emptied, which costs each user one more hash.
+/// Maximum cached passwords. When the cache is full of valid entries it is emptied, which costs each user one more
+/// hash.
 const REMEMBERED_MAX: usize = 16_384;
-/// A thread without work for so long ends and frees its memory.
+/// A thread without work for this long ends and frees its memory.
 const IDLE: Duration = Duration::from_secs(5);
 /// A thread's nice value. It gets a quarter of a core that I/O threads keep busy, and all of an idle one. With the lowest
 /// priority (19) a login at a busy gateway took 70 ms instead of 3.
@@ -254,14 +255,14 @@ impl Hashing {
         made.await
     }
 
-    /// Stops the threads from taking jobs, or lets them go on.
+    /// Stops the threads from taking jobs, or lets them continue.
     #[cfg(test)]
     pub(super) fn pause(&self, paused: bool) {
         self.shared.state.lock().paused = paused;
         self.shared.queued.notify_all();
     }
 
-    /// As if the system gave no threads, or gives them again.
+    /// Simulates a system that gives no threads, or gives them again.
     #[cfg(test)]
     pub(super) fn starve(&self, starved: bool) {
         self.shared.state.lock().starved = starved;
@@ -281,7 +282,7 @@ impl Hashing {
     /// # Errors
     /// There is no thread that would take the job, and none can be started.
     fn push(&self, state: &mut State, job: Job) -> Result<(), Busy> {
-        // One thread for each job that no idle thread will take, so that a login never waits behind a single slow one.
+        // One thread for each job that no idle thread will take, so that a login never waits for a single slow one.
         if state.idle <= state.queue.len() && state.threads < state.settings.threads.max(1) {
             match self.start(state) {
                 Ok(()) => state.threads += 1,
@@ -296,7 +297,7 @@ impl Hashing {
         state.bytes += job.bytes();
         match job {
             Job::Check(_) | Job::Work { .. } => state.queue.push_back(job),
-            // An operator waits for it, so it goes before logins.
+            // An operator waits for it, so it takes precedence over logins.
             Job::Make { .. } => state.queue.push_front(job),
         }
         let waiting = &self.shared.figures.waiting;

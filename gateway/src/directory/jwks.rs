@@ -8,9 +8,9 @@
 //!
 //! - The gateway starts without the keys and retries until it has them. A token that arrives while they are fetched waits for
 //!   the answer.
-//! - A token with an unknown key triggers a fetch and waits for it, so an issuer may change its keys at any time. There is at
-//!   most one fetch every [`PAUSE`], so invented tokens cannot flood the issuer with requests. A token that comes earlier is
-//!   checked against the current keys only, and a fetch follows when the pause is over.
+//! - A token with an unknown key triggers a fetch and waits for it, so an issuer may change its keys at any time. There
+//!   is at most one fetch every [`PAUSE`], so forged tokens cannot flood the issuer with requests. A token that comes
+//!   during the pause is checked against the current keys only, and a fetch follows when the pause is over.
 //! - While the server does not answer, or its answer is unusable, the current keys stay valid for [`KEPT`] more.
 
 use super::hashing::Answer;
@@ -73,16 +73,16 @@ pub(crate) struct Source {
     ttl: Duration,
 }
 
-/// Keys that are read of one JWKS.
+/// Maximum keys that are read from a JWKS.
 const KEYS_MAX: usize = 100;
-/// Bytes of a JWKS.
+/// Maximum bytes of a JWKS.
 const ANSWER_BYTES_MAX: usize = 256 << 10;
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Minimum time between two fetches.
 const PAUSE: Duration = Duration::from_secs(5);
 /// How long keys stay valid after `auth.jwt.jwks_ttl` has passed without a successful fetch.
 const KEPT: Duration = Duration::from_secs(86_400);
-/// Tokens that may wait for keys. Limits the memory that they take.
+/// Maximum tokens that wait for keys. Limits the memory that they take.
 pub(super) const WAITING_MAX: usize = 256;
 
 impl Source {

@@ -1,4 +1,4 @@
-//! The back end `jwt`: a token is the password, and says who the user is and what it may do.
+//! The back end `jwt`: a token is the password. It names the user and the user's rights.
 //!
 //! - Signatures are RS256 and ES256, by keys of a JWKS. A file is read at the start and on SIGHUP; a URL is fetched (see
 //!   [`super::jwks`]). The algorithm must be allowed, and the key must be of its kind, so a token cannot choose how it is
@@ -26,11 +26,11 @@ use ring::signature::{ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, RsaPu
 use serde_json::Value;
 use std::sync::{Arc, LazyLock};
 
-/// Bytes of a token, at most.
+/// Maximum bytes of a token.
 pub(super) const TOKEN_BYTES_MAX: usize = 16 << 10;
-/// Scopes, and filters of an `acl` claim, that are read of one token.
+/// Maximum scopes, and filters of an `acl` claim, that are read from one token.
 const SCOPES_MAX: usize = 1_000;
-/// Tags of one token.
+/// Maximum tags of one token.
 const TAGS_MAX: usize = 16;
 
 /// A public key.
@@ -40,7 +40,7 @@ pub(super) enum Key {
         n: Vec<u8>,
         e: Vec<u8>,
     },
-    /// The point, uncompressed.
+    /// The uncompressed point.
     P256(Vec<u8>),
 }
 
@@ -57,7 +57,7 @@ pub(crate) struct Issuer {
     topic_exchange: Name,
 }
 
-/// What a verified token says.
+/// The content of a verified token.
 #[derive(Debug)]
 pub(crate) struct Token {
     pub user: Name,
@@ -98,7 +98,7 @@ enum Verb {
     Read,
 }
 
-/// Why a token is refused whose key we do not have. The issuer may have a new key, so the keys are fetched again.
+/// Why a token is refused whose key is unknown. The issuer may have a new key, so the keys are fetched again.
 pub(super) const UNKNOWN_KEY: &str = "its key is not known";
 
 impl Issuer {
@@ -269,7 +269,8 @@ impl Key {
 }
 
 impl Scope {
-    /// `read:vhost/name[/key]`, percent-encoded. `None`: it is no scope of these, or a part of it cannot be decoded.
+    /// Parses `read:vhost/name[/key]`, percent-encoded. `None`: it is not such a scope, or a part of it cannot be
+    /// decoded.
     fn parse(text: &str) -> Option<Scope> {
         let (verb, rest) = text.split_once(':')?;
         let verb = match verb {
@@ -293,8 +294,7 @@ impl Scope {
 }
 
 impl Grant {
-    /// About what it takes in memory, with the rights that it becomes in each vhost: compiled patterns are larger than their
-    /// texts.
+    /// Estimated memory, with the rights that it becomes in each vhost: compiled patterns are larger than their texts.
     pub(super) fn memory(&self) -> usize {
         let of = |scope: &Scope| {
             scope.name.len() * 32 + scope.vhost.len() + scope.key.as_ref().map_or(0, String::len) * 8 + 256
@@ -412,7 +412,7 @@ fn acl_rights(acl: &Value, exchange: &str) -> Arc<Rights> {
     lines.rights(exchange)
 }
 
-/// A text, or a list of them.
+/// A text, or a list of texts.
 fn texts(value: &Value) -> Vec<&str> {
     match value {
         Value::String(text) => vec![text],
@@ -639,7 +639,7 @@ mod tests {
         assert!(acl.rights("elsewhere").is_none());
     }
 
-    /// A key that could not be decoded counted as no key: the scope then permitted every key.
+    /// The bug: a key that could not be decoded counted as no key, and the scope then permitted every key.
     #[test]
     fn a_scope_that_cannot_be_decoded_grants_nothing() {
         for text in ["read:%2/x", "read:*/%zz", "read:*/x/%zz", "read:*/x/%ff", "read:*"] {

@@ -1,4 +1,4 @@
-//! What the log keeps of a password: its hash, and a verifier for SCRAM if that mechanism is enabled.
+//! The stored form of a password: its hash, and a verifier for SCRAM if that mechanism is enabled.
 //!
 //! A verifier is weaker than the hash: an attacker with a stolen log can test passwords against it at the speed of PBKDF2, which a
 //! graphics card computes fast, instead of argon2id. So it is made only if `mqtt.auth_methods` contains SCRAM. The user's
@@ -31,8 +31,9 @@ impl Kept {
         Kept { hash, verifier }
     }
 
-    /// Writes both into a user's record and removes those of the previous password. A hash that is there already is of the same
-    /// password, so its verifier stays: a file of definitions may have the hash without it.
+    /// Writes both into a user's record and removes those of the previous password. If the record has the same hash
+    /// already, it belongs to the same password, so its verifier stays: a file of definitions may contain the hash
+    /// without it.
     pub(crate) fn write(&self, record: &mut UserRecord) {
         let made = self.hash.record();
         let is_same = !made.1.is_empty() && made.1 == record.password_hash && made.0 == record.hashing_algorithm;

@@ -1,5 +1,5 @@
-//! Users who exist only for a while: those of a token until it expires, those of the HTTP back end while they are connected. Their
-//! rights are set in the engines when they log in, and removed when they go.
+//! Temporary users: those of a token exist until it expires, those of the HTTP back end while they are connected. Their
+//! rights are set in the engines when they log in, and removed with the user.
 //!
 //! ```text
 //!   login ─► hashing thread verifies ─► this task: sets rights in the engines ─► answer
@@ -27,7 +27,7 @@ use tokio::time::MissedTickBehavior;
 pub(crate) struct Lent {
     pub grant: Grant,
     pub quota: Arc<Quota>,
-    /// Unix seconds. A user of the HTTP back end stays longer while it has connections.
+    /// Expiry in Unix seconds. A user of the HTTP back end stays longer while it has connections.
     pub until: u64,
     /// Where it comes from: [`Backend::Jwt`] or [`Backend::Http`].
     pub by: Backend,
@@ -49,7 +49,7 @@ pub(super) fn now() -> u64 {
 
 /// Estimated memory of a user's entries here and in the engines, without names and rights.
 const USER_BYTES: usize = 768;
-/// How often expired users are looked for.
+/// How often expired users are removed.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// Adds the users of verified tokens and removes expired ones. Runs until the node ends.

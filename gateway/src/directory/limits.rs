@@ -7,7 +7,7 @@ use crate::node::Node;
 use gatepost_core::catalog::directory::{LimitOf, LimitRecord, deletion, record};
 use gatepost_core::properties::Name;
 
-/// The limits of a user or vhost, for lists: its name, and each limit with its value. A negative value means no limit.
+/// The limits of a user or vhost for lists: its name, and each limit with its value. A negative value means no limit.
 pub(crate) type LimitEntry = (Name, Vec<(Name, i64)>);
 
 impl Node {

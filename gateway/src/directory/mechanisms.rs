@@ -22,17 +22,17 @@ pub(super) const OAUTH2_JWT: &str = "OAUTH2-JWT";
 /// All implemented mechanisms. The key `mqtt.auth_methods` says which are enabled.
 pub(crate) const METHODS: &[&str] = &[SCRAM_SHA_256, OAUTH2_JWT];
 
-/// File of the secret that salts of unknown users are derived from. It is kept in the data directory: with a new secret at each
-/// start, an unknown user's salt would change over a restart, which would tell that the user does not exist.
+/// File of the secret from which salts of unknown users are derived. It is kept in the data directory: with a new
+/// secret at each start, an unknown user's salt would change over a restart and reveal that the user does not exist.
 pub(super) const SECRET: &str = "scram-secret";
 
-/// What follows from a client's message.
+/// The result of a client's message.
 pub(crate) enum Round {
     /// The login is decided.
     Over(Event),
     /// The answer comes later, by a wake.
     Later,
-    /// The question for the client. [`Directory::proceed`] takes its answer.
+    /// The challenge for the client. [`Directory::proceed`] takes its answer.
     Ask(Box<Exchange>, String),
 }
 

@@ -1,4 +1,4 @@
-//! The node's directory: who there is, who may log in, and what they may do.
+//! The node's directory: the users, who may log in, and what they may do.
 //!
 //! ```text
 //!   the log ──recover──► people ──rights, limits──► every vhost's engine, which never asks back
@@ -10,9 +10,10 @@
 //! - [`users`], [`permissions`], [`limits`]: the verbs that change them.
 //! - [`rules`]: who may log in from where, without a name, or by certificate.
 //! - [`password`], [`hashing`]: hashes, and the threads that compute them.
-//! - [`grants`]: how topic permissions are written.
-//! - [`kept`], [`scram`], [`mechanisms`]: what the log keeps of a password, and logins in several rounds.
-//! - [`jwt`], [`jwks`], [`lent`]: tokens, the keys that verify them, and users who exist only while their token is valid.
+//! - [`grants`]: the text form of topic permissions.
+//! - [`kept`], [`scram`], [`mechanisms`]: the stored form of a password, and logins in several rounds.
+//! - [`jwt`], [`jwks`], [`lent`]: tokens, the keys that verify them, and users who exist only while their token is
+//!   valid.
 //! - [`outside`], [`question`]: an HTTP server that authenticates users, and the requests it gets.
 //! - [`mod@file`]: Mosquitto's password and ACL files. A name belongs to the first of `auth.backends` that knows it.
 //!
@@ -25,8 +26,8 @@
 //!
 //! | verb | what it does |
 //! |---|---|
-//! | `add_user(name, credential, tags)` | makes a user; fails if there is one of that name |
-//! | `put_user(name, credential, tags)` | makes a user or replaces it: [`Put::Created`] or [`Put::Changed`] |
+//! | `add_user(name, credential, tags)` | creates a user; fails if there is one of that name |
+//! | `put_user(name, credential, tags)` | creates a user or replaces it: [`Put::Created`] or [`Put::Changed`] |
 //! | `change_password(name, credential)` | for later logins; open connections stay |
 //! | `set_user_tags(name, tags)` | such as `administrator` |
 //! | `delete_user(name)` | with its permissions and limits; its connections end |
@@ -158,7 +159,7 @@ pub(crate) enum Put {
     Changed,
 }
 
-/// Bytes of a user's name, at most.
+/// Maximum bytes of a user's name.
 const NAME_MAX: usize = 255;
 
 /// The users, and how they log in.
@@ -204,7 +205,7 @@ pub(crate) struct Obsolete {
     pub password: Box<[u8]>,
 }
 
-/// Hashes that may wait to be replaced. Any beyond that is replaced at the user's next login.
+/// Maximum hashes that wait to be replaced. Any beyond that is replaced at the user's next login.
 const OBSOLETE_MAX: usize = 64;
 
 /// Where a login comes from.
@@ -241,7 +242,8 @@ impl Directory {
             ..People::default()
         };
         let (obsolete, obsolete_seen) = mpsc::channel(OBSOLETE_MAX);
-        // Unbounded channel, bounded content: each entry is a login that waited for a hashing thread, and those are limited.
+        // The channel is unbounded, but its content is bounded: each entry is a login that waited for a hashing thread,
+        // and those are limited.
         let (granted, granted_seen) = mpsc::unbounded_channel();
         let (unknown, unknown_seen) = mpsc::channel(jwks::WAITING_MAX);
         Ok(Directory {
@@ -503,10 +505,11 @@ impl Directory {
         self.obsolete_seen.lock().take()
     }
 
-    /// Counts a connection among its user's, until the seat is dropped.
+    /// Counts a connection for its user, until the seat is dropped.
     ///
     /// # Errors
-    /// QuotaExceeded: the user has as many as it may. AccessRefused: it was deleted since it logged in.
+    /// QuotaExceeded: the user has as many connections as it may have. AccessRefused: it was deleted since it logged
+    /// in.
     pub(crate) fn enter(&self, user: &Name) -> Result<Seat, Fault> {
         let quota = self.people.read().quota(user).cloned();
         let Some(quota) = quota else {

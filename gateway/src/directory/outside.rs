@@ -1,4 +1,4 @@
-//! The back end `http`: a server of the operator's decides who may log in, and what each user may do.
+//! The back end `http`: an operator's server decides who may log in, and what each user may do.
 //!
 //! ```text
 //!   login, vhost ──► errands (bounded) ──► this task, some at a time ──► server
@@ -39,12 +39,12 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 
-/// Bytes of an answer, at most.
+/// Maximum bytes of an answer.
 const ANSWER_BYTES_MAX: usize = 16 << 10;
-/// Bytes of all waiting errands, at most.
+/// Maximum bytes of all waiting errands.
 const WAITING_BYTES_MAX: usize = 4 << 20;
-/// How long an engine keeps an answer, at least: the command that asked must still find it when it is retried. A refusal
-/// because of an outage is kept this long.
+/// Minimum time for which an engine keeps an answer: the command that asked must still find it when it is retried. A
+/// refusal because of an outage is kept this long.
 const COUNTS_AT_LEAST: Duration = Duration::from_secs(1);
 /// Seconds for which a user without connections is kept.
 const STAYS: u64 = 60;
@@ -60,8 +60,8 @@ pub(crate) struct Server {
     remembered: Mutex<Remembered>,
 }
 
-/// Cached answers in two generations. When the young one is full it becomes the old one, and the old one, whose entries nobody
-/// has used since the last change, is dropped.
+/// Cached answers in two generations. When the young one is full it becomes the old one, and the previous old one is
+/// dropped, with the entries that were not used in the meantime.
 #[derive(Default)]
 struct Remembered {
     young: HashMap<[u8; 32], (Verdict, Instant)>,
@@ -165,7 +165,7 @@ impl Server {
     }
 }
 
-/// The URLs of the configuration, by what they are asked about.
+/// The URLs of the configuration, by the subject of the question.
 pub(crate) fn urls_of(http: &AuthHttp) -> [(About, &str); 4] {
     [
         (About::User, &*http.user_url),
@@ -183,7 +183,7 @@ pub(super) struct Credentials {
     pub(super) said: Said,
 }
 
-/// A request to the server, and who gets the answer.
+/// A request to the server, and the receiver of the answer.
 pub(crate) struct Errand {
     server: Arc<Server>,
     ask: Ask,
@@ -408,7 +408,8 @@ pub(crate) async fn run(node: &Arc<Node>, mut errands: mpsc::UnboundedReceiver<E
     let mut tasks = tokio::task::JoinSet::new();
     while let Some(errand) = errands.recv().await {
         while tasks.try_join_next().is_some() {}
-        // Each errand takes so large a share of the permits that at most `requests_max` of its server run at once.
+        // Each errand takes a share of the permits, so that at most `requests_max` of its server's requests run at
+        // once.
         let turn = Arc::clone(&turns)
             .acquire_many_owned(share(errand.server.requests))
             .await;

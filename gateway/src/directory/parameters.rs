@@ -6,15 +6,15 @@ use gatepost_core::catalog::directory::{ParameterRecord, deletion, record};
 use gatepost_core::properties::{Name, Table, Value};
 use gatepost_core::store::VhostId;
 
-/// Limits: number of global parameters, and bytes of a value in text form.
+/// Maximum global parameters, and maximum bytes of a value in text form.
 const GLOBALS_MAX: usize = 1024;
 const VALUE_BYTES_MAX: usize = 16 << 10;
 
-/// Where RabbitMQ keeps the name of a cluster that was named while it ran.
+/// RabbitMQ's parameter for the name of a cluster that was named at run time.
 pub(crate) const CLUSTER_NAME: &str = "cluster_name";
 
 impl Node {
-    /// The name shown as the cluster's: the one that was set while the node ran, or that of the configuration.
+    /// The name shown as the cluster's: the one set at run time, or that of the configuration.
     pub(crate) fn cluster_name(&self) -> String {
         let people = self.directory.people.read();
         let set = people.globals.get(CLUSTER_NAME).and_then(Value::as_str);

@@ -46,7 +46,7 @@ const HASH_BYTES: usize = 32;
 /// Salts and digests of imported hashes are no longer than this.
 const PART_BYTES_MAX: usize = 128;
 
-/// Bytes of a password, at most. Limits the memory of passwords that wait to be hashed.
+/// Maximum bytes of a password. Limits the memory of passwords that wait to be hashed.
 pub(crate) const PASSWORD_BYTES_MAX: usize = 1024;
 
 const RABBIT_SALT_BYTES: usize = 4;
@@ -161,7 +161,7 @@ impl PasswordHash {
         PasswordHash::RabbitSha256 { salted: salted.into() }
     }
 
-    /// A hash to check an unknown user's password against, so that the time of a login does not tell whether the user exists.
+    /// A hash for an unknown user's password, so that the duration of a login does not reveal whether the user exists.
     pub(crate) fn decoy(cost: Cost) -> PasswordHash {
         PasswordHash::Argon2id {
             memory_kib: cost.memory_kib,
@@ -467,7 +467,7 @@ mod tests {
         assert_ne!(made, PasswordHash::make(b"s3cret", CHEAP, &mut workspace), "salted");
     }
 
-    /// Each made by the tool it is named after, or by Python's hashlib and argon2-cffi.
+    /// Each was made by the tool that it is named after, or by Python's hashlib and argon2-cffi.
     #[test]
     fn hashes_of_other_brokers_are_verified() {
         for (algorithm, text) in OTHERS {

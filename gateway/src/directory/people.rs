@@ -32,7 +32,7 @@ pub(crate) struct User {
 /// All users of the node.
 pub(crate) struct People {
     pub users: BTreeMap<Name, User>,
-    /// Ordered by user, so that a user's are found by a range.
+    /// Ordered by user, so that a user's permissions are one range.
     pub permissions: BTreeMap<(Name, VhostId), PermissionRecord>,
     pub topics: BTreeMap<(Name, VhostId, Name), TopicPermissionRecord>,
     pub limits: BTreeMap<LimitOf, LimitRecord>,
@@ -95,7 +95,7 @@ impl Backend {
     ];
 }
 
-/// Why a user of a token or of the HTTP back end is not added.
+/// Why a temporary user is not added.
 #[derive(Debug)]
 pub(super) enum NotLent {
     /// `auth.outside_memory` is used up.
@@ -113,7 +113,7 @@ pub(super) struct Known<'a> {
 }
 
 impl Known<'_> {
-    /// Whether a SCRAM verifier should be made when the password is next known.
+    /// Whether a SCRAM verifier must be made when the password is next known.
     pub(super) fn lacks_verifier(&self, rules: &Rules) -> bool {
         self.verifier.is_none() && self.backend == Backend::Internal && rules.speaks_scram()
     }
@@ -263,7 +263,7 @@ impl People {
         });
         let verifier = kept::verifier(&record);
         let before = self.users.get(&name);
-        // The same objects, where nothing changed: open console sessions and logins under way compare the pointers.
+        // The same objects if nothing changed: open console sessions and logins in progress compare the pointers.
         let same_hash = before.map(|user| &user.hash).filter(|before| ***before == hash);
         let same_verifier = before.and_then(|user| user.verifier.as_ref());
         let same_verifier = same_verifier.filter(|before| Some(&***before) == verifier.as_ref());

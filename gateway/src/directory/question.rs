@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-/// What a request is about. Each kind has its own URL.
+/// The subject of a request. Each has its own URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum About {
     User,
@@ -199,9 +199,9 @@ pub(super) enum Verdict {
     Deny(Option<String>),
 }
 
-/// Tags of one user, at most.
+/// Maximum tags of one user.
 const TAGS_MAX: usize = 16;
-/// Bytes of a tag, at most, and characters of a reason that are logged.
+/// Maximum bytes of a tag, and maximum characters of a reason in the log.
 const TEXT_MAX: usize = 255;
 
 impl Verdict {
@@ -258,7 +258,7 @@ impl Verdict {
     }
 }
 
-/// A reason without control characters and not too long, for a line of the log.
+/// A reason for a log line: without control characters, and not too long.
 fn reason(text: &str) -> Option<String> {
     let clean: String = text.trim().chars().filter(|c| !c.is_control()).take(TEXT_MAX).collect();
     (!clean.is_empty()).then_some(clean)

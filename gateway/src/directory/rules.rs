@@ -29,11 +29,11 @@ pub(crate) struct Rules {
     pub(super) methods: Vec<Name>,
     /// Iterations of new verifiers, and of the decoys for unknown users.
     pub(super) scram_iterations: NonZeroU32,
-    /// Logins that may wait.
+    /// Maximum logins that may wait.
     pub(super) logins_waiting_max: usize,
 }
 
-/// What the rules decide about a login.
+/// The rules' decision about a login.
 pub(super) enum Decision {
     /// Accepted as this user. If no other back end knows the name, the HTTP server is still asked whether the user exists.
     Yes(Name),
@@ -172,8 +172,8 @@ impl Rules {
         Ok(())
     }
 
-    /// Whether to treat an unknown name as a login without one. Many devices always send a name (Tasmota, ESPHome). Their name
-    /// is ignored if clients without credentials are accepted here and no users were created yet.
+    /// Whether to treat a login with an unknown name as one without. Many devices always send a name (Tasmota,
+    /// ESPHome). It is ignored if clients without credentials are accepted here and no users were created yet.
     fn is_stranger(&self, from: &Caller<'_>, user: &Name, people: &People) -> bool {
         let takes_strangers = described(from.protocol).is_some_and(|p| p.strangers_are_nameless);
         let nobody_made_users = || {

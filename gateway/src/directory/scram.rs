@@ -1,5 +1,5 @@
-//! SCRAM-SHA-256 (RFC 5802, RFC 7677): a client proves that it knows a password without sending it, and the gateway proves that it
-//! knows its verifier.
+//! SCRAM-SHA-256 (RFC 5802, RFC 7677): a client proves that it knows a password without sending it, and the gateway
+//! proves that it has the verifier.
 //!
 //! ```text
 //!   client  n,,n=ann,r=<nonce>                      first: [`ClientFirst`]
@@ -14,8 +14,8 @@
 //! - *Texts.* RFC 5802 prepares names and passwords with SASLprep, which leaves printable ASCII unchanged. We compare them as
 //!   the UTF-8 that was sent. A password with other characters works if it is in normal form (NFKC) already, as typed text
 //!   usually is.
-//! - *Unknown users* get a question too, with a salt that is always the same for a name ([`Verifier::decoy`]). They fail at the
-//!   proof, like a wrong password.
+//! - *Unknown users* get a challenge too, with a salt that is always the same for a name ([`Verifier::decoy`]). They
+//!   fail at the proof, like a wrong password.
 
 use super::password::fill_random;
 use base64::Engine as _;
@@ -36,7 +36,7 @@ const KEY_BYTES: usize = digest::SHA256_OUTPUT_LEN;
 const SALT_BYTES: usize = 16;
 const SALT_BYTES_MAX: usize = 128;
 const NONCE_BYTES: usize = 18;
-/// Bytes of a client's message, and of its nonce, at most.
+/// Maximum bytes of a client's message, and of its nonce.
 const MESSAGE_BYTES_MAX: usize = 4 << 10;
 const NONCE_BYTES_MAX: usize = 512;
 
@@ -70,8 +70,9 @@ impl Verifier {
         }
     }
 
-    /// A verifier for an unknown user, which no password fits. It is always the same for a name, or asking twice would tell
-    /// that the user does not exist. `secret` belongs to the gateway and must outlive the process.
+    /// A verifier for an unknown user, which no password matches. It is always the same for a name; otherwise asking
+    /// twice would reveal that the user does not exist. `secret` belongs to the gateway and must be kept over a
+    /// restart.
     pub(crate) fn decoy(secret: &[u8], user: &str, iterations: NonZeroU32) -> Verifier {
         let of = |what: &str| sign(secret, [what.as_bytes(), user.as_bytes()].concat().as_slice());
         let salt = of("scram salt ");
@@ -160,7 +161,7 @@ impl<'a> ClientFirst<'a> {
     }
 }
 
-/// A login between our question and the client's proof.
+/// A login between our challenge and the client's proof.
 pub(crate) struct Exchange {
     user: Name,
     /// Whether the user exists and has a verifier; otherwise `verifier` is a decoy.
@@ -174,7 +175,7 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    /// Begins a login. Also returns the question for the client.
+    /// Begins a login. Also returns the challenge for the client.
     pub(crate) fn begin(first: &ClientFirst<'_>, verifier: Arc<Verifier>, is_known: bool) -> (Box<Exchange>, String) {
         let mut ours = [0; NONCE_BYTES];
         fill_random(&mut ours);
@@ -298,7 +299,8 @@ fn sha256(bytes: &[u8]) -> Key {
 pub(crate) mod tests {
     use super::*;
 
-    /// What a client says that knows `password`, after its first words (`bare`, without the header) and our question.
+    /// The last message of a client that knows `password`, after its first message (`bare`, without the header) and our
+    /// challenge.
     pub(crate) fn respond(password: &str, bare: &str, question: &str) -> String {
         let mut parts = question.split(',').map(|part| &part[2..]);
         let (nonce, salt, iterations) = (parts.next(), parts.next(), parts.next());
@@ -376,7 +378,7 @@ pub(crate) mod tests {
         // Another header than the one that was signed.
         let (with_binding, _) = exchange(b"y,,n=user,r=rOprNGfwEbeRWgbNEkqO", true);
         assert!(with_binding.finish(LAST.as_bytes()).is_err());
-        // Somebody who is not there cannot log in, whatever the proof.
+        // An unknown user cannot log in, whatever the proof.
         let (stranger, _) = exchange(FIRST, false);
         assert_eq!(stranger.finish(LAST.as_bytes()), Err("the proof is wrong"));
     }

@@ -1,4 +1,4 @@
-//! Who may log in, and what the verbs do, with and without a restart between.
+//! Who may log in, and what the verbs do, with and without a restart in between.
 
 mod mechanisms;
 
@@ -24,7 +24,7 @@ const HERE: &str = "127.0.0.1:40000";
 const HERE_MAPPED: &str = "[::ffff:127.0.0.1]:40000";
 const FAR: &str = "192.0.2.7:40000";
 
-/// Somebody who waits for the answer to a login.
+/// Waits for the answer to a login.
 struct Waiting(std::sync::mpsc::Sender<Event>);
 
 impl Answer for Waiting {
@@ -33,7 +33,7 @@ impl Answer for Waiting {
     }
 }
 
-/// With those who are there from the start.
+/// A directory with the users of a first start.
 fn directory(config: &Config) -> Directory {
     let directory = Directory::new(config).expect("a directory");
     directory.begin(VhostId(1));
@@ -105,7 +105,7 @@ fn a_wrong_or_blank_password_and_an_unknown_user_look_the_same() {
         let answer = login(&people, "stomp", HERE, password(user, secret));
         assert_eq!(answer, Err(LoginFailure::BadCredentials), "{user}:{secret}");
     }
-    // Nor does a wrong password from far away say that the user exists.
+    // A wrong password from far away must not reveal that the user exists.
     assert_eq!(
         login(&people, "stomp", FAR, password("guest", "x")),
         Err(LoginFailure::BadCredentials)
@@ -121,7 +121,7 @@ fn a_user_whose_login_does_not_expire_renews_it_with_any_secret() {
         secret: b"new".as_slice().into(),
     };
     assert_eq!(login(&people, "amqp", HERE, renewal("guest")), Ok("guest".to_owned()));
-    // Of a token, or of a user who is gone since: nothing knows it.
+    // The user of a token, or a deleted user, is unknown.
     let unknown = login(&people, "amqp", HERE, renewal("nobody"));
     assert_eq!(unknown, Err(LoginFailure::BadCredentials));
 }
@@ -190,7 +190,7 @@ fn a_certificate_logs_in_the_user_it_names() {
     assert_eq!(log_in(&config, &peer, Login::Anonymous), guest());
     assert_eq!(log_in(&config, &peer, named("guest")), guest());
     assert_eq!(log_in(&config, &peer, password("guest", "")), guest());
-    // The certificate is another's, and a password is a password.
+    // The certificate belongs to another user, and a password is required as usual.
     assert_eq!(log_in(&config, &peer, named("admin")), bad("guest"));
     assert_eq!(log_in(&config, &peer, password("admin", "")), bad("guest"));
     assert_eq!(log_in(&config, &peer, password("guest", "wrong")), bad("guest"));
@@ -202,7 +202,7 @@ fn a_certificate_logs_in_the_user_it_names() {
     let refused = Err(("guest".to_owned(), LoginFailure::LoopbackOnly));
     assert_eq!(log_in(&config, &far, Login::Anonymous), refused);
 
-    // It names somebody whom nobody knows: not anonymous either.
+    // It names an unknown user, which is not an anonymous login either.
     config.certificate.identity = Identity::Dns;
     assert_eq!(log_in(&config, &peer, Login::Anonymous), bad("edge"));
     config.certificate.identity = Identity::Email;
@@ -237,7 +237,7 @@ fn a_name_that_nobody_has_is_as_good_as_none_until_there_are_users() {
     let people = directory(&config);
     let tasmota = || password("DVES_USER", "DVES_PASS");
     assert_eq!(login(&people, "mqtt", HERE, tasmota()), Ok("anonymous".to_owned()));
-    // Anonymous clients come from this machine only, and other protocols' clients send a name when they mean it.
+    // Anonymous clients come from this machine only, and the names of other protocols' clients are never ignored.
     assert_eq!(
         login(&people, "mqtt", FAR, tasmota()),
         Err(LoginFailure::BadCredentials)
@@ -284,7 +284,7 @@ fn secret(password: &str) -> Credential {
     Credential::Password(password.as_bytes().into())
 }
 
-/// Makes and changes users, and tries what is none.
+/// Creates and changes users, and tries invalid names and credentials.
 async fn change_users(node: &Node) {
     node.add_user("plant", secret("s3cret"), vec!["monitoring".into()])
         .await
@@ -352,7 +352,7 @@ async fn change_rights(node: &Node) {
     );
 }
 
-/// Takes back what [`change_rights`] set.
+/// Removes what [`change_rights`] set.
 async fn clear_rights(node: &Node) {
     node.clear_topic_permission("plant", "/", None).await.expect("cleared");
     node.clear_permission("plant", "/").await.expect("cleared");
@@ -400,7 +400,7 @@ fn what_the_verbs_change_survives_a_restart() {
     bench.stop();
     let bench = Bench::start(dir.path());
     assert_eq!(listed(&bench), before);
-    // Whoever was deleted stays away.
+    // Deleted users stay deleted.
     assert_eq!(names(&bench), ["anonymous", "plant"]);
     assert_eq!(before.1.len(), 2);
     assert_eq!(before.2[0].write, "plant/{client_id}/#");
@@ -426,7 +426,7 @@ fn what_the_verbs_change_survives_a_restart() {
     bench.stop();
 }
 
-/// What a connection of a user, who is there with all permissions, is told.
+/// The deleted user has all permissions, and a connection.
 #[test]
 fn a_deleted_user_s_connections_are_ended_and_nobody_else_s() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -441,7 +441,7 @@ fn a_deleted_user_s_connections_are_ended_and_nobody_else_s() {
         matches!(told[..], [Event::Closed(CloseReason::UserDeleted)]),
         "{told:?}"
     );
-    // Nor does anybody get in who logged in before.
+    // A client that logged in before cannot connect any more either.
     assert!(node.directory.enter(&"guest".into()).is_err());
     let refused = vhost.enter(|engine| engine.admit_link("guest"));
     let text = "access to vhost '/' refused for user 'guest'";
@@ -500,7 +500,7 @@ fn a_user_has_as_many_connections_as_its_limit_says() {
     let text = "Connection refused for user 'guest': user connection limit (1) is reached";
     assert_eq!(&*node.directory.enter(&guest).expect_err("a limit").text, text);
     assert_eq!(node.user("guest").expect("a user").connections, 1);
-    // What is counted outlives a change of the user.
+    // The count stays when the user is changed.
     bench
         .runtime
         .block_on(node.change_password("guest", secret("new")))
@@ -512,7 +512,7 @@ fn a_user_has_as_many_connections_as_its_limit_says() {
     bench.stop();
 }
 
-/// MD5 can be taken over from RabbitMQ, and does not stay.
+/// MD5 hashes can be imported from RabbitMQ, and are replaced.
 #[test]
 fn an_obsolete_hash_is_replaced_at_the_first_login() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -609,7 +609,7 @@ fn a_password_that_was_right_is_remembered_and_a_wrong_one_is_not() {
     assert!(hashing.remembers(&user, b"s", &hash));
     assert!(!hashing.remembers(&user, b"wrong", &hash));
     assert!(!hashing.remembers(&"v".into(), b"s", &hash));
-    // The user has another password, which happens to be the same.
+    // The user has a new password that happens to be the same.
     assert!(!hashing.remembers(&user, b"s", &Arc::new((*hash).clone())));
 }
 
@@ -659,7 +659,7 @@ fn too_many_logins_at_once_are_refused_and_those_whose_connection_is_gone_are_no
     );
 }
 
-/// The second thread was started only when two jobs waited, so one login waited behind a slow one.
+/// The bug: the second thread was started only when two jobs waited, so one login waited behind a slow one.
 #[test]
 fn a_login_does_not_wait_behind_a_slow_one_while_a_thread_may_be_started() {
     let hashing = hashing(2, 10);
@@ -669,7 +669,7 @@ fn a_login_does_not_wait_behind_a_slow_one_while_a_thread_may_be_started() {
     let (ended, ends) = std::sync::mpsc::channel();
     let first = Box::new(move || {
         begun.send(()).expect("somebody waits");
-        // So long only if the second job waits for this one.
+        // This takes so long only if the second job waits for this one.
         let waited = first_waits.recv_timeout(Duration::from_secs(60));
         ended.send(waited.is_ok()).expect("somebody waits");
         None
@@ -684,7 +684,7 @@ fn a_login_does_not_wait_behind_a_slow_one_while_a_thread_may_be_started() {
     assert_eq!(ends.recv(), Ok(true));
 }
 
-/// An operator's new password waited for ever, and logins until their connections were too slow.
+/// The bug: an operator's new password waited for ever, and logins until their connections timed out.
 #[test]
 fn who_needs_a_thread_is_told_at_once_that_there_is_none() {
     let hashing = hashing(1, 10);
@@ -711,7 +711,7 @@ fn who_needs_a_thread_is_told_at_once_that_there_is_none() {
     answers.recv().expect("an answer");
 }
 
-/// Any change of a user, its tags for example, logged it out of the console.
+/// The bug: any change of a user, its tags for example, logged it out of the console.
 #[test]
 fn a_login_stays_valid_until_the_password_changes() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -731,7 +731,7 @@ fn a_login_stays_valid_until_the_password_changes() {
     bench.stop();
 }
 
-/// Tokens can bring any number of users. They were kept without a bound until they expired.
+/// The bug: tokens can bring any number of users, who were kept without a bound until they expired.
 #[test]
 fn users_of_tokens_are_bounded_in_memory() {
     let mut people = People {
@@ -747,7 +747,7 @@ fn users_of_tokens_are_bounded_in_memory() {
     };
     people.lend("a".into(), lent(600, 10)).expect("room");
     assert!(people.lend("b".into(), lent(600, 10)).is_err());
-    // A newer token takes the place of the one before, and what is open stays counted.
+    // A newer token replaces the one before, and open connections stay counted.
     let seat = people.quota("a").expect("a user").connect().expect("no limit");
     people.lend("a".into(), lent(1_000, 20)).expect("room");
     assert_eq!(people.quota("a").expect("a user").connections(), 1);

@@ -273,7 +273,7 @@ impl Node {
         }
         let wrong = || DirectoryError::Hash("the SCRAM verifier is not valid".to_owned());
         let verifier = scram.map(|text| Verifier::parse(text).ok_or_else(wrong)).transpose()?;
-        // Weaker than the hash, so it is kept only where it is used.
+        // It is weaker than the hash, so it is kept only where it is used.
         let verifier = verifier.filter(|_| self.directory.hashing.new_passwords().1.is_some());
         Ok(Kept::imported(hash, verifier))
     }
@@ -330,7 +330,7 @@ fn entry(name: &Name, user: &super::people::User) -> UserEntry {
     }
 }
 
-/// Sends the one answer to a task that waits for it.
+/// Sends the single answer to the task that waits for it.
 struct Once(Mutex<Option<oneshot::Sender<Event>>>);
 
 impl Answer for Once {

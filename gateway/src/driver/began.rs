@@ -1,4 +1,4 @@
-//! Guesses from the first bytes what a client speaks when it is not its listener's protocol. Only the log uses the guess.
+//! Guesses a client's protocol from its first bytes, when it is not the listener's. Only the log uses the guess.
 
 use crate::protocols;
 use gatepost_core::session::FirstBytes;
@@ -17,7 +17,7 @@ pub(super) enum Began {
 }
 
 impl Began {
-    /// What `bytes` look like. `None`: they may be `protocol`, or nothing that we know.
+    /// The guess for `bytes`. `None`: they may be `protocol`, or are unknown.
     pub(super) fn with(bytes: &[u8], protocol: &str) -> Option<Began> {
         if matches!(bytes, [0x16] | [0x16, 0x03, ..]) {
             return Some(Began::Tls);

@@ -1,4 +1,4 @@
-//! The node as one connection's pump sees it.
+//! The node as seen by one connection's pump.
 
 use super::place::Place;
 use super::waking::Waking;
@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
-/// Answers what the pump of one connection asks of the node: its login, its rights, its vhost.
+/// Answers the questions of one connection's pump to the node: its login, its rights, its vhost.
 pub(super) struct Desk<'a> {
     pub(super) place: &'a mut Place,
     pub(super) waking: &'a Arc<Waking>,
@@ -188,7 +188,7 @@ impl Broker for Desk<'_> {
 
     fn may_publish(&mut self, now: Time) -> Option<usize> {
         let quotas = &self.place.node.protection.quotas;
-        // Most connections have no meters. A reload may also have removed the quotas of one that has.
+        // Most connections have no meters. A reload may have removed the quotas of one that has.
         let meters = self.place.meters.as_ref().filter(|_| quotas.are_set())?;
         Some(quotas.left(now, meters))
     }
@@ -210,7 +210,7 @@ impl Broker for Desk<'_> {
 }
 
 impl Desk<'_> {
-    /// The connection publishes more than its quota, for the first time.
+    /// Logs that the connection publishes more than its quota, the first time.
     #[cold]
     fn slowed(&mut self) {
         let protocol = self.place.protocol_name();
@@ -229,7 +229,7 @@ impl Desk<'_> {
         }
     }
 
-    /// Records a failed login. Returns whether to delay the answer: that slows down clients that guess passwords.
+    /// Records a failed login. Returns whether to delay the answer, which slows down clients that guess passwords.
     fn holds_back(&mut self, now: Time, failed: &LoginRefused, peer: &Peer) -> bool {
         let is_failure = !matches!(
             failed.why,

@@ -37,7 +37,8 @@ use tokio::io::{AsyncRead as _, AsyncReadExt as _, ReadBuf};
 use tokio::time::Sleep;
 use waking::Waking;
 
-/// While a connection is not read, it asks for errors of its socket this often: resets are only reported to readers.
+/// While a connection is not read, its socket is checked for errors this often: the kernel reports resets only to
+/// readers.
 const LOOK: Duration = Duration::from_secs(5);
 /// After a session ends, its remaining output may take this long to be written.
 const FLUSH: Duration = Duration::from_secs(5);
@@ -62,8 +63,8 @@ enum Phase {
     Flushing {
         until: Time,
     },
-    /// All output is written, and the peer should close. It may still be sending: closing at once would reset the connection,
-    /// and the peer could lose our last bytes unread. So for a moment its bytes are read and dropped.
+    /// All output is written, and the peer should close. It may still be sending: closing now would reset the
+    /// connection, and the peer could lose our last bytes. So for a moment its bytes are read and dropped.
     Lingering {
         until: Time,
     },
@@ -292,7 +293,7 @@ impl Connection {
         };
         self.armed = Some(due);
         timer.as_mut().reset(self.place.node.clock.instant(due));
-        // One poll registers our waker; it is the same one in every turn.
+        // One poll registers our waker, which is the same in every turn.
         timer.poll(cx).is_ready()
     }
 }

@@ -1,4 +1,5 @@
-//! The counters and limits that a connection belongs to: its listener, its user, its vhost. It leaves them when it is dropped.
+//! The counters and limits that a connection counts in: those of its listener, its user, its vhost. Dropping it
+//! uncounts it.
 
 use crate::directory::scram::Exchange;
 use crate::logging::lines::LineKind;
@@ -15,20 +16,20 @@ use std::task::Waker;
 /// One connection's place in the node's counters and limits.
 pub(super) struct Place {
     pub(super) node: Arc<Node>,
-    /// Terms of the listener that accepted it.
+    /// Settings of the listener that accepted it.
     pub(super) terms: Arc<Terms>,
     protocol: u16,
     /// Counted in `Node::attached` until its last output is written, so that a stop waits for it.
     attached: bool,
     /// A limit on connections is reached. This one was accepted only to be refused in its protocol's words.
     pub(super) over: bool,
-    /// It has sent bytes. A connection that never does is no more than a probe, and leaves no line in the log at `info`.
+    /// It has sent bytes. A connection that never does is probably a probe, and is not logged at `info`.
     pub(super) heard: bool,
     /// The answer to its failed login was delayed.
     pub(super) delayed: bool,
     /// Its entry among the connections that have not tried to log in; they may be closed when too many wait.
     entrant: Option<Arc<Entrant>>,
-    /// A login under way in rounds.
+    /// A login of several rounds in progress.
     pub(super) exchange: Option<Box<Exchange>>,
     /// Meters of what it publishes; only with quotas.
     pub(super) meters: Option<Box<Meters>>,
@@ -36,9 +37,9 @@ pub(super) struct Place {
     pub(super) client_id: Option<Name>,
     /// What the client that logged in calls itself, for the log.
     pub(super) client: Option<Name>,
-    /// An HTTP back end is being asked whether it may use its vhost.
+    /// An HTTP back end is being asked whether the user may use the vhost.
     pub(super) asked_vhost: bool,
-    /// Counts it among its user's connections.
+    /// Counts the connection for its user's limit.
     seat: Option<Seat>,
 }
 
@@ -70,14 +71,14 @@ impl Place {
         }
     }
 
-    /// Remembers the task, so that it can be woken if its connection has to be closed before it logs in.
+    /// Stores the task's waker, so that the connection can be closed before it logs in.
     pub(super) fn introduce(&self, task: &Waker) {
         if let Some(entrant) = &self.entrant {
             entrant.introduce(task);
         }
     }
 
-    /// Whether to close the connection: it has not logged in, and newer connections need its place.
+    /// Whether to close the connection: it has not logged in, and there are too many such connections.
     pub(super) fn gives_way(&self) -> bool {
         let cut = self.entrant.as_ref().is_some_and(|entrant| entrant.is_cut());
         if cut {
@@ -93,12 +94,13 @@ impl Place {
         cut
     }
 
-    /// The client has sent its credentials: its place is safe while they are checked.
+    /// The client has sent its credentials. While they are checked, the connection is not closed for newer ones.
     pub(super) fn knocks(&mut self) {
         self.entrant = None;
     }
 
-    /// The client is asked for more before it is logged in. Until it answers, newer connections may take its place again.
+    /// The client must answer a challenge before it is logged in. Until it does, the connection may be closed for newer
+    /// ones again.
     pub(super) fn is_asked(&mut self, exchange: Box<Exchange>, task: Option<&Waker>) {
         self.exchange = Some(exchange);
         if !self.attached {
@@ -109,7 +111,7 @@ impl Place {
         }
     }
 
-    /// The first bytes showed which protocol the connection speaks.
+    /// The first bytes showed the connection's protocol.
     pub(super) fn speaks(&mut self, protocol: usize) {
         self.protocol = u16::try_from(protocol).unwrap_or(u16::MAX);
     }
@@ -125,7 +127,7 @@ impl Place {
         self.protocol().map_or("", |protocol| protocol.name())
     }
 
-    /// The vhost that a client means by a name: that of its listener, if it names none or the default one.
+    /// The vhost for a name that a client gave: the listener's, if the client named none or the default one.
     pub(super) fn vhost_name(&self, named: &Name) -> Name {
         match &self.terms.vhost {
             Some(vhost) if &**named == DEFAULT_VHOST => vhost.clone(),

@@ -1,5 +1,5 @@
-//! The task of a connection. It is a hand-written future: an `async fn` would keep its arguments as well as the state it makes
-//! of them, and each idle connection would cost more memory.
+//! The task of a connection. The future is written by hand: an `async fn` would keep its arguments in addition to the
+//! state made from them, so each idle connection would cost more memory.
 
 use super::{Connection, Place};
 use crate::node::Node;
@@ -36,7 +36,8 @@ enum State {
 }
 
 impl Serving {
-    /// Takes an accepted, non-blocking socket. `over`: the connection limit is reached, so the client is only told so.
+    /// Takes an accepted, non-blocking socket. `over`: the connection limit is reached, so the client is only told
+    /// that.
     pub(crate) fn new(node: Arc<Node>, door: Door, socket: Socket, over: bool) -> Serving {
         let now = node.clock.now();
         let place = Place::new(node, Arc::clone(&door.terms), over);

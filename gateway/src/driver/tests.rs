@@ -1,4 +1,4 @@
-//! The driver over real loopback sockets, with a session that is a toy and an engine that is not.
+//! The driver over real loopback sockets, with a toy session and a real engine.
 
 use super::*;
 use crate::clock::Clock;
@@ -16,7 +16,7 @@ use gatepost_core::store::Recovered;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 
-/// Speaks in lines; see [`ToySession::line`].
+/// A protocol of lines; see [`ToySession::line`].
 struct Toy;
 
 struct NoProperties;
@@ -195,7 +195,7 @@ impl Bench {
         client
     }
 
-    /// Waits until the thread has seen `client` go.
+    /// Waits until the I/O thread has noticed that clients have closed.
     fn wait_for_closed(&self, count: u64) {
         while self.node.connections[0].closed.load(Ordering::Relaxed) < count {
             std::thread::yield_now();
@@ -254,7 +254,7 @@ fn a_frame_much_larger_than_a_read_arrives_whole() {
 fn what_a_turn_parses_is_bounded_and_the_rest_follows_without_more_bytes() {
     let bench = Bench::start();
     let client = bench.connect();
-    // In one read, and without a login between: only the bound makes it several turns.
+    // In one read, and without a login in between: only the limit makes several turns of it.
     let lines = 3 * TURN_WORK;
     let turns = || {
         bench
@@ -266,7 +266,7 @@ fn what_a_turn_parses_is_bounded_and_the_rest_follows_without_more_bytes() {
     send(&client, &"say a\n".repeat(lines));
     expect(&client, &"a\n".repeat(lines));
     assert!(turns() >= 3, "{} turns", turns());
-    // With an engine behind it, and answers of its own.
+    // With an engine, and answers of its own.
     send(&client, &format!("login\n{}", "echo 7\n".repeat(lines)));
     expect(&client, &format!("attached\n{}", "echo 7\n".repeat(lines)));
 }
@@ -293,7 +293,8 @@ fn last_words_reach_a_peer_that_reads_slowly_and_still_sends() {
     let bench = Bench::start();
     let client = bench.connect();
     send(&client, "flood 8000000\nbye\n");
-    // The session has ended by now; these bytes must not make the kernel reset what is still on its way.
+    // The session has ended by now. These bytes must not make the kernel reset the connection while output is on its
+    // way.
     send(&client, "say too late\n");
     let got = rest(&client);
     assert_eq!(got.len(), 8_000_004);
@@ -305,7 +306,7 @@ fn a_peer_that_does_not_read_is_not_read_either() {
     let bench = Bench::start();
     let client = bench.connect();
     send(&client, "flood 20000000\n");
-    // The first of it is here, so the rest waits at the driver.
+    // The beginning has arrived, so the rest waits in the driver.
     expect(&client, "x");
     send(&client, "paused\nbye\n");
     let got = String::from_utf8(rest(&client)).expect("text");
@@ -319,7 +320,7 @@ fn a_session_without_heart_beats_has_the_system_look_for_its_peer() {
     let client = bench.connect();
     send(&client, "login\n");
     expect(&client, "attached\n");
-    // The kernel's table of connections, by our end's port: timer 2 is the keep-alive.
+    // In the kernel's table of connections, found by our end's port, timer 2 is the keep-alive.
     let (ours, theirs) = (
         bench.listener.local_addr().expect("an address").port(),
         client.local_addr().expect("an address").port(),
@@ -335,7 +336,7 @@ fn a_session_without_heart_beats_has_the_system_look_for_its_peer() {
         });
         found.expect("our connection")
     };
-    // Set in the turn that answers, after the answer.
+    // It is set in the turn that answers, after the answer.
     while !is_asked() {
         std::thread::yield_now();
     }
@@ -370,8 +371,8 @@ fn a_link_is_detached_once_however_it_ends() {
     }
 }
 
-/// A turn that holds the engine for long (17 ms were seen) keeps others waiting, whose turns are then the longer. Nothing of what
-/// they said meanwhile is lost or overtaken.
+/// A turn that holds the engine for long (17 ms were seen) makes others wait, and their turns become longer. Their
+/// bytes must be neither lost nor reordered.
 #[test]
 fn whoever_waits_for_a_long_hold_of_the_engine_is_served_after_it() {
     let bench = Bench::start();
@@ -396,7 +397,7 @@ fn whoever_waits_for_a_long_hold_of_the_engine_is_served_after_it() {
                 send(client, &format!("echo {number}\n"));
             }
         }
-        // Some turn waits for the lock by now, or comes to it when it is free: either way all is answered, in order.
+        // By now some turn waits for the lock, or will find it free. Either way everything is answered, in order.
         release.send(()).expect("it waits");
         let answers: String = (0..50).map(|number| format!("echo {number}\n")).collect();
         for client in &clients {
@@ -443,6 +444,6 @@ fn an_idle_connection_is_small() {
     };
     let task = Serving::new(Arc::clone(&bench.node), plain(), Socket::Tcp(server, address), false);
     let bytes = size_of_val(&task);
-    // With the session (some hundreds) and the waking (some tens), a KiB.
+    // With the session (some hundred bytes) and the waker (some tens), this is below a KiB.
     assert!(bytes <= 640, "{bytes} bytes");
 }

@@ -1,4 +1,4 @@
-//! How the engine, and the answer to a login, reach a connection's task.
+//! How the engine, and the answer to a login, wake a connection's task.
 
 use crate::directory::hashing::Answer;
 use gatepost_core::engine::Wake;
@@ -8,12 +8,12 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Waker;
 
-/// The flag that says "there is something for you", and the task to wake.
+/// A flag that says that there is work for the connection, and the task to wake.
 pub(super) struct Waking {
     raised: AtomicBool,
     /// Set once: a task's waker is the same in all its turns.
     task: OnceLock<Waker>,
-    /// The answer to the login that is under way.
+    /// The answer to the login in progress.
     answer: Mutex<Option<Box<Event>>>,
 }
 
@@ -31,7 +31,7 @@ impl Waking {
         self.task.get_or_init(|| task.clone());
     }
 
-    /// The task, once it has made itself known.
+    /// The task, once it is registered.
     pub(super) fn task(&self) -> Option<&Waker> {
         self.task.get()
     }

@@ -1,4 +1,4 @@
-//! Serves HTTP with a bounded number of connections, such that a health probe is answered even if all places are taken.
+//! Serves HTTP with a bounded number of connections, so that a health probe is answered even if all places are taken.
 //!
 //! A client may open connections and send half a request on each. Such a connection ends after [`Bounds::head_timeout`]. Until
 //! then, when all places are taken, a new connection replaces the oldest one that has no request in progress.
@@ -30,15 +30,15 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
 
-/// How long a peer may neither send nor receive anything while we wait for it.
+/// Maximum time for which a connection makes no progress in either direction.
 const IDLE: Duration = Duration::from_secs(30);
-/// Bytes of a request's head, at most.
+/// Maximum bytes of a request's head.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 
 /// Limits of one server.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// Open connections, at most.
+    /// Maximum open connections.
     pub connections_max: usize,
     /// Time for the TLS handshake, for a whole request head, and from one request of a connection to the next.
     pub head_timeout: Duration,
@@ -65,7 +65,7 @@ struct Place {
     cut: Notify,
 }
 
-/// A handle with which a request that only waits for time to pass gives up the protection of its place.
+/// A handle for a request that only waits for time to pass: meanwhile its place may be taken over.
 #[derive(Clone, Debug)]
 pub(crate) struct Waiting(Arc<Place>);
 
@@ -155,7 +155,7 @@ async fn connection(
         .max_buf_size(HEAD_BYTES_MAX)
         .serve_connection(TokioIo::new(io), service);
     tokio::select! {
-        // Errors need no log line: the peer sent nothing, or not HTTP, or has gone.
+        // Errors need no log line: the peer sent nothing or no HTTP, or has closed.
         _ = serving => {}
         () = place.cut.notified() => {}
     }

@@ -12,7 +12,7 @@ pub(super) type TrafficField = fn(&Traffic) -> u64;
 /// A counter of the store.
 pub(super) type StoreField = fn(&StoreStats) -> &AtomicU64;
 
-/// Label value of what the engine does not count by protocol. A sum over the label is right all the same.
+/// Label value for counters that the engine does not keep by protocol. Sums over the label are correct.
 pub(super) const PROTOCOLS: &str = "all";
 /// Label value for the type of all queues.
 pub(super) const QUEUE_TYPE: &str = "rabbit_classic_queue";
@@ -439,7 +439,7 @@ pub(super) const STORE_GAUGES: &[(&str, &str, StoreField)] = &[
 mod tests {
     use super::*;
 
-    /// Fetched messages that were settled when sent counted with those to be settled.
+    /// The bug: fetched messages that were settled when sent counted with those to be settled.
     #[test]
     fn fetched_messages_are_told_apart_by_how_they_are_settled() {
         let traffic = Traffic {

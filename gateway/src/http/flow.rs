@@ -1,22 +1,22 @@
-//! The fastest edges of the flow map, for Prometheus: at most so many as `metrics.flow_edges` says.
+//! The fastest edges of the flow map, for Prometheus: at most `metrics.flow_edges`.
 
 use super::page::{Label, Page};
 use crate::node::Node;
 use std::collections::BTreeMap;
 
-/// What an edge is called: vhost, kind and name of either end.
+/// The labels of an edge: vhost, kind and name of either end.
 type Names<'a> = [&'a str; 5];
 
 const LABELS: [&str; 5] = ["vhost", "from_kind", "from", "to_kind", "to"];
 
-/// Appends them.
+/// Appends the edges.
 pub(super) fn edges(page: &mut Page, node: &Node) {
     let config = node.config();
     if !config.management.flow || config.metrics.flow_edges == 0 {
         return;
     }
     let shown = node.flow.fastest(config.metrics.flow_edges);
-    // Two clients of a name that speak different protocols are one here, or a sample would be there twice.
+    // Two clients of one name with different protocols are merged, since a sample must not occur twice.
     let mut sums: BTreeMap<Names<'_>, (f64, Option<(f64, f64)>)> = BTreeMap::new();
     for edge in &shown.edges {
         let (from, to) = (&edge.from, &edge.to);

@@ -1,4 +1,4 @@
-//! Help texts of the families of `/metrics`, for those that have none in [`super::families`].
+//! Help texts of the metric families that have none in [`super::families`].
 
 use super::families::{
     CLIENTS, CONSUMING, COUNTERS, DEAD_LETTERS, GAUGES, PUBLISHING, STORE_COUNTERS, STORE_GAUGES, TRAFFIC,

@@ -1,5 +1,5 @@
-//! The metrics for Prometheus. Messages cost nothing here: the engine, the sessions and the threads count in plain integers,
-//! which a scrape copies.
+//! The metrics for Prometheus. They cost nothing per message: the engine, the sessions and the threads count in plain
+//! integers, and a scrape copies those.
 
 use super::families::{
     CLIENTS, CONSUMING, COUNTERS, DEAD_LETTERS, GAUGES, PROTOCOLS, PUBLISHING, QUEUE_TYPE, STORE_COUNTERS,
@@ -77,7 +77,7 @@ impl Exporter {
         page.into_text()
     }
 
-    /// The text of `/metrics/detailed`: these families, of these vhosts or (if empty) of all.
+    /// The text of `/metrics/detailed`: these families, of these vhosts (if empty, of all).
     pub(crate) fn detailed(&self, node: &Node, families: &[String], vhosts: &[String]) -> String {
         let mut page = Page::new(help::of_single).prefixed("rabbitmq_detailed_");
         identity(&mut page, node, "detailed");
@@ -466,7 +466,7 @@ fn objects_memory(page: &mut Page, all: &[Counters]) {
     }
 }
 
-/// What publishers wait for, and where.
+/// What makes publishers wait, and in which vhosts.
 fn blocked(page: &mut Page, all: &[Counters]) {
     for (reason, pressure) in BLOCKED {
         let vhosts = all.iter().filter(|c| c.publishers_wait_for == Some(pressure)).count();
@@ -476,7 +476,7 @@ fn blocked(page: &mut Page, all: &[Counters]) {
     page.gauge("rabbitmq_alarms_memory_used_watermark", &[], flag(short));
 }
 
-/// What publishers may have to wait for.
+/// The causes for which publishers may have to wait.
 const BLOCKED: [(&str, Pressure); 4] = [
     ("disk", Pressure::Disk),
     ("disk_full", Pressure::Full),

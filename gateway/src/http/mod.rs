@@ -1,5 +1,6 @@
-//! HTTP for probes and Prometheus. `/healthz` and `/readyz` are open to everybody and tell nothing else; `/metrics` is served at
-//! loopback addresses only, unless the configuration opens it, and only to users who log in if it says so.
+//! HTTP for probes and Prometheus. `/healthz` and `/readyz` are open to everybody and show nothing else. `/metrics` is
+//! served at loopback addresses only, unless the configuration opens it, and only to users who log in if the
+//! configuration demands it.
 
 pub(crate) mod bounded;
 mod families;
@@ -58,7 +59,7 @@ pub(crate) fn health(node: Arc<Node>) -> Router {
         .with_state(node)
 }
 
-/// Lets those through who may scrape, as the configuration says.
+/// Lets requests through that may read metrics by the configuration.
 async fn admit(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
     let config = node.config();
     let here = request.extensions().get::<AtLoopback>().is_some_and(|at| at.0);
@@ -144,7 +145,7 @@ const READS_FAIL: &str = "reads of the message log fail and are tried again; que
 
 const DISK_FULL: &str = "the disk is full: durable publishes are refused\n";
 
-/// Whether to send clients here. An alarm that only makes publishers wait does not change the answer.
+/// Whether the gateway accepts clients. An alarm that only makes publishers wait does not change the answer.
 async fn ready(State(node): State<Arc<Node>>) -> impl IntoResponse {
     let health = &node.health;
     let checks = [

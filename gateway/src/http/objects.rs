@@ -1,5 +1,6 @@
 //! Metrics of single queues, channels, connections, exchanges and vhosts, for `/metrics/per-object` and `/metrics/detailed`. At most
-//! `metrics.per_object_limit` of each: the page of a large broker would have megabytes, and its labels would fill Prometheus.
+//! `metrics.per_object_limit` of each are shown: otherwise the page of a large broker would have megabytes, and its
+//! labels would fill Prometheus.
 
 use super::page::{Label, Page};
 use crate::node::Node;

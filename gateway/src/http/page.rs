@@ -34,13 +34,13 @@ impl Page {
         }
     }
 
-    /// Writes `prefix` instead of `rabbitmq_` from here on.
+    /// Writes `prefix` instead of `rabbitmq_` from now on.
     pub(super) fn prefixed(mut self, prefix: &'static str) -> Page {
         self.prefix = Some(prefix);
         self
     }
 
-    /// Appends a sample of a family that only grows.
+    /// Appends a sample of a counter.
     pub(super) fn counter(&mut self, name: &str, labels: &[Label<'_>], value: u64) {
         self.sample("counter", name, labels, &value);
     }
@@ -50,7 +50,7 @@ impl Page {
         self.sample("counter", name, labels, &value);
     }
 
-    /// Appends a sample of a family that goes up and down.
+    /// Appends a sample of a gauge.
     pub(super) fn gauge(&mut self, name: &str, labels: &[Label<'_>], value: f64) {
         self.sample("gauge", name, labels, &value);
     }

@@ -1,5 +1,5 @@
-//! Limits how many lines about single connections are written. Each kind of line has its own rate, so that many connections
-//! that come and go do not keep a refused login out of the log. Omitted lines are counted, and the counts are logged.
+//! Limits how many lines about single connections are logged. Each kind of line has its own rate, so that many
+//! connections that come and go do not displace a refused login. Omitted lines are counted, and the counts are logged.
 
 use parking_lot::Mutex;
 use std::time::{Duration, Instant};
@@ -13,19 +13,19 @@ pub(crate) enum LineKind {
     LoggedIn,
     /// It ended normally, or we closed it.
     Closed,
-    /// It was lost: the peer closed it without saying so, or an error occurred.
+    /// It was lost: the peer vanished without closing it properly, or an error occurred.
     Lost,
     /// It ended before it had logged in.
     NoLogin,
     /// Its login failed.
     LoginRefused,
-    /// The HTTP back end denied something, or gave no answer.
+    /// The HTTP back end denied something, or did not answer.
     Outside,
     /// It was told of an error and stays open.
     Complaint,
     /// It was refused before it sent anything.
     Refused,
-    /// It speaks a protocol that its listener does not.
+    /// It uses a protocol that its listener does not serve.
     WrongProtocol,
     /// The TLS handshake failed.
     Tls,
@@ -96,9 +96,9 @@ impl LineKind {
     }
 }
 
-/// Lines of a kind that may be written at once.
+/// Maximum lines of a kind at once.
 const BURST: u32 = 60;
-/// Lines of a kind that may be written in a second, for longer.
+/// Maximum lines of a kind per second in the long run.
 const PER_SECOND: u32 = 20;
 /// How often the number of omitted lines is logged while lines are being omitted.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(admitted(after(start, 100_000)), BURST as usize);
     }
 
-    /// With one rate for all lines, many reconnecting clients hid the one refused login.
+    /// The bug: with one rate for all lines, many reconnecting clients hid the one refused login.
     #[test]
     fn a_crowd_of_one_kind_leaves_others_their_lines() {
         let start = Instant::now();

@@ -9,9 +9,9 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 
-/// Lines kept, at most.
+/// Maximum lines kept.
 const LINES_MAX: usize = 500;
-/// Bytes of a line, at most. Longer ones are cut.
+/// Maximum bytes of a line. Longer ones are cut.
 const LINE_BYTES_MAX: usize = 600;
 
 /// One line.
@@ -24,7 +24,7 @@ pub(crate) struct Line {
 
 static NEWEST: Mutex<VecDeque<Line>> = Mutex::new(VecDeque::new());
 
-/// The newest lines of at least this importance, newest first, `limit` at most.
+/// The newest lines of at least this severity, newest first, at most `limit`.
 pub(crate) fn newest(level: Level, limit: usize) -> Vec<Line> {
     let lines = NEWEST.lock();
     let wanted = lines.iter().rev().filter(|line| line.level <= level);
@@ -51,7 +51,7 @@ impl<S: Subscriber> Layer<S> for Tail {
     }
 }
 
-/// `message name=value …`, without control characters: a client may have chosen the values.
+/// `message name=value …` without control characters, since a client may have chosen the values.
 struct Text(String);
 
 impl Visit for Text {

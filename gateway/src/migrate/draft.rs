@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 #[derive(Debug, Default)]
 pub(super) struct Draft {
     sections: Vec<(String, Vec<(String, String)>)>,
-    /// Texts about what has no counterpart, with the lines after which they are listed.
+    /// Texts about settings without a counterpart, with the line numbers by which they are sorted.
     left: Vec<(usize, String)>,
 }
 
@@ -21,7 +21,7 @@ impl Draft {
         }
     }
 
-    /// Adds a text to a key that is a list, unless it is there.
+    /// Adds a text to a key that is a list, unless the list has it already.
     pub(super) fn push(&mut self, section: &str, key: &str, text: &str) {
         let (keys, text) = (self.section(section), quoted(text));
         match keys.iter_mut().find(|(known, _)| known == key) {
@@ -41,7 +41,7 @@ impl Draft {
         sections.any(|(_, keys)| keys.iter().any(|(known, _)| known == key))
     }
 
-    /// Notes what has no counterpart here. `line`: where it stands; `usize::MAX` for what no single line says.
+    /// Records a setting without a counterpart. `line`: its line; `usize::MAX` if it does not come from a single line.
     pub(super) fn leave(&mut self, line: usize, text: String) {
         self.left.push((line, text));
     }

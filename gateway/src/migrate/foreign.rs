@@ -60,7 +60,7 @@ impl Foreign {
     }
 }
 
-/// Words that begin a line of `mosquitto.conf`, and no line of ours or of `rabbitmq.conf`.
+/// Words that begin a line of `mosquitto.conf`, but no line of our files or of `rabbitmq.conf`.
 const WORDS: &[&str] = &[
     "acl_file",
     "address",

@@ -21,7 +21,7 @@ pub(super) struct Listener {
     pub certificate_names_user: bool,
     only_tls_1_3: bool,
     pub allow_anonymous: Option<bool>,
-    /// The files for its clients, where each listener has its own.
+    /// The files of passwords and rights, if each listener has its own.
     pub passwords: Option<Line>,
     pub acl: Option<Line>,
 }
@@ -47,7 +47,7 @@ impl Listener {
             },
             // -1, Mosquitto's default, means no limit and does not parse.
             "max_connections" => self.max_connections = line.word().parse().ok(),
-            // Any page may connect, which is so without a list.
+            // Without a list of origins any page may connect.
             "websockets_origin" if value == "*" => {}
             "websockets_origin" => {
                 let origin = value.trim_end_matches('/');
@@ -69,7 +69,7 @@ impl Listener {
         Ok(true)
     }
 
-    /// A name for its section: that of the ready-made listener, or one with the port, unless it is taken.
+    /// The name of its section: that of the default listener, or one with the port if that is taken.
     pub(super) fn name(&self, taken: &[String]) -> String {
         let usual = if self.websockets { "web_mqtt" } else { "mqtt" };
         let with_port = format!("mqtt_{}", self.port);
@@ -129,7 +129,7 @@ impl Listener {
         }
     }
 
-    /// Why it cannot be bound to what the file says.
+    /// Why its address cannot be bound.
     pub(super) fn unbound(&self) -> Option<String> {
         let Listener { port, address, .. } = self;
         self.bind().is_none().then(|| {
@@ -137,8 +137,8 @@ impl Listener {
         })
     }
 
-    /// The address as we write it. `None`: it is the name of a host or of an interface, and names are not looked up: the gateway
-    /// may run elsewhere, and to listen at every address instead could let others in.
+    /// The address as our configuration has it. `None`: it is the name of a host or of an interface. Names are not
+    /// resolved: the gateway may run elsewhere, and listening at every address instead could let others in.
     fn bind(&self) -> Option<String> {
         if self.address.starts_with('/') {
             return Some(format!("unix:{}", self.address));

@@ -13,7 +13,7 @@ use crate::exit::Failure;
 use std::fs;
 use std::path::Path;
 
-/// How long sessions are kept where the other broker keeps them for ever. The gateway's own default is a day.
+/// Session expiry where the other broker keeps sessions for ever. The gateway's own default is a day.
 const NEVER: &str = "36500d";
 
 /// Translates a `mosquitto.conf` or `rabbitmq.conf` to our configuration in TOML. Lines without a counterpart are

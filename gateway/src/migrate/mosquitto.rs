@@ -1,7 +1,7 @@
 //! Translates a `mosquitto.conf` (Mosquitto 2; see its manual page, mosquitto.conf(5)).
 //!
-//! A line is translated, or it describes what the gateway does anyway, or a comment names it with the reason why not. Nothing is
-//! dropped silently, because an operator has to know what will be different.
+//! A line is translated, or describes what the gateway does anyway, or a comment names it with the reason why it has no
+//! counterpart. Nothing is dropped silently: an operator must know what will be different.
 
 use super::NEVER;
 use super::listener::{Listener, quoted};
@@ -36,7 +36,7 @@ const BRIDGE: &[&str] = &[
     "try_private",
 ];
 
-/// Options that need no counterpart, because the gateway works that way anyway.
+/// Options without a counterpart, because the gateway works that way anyway.
 const NEEDLESS: &[&str] = &[
     "persistence",
     "persistence_file",
@@ -96,7 +96,7 @@ impl Draft {
         match line.option.as_str() {
             "listener" => {
                 let (port, address) = value.split_once(char::is_whitespace).unwrap_or((value, ""));
-                // Of all strings, only this one may have a comment behind it.
+                // This is the only string that may be followed by a comment.
                 let address = address.trim_start();
                 let address = if address.starts_with('#') { "" } else { address };
                 self.listeners.push(Listener::at(port, address));
@@ -111,7 +111,7 @@ impl Draft {
             "connection" => {
                 return Err("the gateway runs no bridges. Let the other broker bridge to the gateway".to_owned());
             }
-            // They belong to a `connection`, which is listed already.
+            // These belong to a `connection`, which is reported already.
             option if BRIDGE.contains(&option) || option.starts_with("bridge_") => {}
             _ => {
                 if !self.current().take(line)? {
@@ -186,7 +186,7 @@ impl Draft {
         if self.listeners.is_empty() && self.default.port.is_empty() {
             "1883".clone_into(&mut self.default.port);
             if self.default.address.is_empty() {
-                // Without a `listener` Mosquitto serves clients of this machine only, without logins.
+                // Without a `listener` Mosquitto serves only clients of this machine, without logins.
                 "localhost".clone_into(&mut self.default.address);
                 self.default.allow_anonymous.get_or_insert(true);
             }
@@ -196,7 +196,7 @@ impl Draft {
             self.set("mqtt", "session_expiry_max", quoted(NEVER));
         }
         let default = std::mem::take(&mut self.default);
-        // Options about logins outside of listeners apply to all of them, unless `per_listener_settings` is on.
+        // Login options outside of listeners apply to all of them, unless `per_listener_settings` is on.
         let mut anonymous = default.allow_anonymous;
         if !self.per_listener {
             anonymous = self
@@ -242,7 +242,8 @@ impl Draft {
         out
     }
 
-    /// Translates whether a certificate names the user: Mosquitto has an option for each listener, the gateway has one.
+    /// Decides whether a certificate names the user: Mosquitto has an option for each listener, the gateway one for
+    /// all.
     fn decide_about_certificates(&mut self) {
         let (mut naming, mut silent) = (false, false);
         for listener in self.listeners.iter().filter(|l| l.require_certificate) {
@@ -257,8 +258,8 @@ impl Draft {
         }
     }
 
-    /// Translates the files for logins. With `per_listener_settings` each listener of Mosquitto has its own. The gateway has one
-    /// of each for all listeners, so who knows a password for one gets in by all.
+    /// Translates the files for logins. With `per_listener_settings` each of Mosquitto's listeners has its own. The
+    /// gateway has one of each for all listeners, so a password for one listener is valid at all.
     fn decide_about_files(&mut self) {
         for (option, key) in [("password_file", "passwords"), ("acl_file", "acl")] {
             let of = |listener: &Listener| match key {
@@ -316,7 +317,7 @@ fn bounded(value: &str, max: u64) -> Result<String, String> {
     Ok(number.to_string())
 }
 
-/// `14d` and the like; a month is 30 days, as in Mosquitto.
+/// A time such as `14d`; a month has 30 days, as in Mosquitto.
 fn expiration(value: &str) -> Result<String, String> {
     let unit = value.chars().last().unwrap_or(' ');
     let count = number(value.trim_end_matches(unit))?;
@@ -390,7 +391,7 @@ mod tests {
         layers.load().unwrap_or_else(|problems| panic!("{problems}\n{toml}"))
     }
 
-    /// The third listener of a port got the same section as the second, so the configuration did not load.
+    /// The bug: the third listener of a port got the same section as the second, so the configuration did not load.
     #[test]
     fn listeners_of_one_port_at_several_addresses_have_sections_of_their_own() {
         let lines = (1..=4).map(|n| format!("listener 1883 127.0.0.{n}\n"));
@@ -490,8 +491,8 @@ mod tests {
         }
     }
 
-    /// Mosquitto reads one word of a number or flag. The rest made `allow_anonymous` false, was part of an address that did not
-    /// load, or kept the number from being read.
+    /// The bug: Mosquitto reads one word of a number or flag. The rest of the line made `allow_anonymous` false, became
+    /// part of an address that did not load, or prevented the number from being read.
     #[test]
     fn what_follows_a_word_is_no_part_of_it() {
         let text = "allow_anonymous 1 # for now\nlistener 1884   # plain\nmax_keepalive 60 # a minute\nmax_connections 5 #\n\
@@ -515,7 +516,7 @@ mod tests {
         );
     }
 
-    /// Without a port, the listener of the address moved to this machine alone and let everybody in.
+    /// The bug: without a port, the listener of the address was bound to this machine alone and let everybody in.
     #[test]
     fn an_address_without_a_port_is_the_default_listeners() {
         let toml = translated("bind_address 192.0.2.7\npersistence true\n");
@@ -523,7 +524,7 @@ mod tests {
         assert!(toml.contains("anonymous = \"deny\""), "{toml}");
     }
 
-    /// The name of a host or of an interface did not load. It does not become every address.
+    /// The bug: the name of a host or an interface did not load. It must not become every address.
     #[test]
     fn a_name_is_not_bound_but_named() {
         let text = "listener 8883 plant-gw\nlistener 1883 fe80::1\n";
@@ -534,7 +535,7 @@ mod tests {
         assert!(toml.contains("listener 8883 plant-gw: this is a name"), "{toml}");
     }
 
-    /// The files of the last listener replaced the others', and nothing said so.
+    /// The bug: the files of the last listener replaced the others', without a comment.
     #[test]
     fn files_of_single_listeners_that_cannot_be_kept_apart_are_named() {
         let toml = translated(
@@ -552,7 +553,7 @@ mod tests {
         assert!(!translated(one).contains("Not taken over"), "{}", translated(one));
     }
 
-    /// Sessions of devices that were away for a day were gone after the move.
+    /// The bug: sessions of devices that were away for a day were lost after the move.
     #[test]
     fn sessions_are_kept_as_long_as_mosquitto_keeps_them() {
         assert!(translated("listener 1883\n").contains("session_expiry_max = \"36500d\""));

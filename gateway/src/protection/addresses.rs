@@ -1,7 +1,7 @@
-//! Counts for each address how often it connects and how often its logins fail.
+//! Counts connections and failed logins of each address.
 //!
-//! An IPv6 client has 2^64 addresses of its own, so a /64 network counts as one address. The table is bounded. An address for
-//! which there is no room is not limited: otherwise an attacker could fill the table to lock others out.
+//! An IPv6 client has 2^64 addresses of its own, so a /64 network counts as one address. The table is bounded. An
+//! address for which there is no room is not limited: otherwise an attacker could fill the table to lock others out.
 
 use super::bans::{Ban, Kind};
 use super::{Consequence, Unwelcome};
@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-/// Addresses in the table, at most. Each takes about 64 bytes.
+/// Maximum addresses in the table. Each takes about 64 bytes.
 const ADDRESSES_MAX: usize = 16_384;
 /// A full table is swept at most this often, because a sweep visits all entries.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!([0.0; 4].map(|s| admitted(s, A)), [true, true, true, false]);
         assert!(admitted(0.0, "192.0.2.2"), "another address");
         assert_eq!([0.11, 0.12].map(|s| admitted(s, A)), [true, false]);
-        // An hour without connections saves up one burst, and no more.
+        // After an hour without connections one burst is saved up, not more.
         assert_eq!([3600.0; 4].map(|s| admitted(s, A)), [true, true, true, false]);
         // One network of 64 bits is one client.
         let six = ["2001:db8::1", "2001:db8::2", "2001:db8::3", "2001:db8::4"];
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(addresses.banned(at(1.0)).map(|ban| ban.value).collect::<Vec<_>>(), [A]);
         assert_eq!(addresses.connect(at(61.0), ip(A), &keys), Ok(()));
         assert_eq!(addresses.banned(at(61.0)).count(), 0);
-        // A failure now and then, such as by a device with an old password, does not ban the address.
+        // A failure from time to time, for example by a device with an old password, does not ban the address.
         for minute in 2..100 {
             for _ in 0..4 {
                 assert_eq!(failed(&mut addresses, f64::from(minute) * 61.0).ban, None);

@@ -54,7 +54,8 @@ impl Ban {
     }
 }
 
-/// Bans, at most; run-time bans beyond it are ignored. Only operators set bans, so this is only a guard against a faulty script.
+/// Maximum bans set at run time; further ones are ignored. Only operators set bans, so this only guards against a
+/// faulty script.
 const RUN_TIME_MAX: usize = 10_000;
 
 /// All bans, except those of addresses for failed logins.
@@ -149,7 +150,7 @@ mod tests {
             origin: Origin::RunTime,
         });
         assert!(bans.has_name(now, Kind::Client, "loud") && !bans.has_name(until, Kind::Client, "loud"));
-        // A reload replaces the bans of the configuration only, and those can be lifted by a reload only.
+        // A reload replaces only the bans of the configuration, and those can be lifted only by a reload.
         assert!(!bans.remove(Kind::User, "old"));
         bans.configure(&Config::default().protection);
         assert_eq!(bans.list(now).len(), 1);

@@ -1,7 +1,7 @@
 //! Connections that have not logged in yet. Over a limit, the oldest one that has sent nothing new is closed for a new one.
 //!
-//! A normal client logs in within a few round trips. A connection with bytes that we have not read yet is not closed: it is
-//! waiting for us.
+//! A normal client logs in within a few round trips. A connection with bytes that we have not read yet is not closed,
+//! because it waits for us.
 
 use parking_lot::Mutex;
 use std::collections::VecDeque;
@@ -57,7 +57,7 @@ impl HalfOpen {
         entrant
     }
 
-    /// Connections that have not logged in.
+    /// Number of connections that have not logged in.
     pub(crate) fn count(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }

@@ -41,7 +41,7 @@ pub(crate) struct Meters {
     user: Arc<Mutex<Meter>>,
     /// The user's name.
     pub(crate) name: Name,
-    /// The log has said that the connection waits. Once is enough: it may wait many times a second.
+    /// Whether the log says already that the connection waits. Once is enough: it may wait many times a second.
     pub(crate) is_told: bool,
 }
 
@@ -81,7 +81,7 @@ impl Bucket {
             u64::try_from(us).unwrap_or(u64::MAX)
         };
         self.full_us = self.full_us.max(micros(now)).saturating_add(us(count));
-        // The time of one whole token: at zero tokens the connection would wake and could publish nothing.
+        // When one whole token is available. At zero tokens the connection would wake and could publish nothing.
         let until_us = self.full_us.saturating_add(us(1)).saturating_sub(SECOND_US);
         now.max(Time(until_us.div_ceil(1000)))
     }

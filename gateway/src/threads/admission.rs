@@ -51,7 +51,7 @@ impl Admission {
         self.allowed == 0
     }
 
-    /// Threads that help at present.
+    /// Number of threads that help now.
     pub(super) fn admitted(&self) -> usize {
         self.admitted
     }
@@ -90,8 +90,8 @@ impl Admission {
         }
     }
 
-    /// As [`Admission::round`], for the trial: `took` counts time in which other processes ran. `bytes`: what all threads have
-    /// read and written so far.
+    /// As [`Admission::round`], for the trial. `took` may contain time in which other processes ran. `bytes`: all bytes
+    /// that the threads have read and written so far.
     pub(super) fn carried(&mut self, now: Duration, took: Duration, bytes: impl FnOnce() -> u64) {
         match self.trial.round(now, took, bytes, self.admitted < self.allowed) {
             Some(Change::Admit) => self.admitted += 1,

@@ -1,5 +1,6 @@
 //! The I/O threads. One runtime owns all sockets and timers, and its thread runs the turns of connections. Further
-//! threads sleep, and help with turns while more are ready than one thread can run (`turns.rs` says how, `admission.rs` when).
+//! threads sleep, and help while more turns are ready than one thread can run (`turns.rs` runs turns, `admission.rs`
+//! decides who helps).
 
 mod admission;
 mod trial;
@@ -125,13 +126,13 @@ impl IoThreads {
         Ok(())
     }
 
-    /// Serves a new connection. `over`: the limit of connections is reached, so it is only told that and closed.
+    /// Serves a new connection. `over`: the limit of connections is reached, so the client is told that and closed.
     pub(crate) fn deal(&self, node: &Arc<Node>, door: Door, socket: Socket, over: bool) {
         self.turns.spawn(Serving::new(Arc::clone(node), door, socket, over));
     }
 
-    /// The runtime of the first thread, which accepts for all. Accepting in the thread that serves makes a flood of connections
-    /// wait its turn; a separate thread would compete with it for the processor.
+    /// The runtime of the first thread, which accepts connections. If the serving thread accepts, a flood of
+    /// connections waits its turn; a separate thread would compete with it for the processor.
     pub(crate) fn accepting(&self) -> &Handle {
         &self.runtime
     }
@@ -141,12 +142,12 @@ impl IoThreads {
         self.figures.iter().map(|figures| &**figures)
     }
 
-    /// Number of threads, at work or asleep.
+    /// Number of threads, working or asleep.
     pub(crate) fn count(&self) -> usize {
         self.figures.len()
     }
 
-    /// Threads that help the first one at present.
+    /// Number of threads that help the first one now.
     pub(crate) fn helping(&self) -> usize {
         self.turns.helping()
     }
@@ -155,9 +156,9 @@ impl IoThreads {
     pub(crate) fn stop(&self) {
         self.turns.stop();
         let mut joined = std::mem::take(&mut *self.joined.lock());
-        // Helpers first: when the owner ends it drops the connections, which helpers may be running.
+        // Helpers first: when the owner ends, it drops the connections, and helpers may be running them.
         for helper in joined.drain(1.min(joined.len())..) {
-            // No result to look at: a panic would have aborted the process.
+            // The result is not needed: a panic would have aborted the process.
             let _ = helper.join();
         }
         self.stop.notify_one();

@@ -88,7 +88,7 @@ fn a_connection_woken_by_another_has_its_turn_in_the_same_pass() {
     assert!(!turns.pass());
     turns.spawn(Toy::new(move |_| {
         left.lock().as_ref().expect("asleep").wake_by_ref();
-        // Once is enough.
+        // A single wake is enough.
         left.lock().as_ref().expect("asleep").wake_by_ref();
         Poll::Ready(())
     }));
@@ -140,7 +140,7 @@ fn the_owner_polls_its_reactor_between_two_turns_of_a_busy_connection() {
     assert!(count <= 4, "{count} turns");
 }
 
-/// Stops the helpers however a test ends: a failing test must not wait for them.
+/// Stops the helpers when a test ends, even if it fails: the test must not wait for them.
 struct Stop<'a>(&'a Turns<Toy>);
 
 impl Drop for Stop<'_> {
@@ -167,7 +167,7 @@ fn a_wake_during_a_turn_elsewhere_brings_another_turn() {
         }));
         scope.spawn(|| turns.help(1));
         watched.recv().expect("its turn");
-        // Wakes from another thread, more of them than turns.
+        // Wakes from another thread, more often than there are turns.
         for _ in 0..3 {
             left.lock().as_ref().expect("known").wake_by_ref();
         }
@@ -191,8 +191,8 @@ fn a_helper_takes_turns_only_while_it_is_admitted() {
         assert_eq!(turns.helping(), 0);
         turns.admit(1);
         let me = std::thread::current().id();
-        // The first turn of the pass waits for another turn, which only another thread can run. There is no time limit: without a
-        // helper the test hangs.
+        // The first turn of the pass waits for another turn, which only another thread can run. There is no time limit:
+        // without a helper the test hangs.
         let (tell, told) = channel();
         let reports = ran.clone();
         turns.spawn(Toy::new(move |_| {
@@ -284,14 +284,14 @@ fn a_stop_runs_nothing_more_and_drops_everything() {
         let (counted, ran) = (Counted(Arc::clone(&dropped)), Arc::clone(&ran));
         let mut kept = None;
         turns.spawn(Toy::new(move |cx| {
-            // A reference cycle, like those through sockets and the engine.
+            // A reference cycle, as sockets and the engine cause it.
             kept.get_or_insert_with(|| cx.waker().clone());
             let _ = &counted;
             ran.fetch_add(1, Ordering::Relaxed);
             Poll::Pending
         }));
     };
-    // One asleep, one queued, and (below) one spawned too late.
+    // One connection asleep, one queued, and (below) one spawned too late.
     spawn();
     turns.pass();
     spawn();
@@ -303,7 +303,7 @@ fn a_stop_runs_nothing_more_and_drops_everything() {
     assert_eq!(Arc::strong_count(&turns), 1, "nobody is left who knows it");
 }
 
-/// Plays rounds of this length, one after the other, for `time`.
+/// Simulates rounds of this length, one after the other, for `time`.
 fn play(admission: &mut Admission, now: &mut Duration, round: Duration, time: Duration) {
     let end = *now + time;
     while *now < end {
@@ -314,21 +314,21 @@ fn play(admission: &mut Admission, now: &mut Duration, round: Duration, time: Du
 
 const MS: Duration = Duration::from_millis(1);
 
-/// Turns of 50 µs come at `percent` of what one thread carries, for a second. Returns how often each number of helpers was
-/// seen at work, by millisecond, and the longest queue.
+/// Simulates turns of 50 µs at `percent` of one thread's capacity, for a second. Returns in how many milliseconds each
+/// number of helpers worked, and the longest queue.
 fn sweep(percent: u32) -> ([u32; 2], Duration) {
     let (mut admission, mut now) = (Admission::new(1), Duration::ZERO);
     let (mut queue, mut longest, mut seen) = (Duration::ZERO, Duration::ZERO, [0; 2]);
     let mut due = Duration::ZERO;
     while now < 1_000 * MS {
         let threads = 1 + admission.admitted() as u32;
-        // What one pass takes: all that is ready, up to sixty turns.
+        // The length of one pass: all turns that are ready, at most sixty.
         let portion = queue.clamp(Duration::ZERO, threads * 3 * MS);
         let took = (portion / threads).max(MS / 20);
         now += took;
         queue -= portion;
         due += took * percent / 100;
-        // In whole turns.
+        // Only whole turns.
         let turns = (due.as_micros() / 50) as u32;
         due -= turns * (MS / 20);
         queue += turns * (MS / 20);
@@ -401,8 +401,8 @@ fn all_leave_one_by_one() {
     assert_eq!(admission.admitted(), 0);
 }
 
-/// A handshake costs ten times as much as a turn, with TLS a hundred times. A storm of them admits a further thread for as long
-/// as it lasts.
+/// A handshake costs ten times as much as a turn, with TLS a hundred times. A burst of them admits a further thread
+/// while it lasts.
 #[test]
 fn a_storm_of_handshakes_admits_a_thread_that_leaves_after_it() {
     let (mut admission, mut now) = (Admission::new(1), Duration::ZERO);
@@ -416,8 +416,8 @@ fn a_storm_of_handshakes_admits_a_thread_that_leaves_after_it() {
     }
 }
 
-/// New connections queue behind existing ones, each for one turn, so an existing connection has a turn in every round, however
-/// many connect.
+/// New connections queue after existing ones, each for one turn. So an existing connection gets a turn in every round,
+/// however many connect.
 #[test]
 fn a_storm_of_connections_leaves_the_others_their_turns() {
     const STORM: usize = 2_000;
@@ -425,7 +425,7 @@ fn a_storm_of_connections_leaves_the_others_their_turns() {
     let list = Arc::default();
     turns.spawn(greedy('x', 20, &list));
     for _ in 0..STORM {
-        // Accepted, greeted, logged in.
+        // Accepted, answered, logged in.
         turns.spawn(greedy('s', 3, &list));
     }
     while turns.pass() {}

@@ -1,30 +1,31 @@
-//! Decides by trial whether one more thread gets more done. Reads no clock, so tests can simulate any load.
+//! Decides by trial whether one more thread increases the throughput. Reads no clock, so tests can simulate any load.
 
 use std::time::Duration;
 
-/// What is done is measured over this long.
+/// Throughput is measured over this time.
 const WINDOW: Duration = Duration::from_millis(100);
-/// After a trial in vain, the next waits this long; after each further one twice as long, up to `PAUSE_MAX`.
+/// After a failed trial, the next one waits this long; after each further failure twice as long, up to `PAUSE_MAX`.
 const PAUSE: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(60);
-/// How often a thread that helps is sent away for a window, to see whether it is missed.
+/// How often a thread that helps is sent to sleep for a window, to see whether throughput drops.
 const CHECK: Duration = Duration::from_secs(5);
 
-/// A load can keep one thread busy without rounds that are long: a fan-out over TLS has many turns, each of them short. Whether a
-/// further thread gets more of it done depends on what the turns share, and on whether a processor is free. So it is tried: the
-/// thread helps for a window, and goes on only if that window's bytes are a good part more than those of the window before.
+/// A load can keep one thread busy without long rounds: a fan-out over TLS has many turns, each of them short. Whether
+/// a further thread increases the throughput depends on what the turns share, and on whether a processor is free. So it
+/// is tried: the thread helps for a window, and continues only if that window carries clearly more bytes than the one
+/// before.
 #[derive(Debug, Default)]
 pub(super) struct Trial {
     window: Option<Window>,
     stage: Stage,
-    /// The next pause.
+    /// The length of the next pause.
     pause: Duration,
 }
 
 #[derive(Debug)]
 struct Window {
     began: Duration,
-    /// Time in rounds.
+    /// Time spent in rounds.
     busy: Duration,
     /// Bytes that all threads had read and written when it began.
     bytes: u64,
@@ -32,13 +33,13 @@ struct Window {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Stage {
-    /// No thread is here by trial. The next trial begins at this time, if the load asks for one.
+    /// No thread was admitted by trial. The next trial begins at this time, if the load needs one.
     Without { not_before: Duration },
-    /// A thread is being tried; without it so many bytes a second were carried.
+    /// A thread is being tried; without it this many bytes a second were carried.
     Trying { without: f64 },
     /// A thread has proved useful.
     With { check_at: Duration },
-    /// It is away for a window; with it so many bytes a second were carried.
+    /// The thread sleeps for a window; with it this many bytes a second were carried.
     Checking { with: f64 },
 }
 
@@ -50,7 +51,7 @@ impl Default for Stage {
     }
 }
 
-/// What becomes of the number of threads.
+/// How the number of threads changes.
 #[derive(Debug, PartialEq, Eq, Clone, Copy)]
 pub(super) enum Change {
     Admit,
@@ -58,13 +59,13 @@ pub(super) enum Change {
 }
 
 impl Trial {
-    /// Whether a thread helps that a trial has admitted.
+    /// Whether a thread helps that was admitted by trial.
     pub(super) fn has_helper(&self) -> bool {
         matches!(self.stage, Stage::Trying { .. } | Stage::With { .. })
     }
 
-    /// Takes into account a round that ended at `now` and lasted `took`. `bytes`: what all threads have read and written so far.
-    /// `may_admit`: one more thread could be had.
+    /// Takes into account a round that ended at `now` and lasted `took`. `bytes`: all bytes that the threads have read
+    /// and written so far. `may_admit`: a thread is free to help.
     pub(super) fn round(
         &mut self,
         now: Duration,
@@ -112,7 +113,7 @@ impl Trial {
                 let not_before = now + pause;
                 (Stage::Without { not_before }, Some(Change::Dismiss))
             }
-            // The load is gone.
+            // The load has ended.
             Stage::With { .. } if busy < 0.3 => (Stage::Without { not_before: now }, Some(Change::Dismiss)),
             Stage::With { check_at } if now >= check_at => (Stage::Checking { with: rate }, Some(Change::Dismiss)),
             Stage::Checking { with } if is_saturated && may_admit && is_more(with, rate) => {
@@ -131,8 +132,8 @@ impl Trial {
     }
 }
 
-/// Whether one rate is so much more than the other that a thread is worth it: two threads fetch each other's cache lines, and
-/// windows differ by some per cent of themselves.
+/// Whether `rate` exceeds `than` by enough to justify a thread: two threads fetch each other's cache lines, and windows
+/// vary by some per cent anyway.
 fn is_more(rate: f64, than: f64) -> bool {
     rate > 1.15 * than
 }
@@ -143,7 +144,8 @@ mod tests {
 
     const MS: Duration = Duration::from_millis(1);
 
-    /// A load that takes `busy` per cent of one thread, or of each of two, and what is carried then, in bytes a millisecond.
+    /// A load that keeps one thread, or each of two, busy for `busy` per cent of the time, and the bytes per
+    /// millisecond carried then.
     #[derive(Clone, Copy)]
     struct Load {
         busy: [u32; 2],
@@ -159,7 +161,7 @@ mod tests {
     }
 
     impl World {
-        /// Plays a load. Returns for how much of the time a thread helped.
+        /// Simulates a load. Returns the share of the time in which a thread helped.
         fn play(&mut self, load: Load, time: Duration) -> f64 {
             let end = self.now + time;
             let mut helped = 0;

@@ -42,9 +42,9 @@ thread_local! {
 pub(crate) struct Turns<F> {
     queue: Mutex<Queue<F>>,
     seats: Mutex<Seats<F>>,
-    /// Wakes the owner.
+    /// The owner's waker.
     owner: OnceLock<Waker>,
-    /// One for each helper, which waits on it while it sleeps.
+    /// One for each helper, on which it sleeps.
     beds: Vec<Condvar>,
     began: Instant,
     /// What each thread has read and written.
@@ -100,7 +100,7 @@ const AGAIN: u8 = 3;
 const DONE: u8 = 4;
 
 impl<F: Future<Output = ()> + Unpin + Send + 'static> Turns<F> {
-    /// A queue for one owner and this many helpers. `figures`: of all of them.
+    /// A queue for one owner and this many helpers. `figures`: the counters of all threads.
     pub(super) fn new(helpers: usize, figures: Vec<Arc<Figures>>) -> Arc<Turns<F>> {
         Arc::new(Turns {
             queue: Mutex::new(Queue {
@@ -392,8 +392,8 @@ impl<F: Future<Output = ()> + Unpin + Send + 'static> Wake for Task<F> {
     }
 }
 
-/// Makes the runtime poll its reactor before it polls us again. Waking ourselves directly would not: the runtime polls the
-/// reactor only when no task is ready, or after about sixty polls.
+/// Makes the runtime poll its reactor before it polls us again. Waking ourselves directly would not do that: the
+/// runtime polls the reactor only when no task is ready, or after about sixty polls.
 fn look_at_sockets(cx: &mut Context<'_>) {
     // The first poll of `yield_now` defers the waker until after the runtime has polled its reactor.
     let _ = std::pin::pin!(tokio::task::yield_now()).poll(cx);

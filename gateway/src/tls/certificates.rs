@@ -1,4 +1,4 @@
-//! The certificates of a listener: one for everybody, and further ones for clients that ask for a name (SNI).
+//! The certificates of a listener: a default one, and further ones for clients that ask for a name (SNI).
 
 use super::files::{Files, Trouble};
 use super::names;
@@ -22,7 +22,7 @@ impl Certificates {
     /// Reads them from the files of a section.
     ///
     /// # Errors
-    /// Everything that is wrong with the files.
+    /// All errors in the files.
     pub(super) fn read(tls: &Tls, provider: &CryptoProvider) -> Result<Certificates, Vec<Trouble>> {
         let mut troubles = Vec::new();
         for (key, other, is_missing) in [
@@ -47,7 +47,8 @@ impl Certificates {
         };
         let first = read(("cert", &tls.cert), ("key", &tls.key));
         let mut by_name = HashMap::new();
-        // If several of them have a name, the first counts. The listener's own certificate goes before all of them: see below.
+        // If several of them contain a name, the first counts. The listener's own certificate takes precedence over
+        // all: see below.
         for (cert, key) in tls.sni_certs.iter().zip(&tls.sni_keys) {
             if let Some(certified) = read(("sni_certs", cert), ("sni_keys", key)) {
                 for name in dns_names(&certified) {

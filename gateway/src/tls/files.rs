@@ -1,4 +1,4 @@
-//! Reads PEM files; every error names the file.
+//! Reads PEM files. Every error names the file.
 
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 /// An error in a key of a TLS section.
 #[derive(Debug, PartialEq)]
 pub(super) struct Trouble {
-    /// Its name in the section.
+    /// The key's name in the section.
     pub(super) key: &'static str,
     /// What is wrong.
     pub(super) what: String,
@@ -35,7 +35,7 @@ impl<'a> Files<'a> {
         Trouble::new(self.key, format!("{} {what}", self.path))
     }
 
-    /// Certificates in the file's order; one at least.
+    /// Certificates in the file's order; at least one.
     pub(super) fn certificates(&self) -> Result<Vec<CertificateDer<'static>>, Trouble> {
         self.all("certificate")
     }

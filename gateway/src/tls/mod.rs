@@ -1,7 +1,7 @@
-//! TLS of the listeners: certificates and keys from files, who must show a certificate, tickets for resumption.
+//! TLS of the listeners: certificates and keys from files, client certificates, tickets for resumption.
 //!
-//! The files are read at the start, and again by every reload. A connection takes the settings of the moment at which it
-//! begins; a reload never touches one that is open. The handshake itself is `transport::tls`, and for QUIC
+//! The files are read at the start, and again by every reload. A connection keeps the settings that were in force when
+//! it began; a reload never changes an open connection. The handshake itself is in `transport::tls`, and for QUIC in
 //! `transport::quic`.
 
 mod certificates;
@@ -59,7 +59,7 @@ pub(crate) struct Ports {
     keys: Keys,
 }
 
-/// Keys that are the same for all listeners.
+/// Keys shared by all listeners.
 #[derive(Clone, Default)]
 pub(crate) struct Keys {
     tickets: Arc<Tickets>,
@@ -70,7 +70,7 @@ impl Ports {
     /// Opens the ticket and QUIC keys in the data directory. A gateway without TLS needs none.
     ///
     /// # Errors
-    /// Everything that is wrong with the files and what they hold, with paths.
+    /// All errors in the files and their content, with paths.
     pub(crate) fn open(config: &Config) -> Result<Ports, Vec<Problem>> {
         let mut keys = Keys::default();
         if config.listeners.iter().any(|(name, _)| has_certificate(config, name)) {
@@ -110,7 +110,7 @@ impl Ports {
     /// Reads the files again, for a [`Ports::replace`].
     ///
     /// # Errors
-    /// As [`Ports::new`], or an open listener no longer has a certificate.
+    /// Those of [`Ports::new`]; or an open listener no longer has a certificate.
     pub(crate) fn reload(&self, config: &Config) -> Result<Loaded, Vec<Problem>> {
         let loaded = load(config, &self.keys)?;
         warn_about_keys(config);
@@ -140,7 +140,7 @@ impl Ports {
         }
     }
 
-    /// Listeners, and when the first of the certificates that they show to new connections expires, in Unix seconds.
+    /// Listeners, and when the first of the certificates that they use for new connections expires, in Unix seconds.
     pub(crate) fn good_until(&self) -> impl Iterator<Item = (String, u64)> {
         let ports = self.ports.iter();
         ports.filter_map(|port| Some((port.name.clone(), port.settings.read().good_until?)))
@@ -158,16 +158,16 @@ impl Ports {
 }
 
 impl Port {
-    /// The server's side of a connection that begins.
+    /// The server side of a new connection.
     ///
     /// # Errors
-    /// rustls cannot make one from these settings; no fault of the peer.
+    /// rustls cannot use these settings. The peer did nothing wrong.
     pub(crate) fn accept(&self) -> Result<(ServerConnection, Settings), rustls::Error> {
         let settings = self.settings.read().clone();
         ServerConnection::new(Arc::clone(&settings.server)).map(|connection| (connection, settings))
     }
 
-    /// The settings of a QUIC connection that begins. `None`: the listener has no QUIC.
+    /// The settings of a new QUIC connection. `None`: the listener has no QUIC.
     pub(crate) fn accept_quic(&self) -> Option<(Arc<quinn::ServerConfig>, Settings)> {
         let settings = self.settings.read().clone();
         let quic = settings.quic.clone()?;
@@ -181,7 +181,7 @@ impl Port {
 }
 
 impl Settings {
-    /// What the peer's certificate has proved, once the handshake is done.
+    /// The content of the peer's certificate, once the handshake is done.
     ///
     /// # Errors
     /// The session was resumed, and its certificate has expired or was revoked since.
@@ -190,8 +190,8 @@ impl Settings {
         self.proved_by(chain, connection.handshake_kind() == Some(HandshakeKind::Resumed))
     }
 
-    /// What a chain of certificates has proved. A ticket brings the chain of the first handshake with it, which may have
-    /// expired since: if the session `may_be_resumed`, it is held against the CAs again.
+    /// The content of a verified chain of certificates. A ticket contains the chain of the first handshake, which may
+    /// have expired since; so if the session `may_be_resumed`, the chain is verified again.
     ///
     /// # Errors
     /// The chain has expired or was revoked.
@@ -213,7 +213,7 @@ impl Settings {
     }
 }
 
-/// The user whom a certificate names.
+/// The user that a certificate names.
 pub(crate) fn identity(certificate: &Certificate, identity: Identity) -> Option<&Name> {
     let mut others = certificate.alternative_names.iter();
     match identity {
@@ -240,12 +240,12 @@ pub(crate) fn has_certificate(config: &Config, listener: &str) -> bool {
     own.is_some_and(|(_, own)| !Effective::new(config, listener, own).certificates.0.cert.is_empty())
 }
 
-/// All errors in the files that the configuration names for TLS.
+/// All errors in the TLS files that the configuration names.
 pub(crate) fn check(config: &Config) -> Vec<Problem> {
     load(config, &Keys::default()).err().unwrap_or_default()
 }
 
-/// The certificates that listeners show, as files, and until when they are good, in Unix seconds. Those that cannot be read
+/// The certificate files of listeners, with the time at which they expire, in Unix seconds. Files that cannot be read
 /// are left out.
 pub(crate) fn expiries(config: &Config) -> Vec<(String, u64)> {
     let sections = config.listeners_tls.iter().map(|(_, own)| own).chain([&config.tls]);
@@ -262,7 +262,7 @@ pub(crate) fn expiries(config: &Config) -> Vec<(String, u64)> {
     paths.iter().filter_map(read).collect()
 }
 
-/// Lists private keys that every user can read. (In a container secrets often are, and there it is harmless.)
+/// Warns about private keys that every user can read. (In a container secrets often can be, and there it is harmless.)
 fn warn_about_keys(config: &Config) {
     let sections = config.listeners_tls.iter().map(|(_, own)| own).chain([&config.tls]);
     let keys: BTreeSet<&String> = sections.flat_map(|tls| tls.sni_keys.iter().chain([&tls.key])).collect();
@@ -299,7 +299,7 @@ fn load(config: &Config, keys: &Keys) -> Result<Loaded, Vec<Problem>> {
             })),
         }
     }
-    // What stands in `[tls]` is the same for all listeners.
+    // Errors in `[tls]` would be repeated for each listener.
     problems.sort_by(|a: &Problem, b| (&a.key, &a.what).cmp(&(&b.key, &b.what)));
     problems.dedup();
     if problems.is_empty() { Ok(loaded) } else { Err(problems) }
@@ -388,17 +388,18 @@ fn settings(
             None => builder.with_no_client_auth(),
         };
         let mut server = builder.with_cert_resolver(Arc::clone(&certificates) as Arc<dyn ResolvesServerCert>);
-        // A client that offers only others is refused, as RFC 7301 3.2 has it; one that offers none is welcome (not by
-        // QUIC, where RFC 9001 8.1 asks for one).
+        // A client that offers only other protocols is refused, as RFC 7301 3.2 demands. One that offers none is
+        // accepted (except over QUIC, where RFC 9001 8.1 requires one).
         let is_http = listener.websocket || matches!(listener.protocol.as_str(), METRICS | MANAGEMENT);
-        // A WebSocket begins with HTTP, and that is what browsers offer for it.
+        // A WebSocket begins with HTTP, so that is what browsers offer.
         server.alpn_protocols = vec![match is_http && carrier.is_empty() {
             true => b"http/1.1".to_vec(),
             false => listener.protocol.as_bytes().to_vec(),
         }];
         server.session_storage = Arc::new(NoServerSessionStorage {});
         server.send_tls13_tickets = 1;
-        // A ticket is accepted only by its own listener, and only if that listener still asks as much of the client.
+        // A ticket is accepted only by its own listener, and only if that listener still demands the same of the
+        // client.
         if has_tickets {
             let context = [tls.listener.as_bytes(), b"\0", carrier, &fingerprint].concat();
             server.ticketer = Arc::new(Ticketer::new(Arc::clone(&keys.tickets), &context));
@@ -420,7 +421,7 @@ fn settings(
     }))
 }
 
-/// Holds clients' certificates against the CAs, and a fingerprint of all that it asks.
+/// Verifies clients' certificates, and a fingerprint of everything it demands.
 type Verifier = (Arc<dyn ClientCertVerifier>, Vec<u8>);
 
 fn client_verifier(

@@ -1,7 +1,7 @@
 //! The names in a certificate: its subject's common name, and its alternative names.
 //!
-//! Reads the few elements of DER that lead there, and no more: rustls has verified the certificate before anybody logs in
-//! with it, but hands out no names. Crates that read all of X.509 bring some fifteen others with them.
+//! Reads only the few DER elements that contain names. rustls has verified the certificate before anybody logs in with
+//! it, but does not return its names. Crates that read all of X.509 have some fifteen dependencies.
 //!
 //! ```text
 //!   Certificate > TBSCertificate > [0] version?  serial  signature  issuer  validity  subject  key  [1]? [2]? [3] extensions?
@@ -12,8 +12,8 @@
 use gatepost_core::command::{AlternativeName, Certificate};
 use gatepost_core::properties::Name;
 
-/// The names of a certificate in DER; `None`: it is none. A name that is not text, or has control characters in it, is left
-/// out.
+/// The names of a certificate in DER; `None`: it is not a certificate. Names that are not text, or that contain control
+/// characters, are left out.
 pub(crate) fn read(der: &[u8]) -> Option<Certificate> {
     let (mut certificate, []) = enter(der, SEQUENCE)? else {
         return None;
@@ -43,7 +43,7 @@ pub(crate) fn read(der: &[u8]) -> Option<Certificate> {
     })
 }
 
-/// Until when a certificate is good, in Unix seconds.
+/// When a certificate expires, in Unix seconds.
 pub(super) fn expiry(der: &[u8]) -> Option<u64> {
     let (mut certificate, _) = enter(der, SEQUENCE)?;
     let mut fields = Der(certificate.element(SEQUENCE)?);
@@ -72,8 +72,8 @@ pub(super) fn expiry(der: &[u8]) -> Option<u64> {
     (year >= 1970 && (1..=12).contains(&month)).then(|| days_until(year, month, day) * 86_400 + seconds)
 }
 
-/// Days from 1970 until a day of the Gregorian calendar. Years are taken to begin in March, so that the day of a leap year
-/// is the last one.
+/// Days from 1970 until a day of the Gregorian calendar. Years are counted from March, so that the leap day is the last
+/// one.
 fn days_until(year: u64, month: u64, day: u64) -> u64 {
     let (year, month) = if month > 2 {
         (year, month - 3)
@@ -81,7 +81,7 @@ fn days_until(year: u64, month: u64, day: u64) -> u64 {
         (year - 1, month + 9)
     };
     let days = year * 365 + year / 4 - year / 100 + year / 400 + (month * 153 + 2) / 5 + day;
-    // Of 1 January 1970, counted so.
+    // Minus 1 January 1970, counted the same way.
     days.saturating_sub(719_469)
 }
 
@@ -109,7 +109,7 @@ const COMMON_NAME: &[u8] = &[0x55, 0x04, 0x03];
 /// 2.5.29.17
 const SUBJECT_ALTERNATIVE_NAME: &[u8] = &[0x55, 0x1d, 0x11];
 
-/// The common name, if there is exactly one. With several, nobody can tell which one the CA means, so none counts.
+/// The common name, if there is exactly one. With several it is unclear which one the CA means, so none counts.
 fn common_name(mut subject: Der<'_>) -> Option<Option<Name>> {
     let (mut name, mut count) = (None, 0);
     while let Some((tag, set)) = subject.optional()? {
@@ -154,10 +154,10 @@ fn text(value: &[u8]) -> Option<Name> {
     (!text.is_empty() && !text.chars().any(char::is_control)).then(|| Name::from(text))
 }
 
-/// Elements one after another.
+/// A sequence of elements.
 struct Der<'a>(&'a [u8]);
 
-/// The inside of the element of that tag that `bytes` begin with, and what follows it.
+/// The content of the element with this tag at the beginning of `bytes`, and the bytes after it.
 fn enter(bytes: &[u8], tag: u8) -> Option<(Der<'_>, &[u8])> {
     let mut outer = Der(bytes);
     let inside = outer.element(tag)?;
@@ -169,12 +169,12 @@ impl<'a> Der<'a> {
         self.0.first().copied()
     }
 
-    /// The next element, which must have that tag.
+    /// The next element, which must have this tag.
     fn element(&mut self, tag: u8) -> Option<&'a [u8]> {
         self.next().filter(|(found, _)| *found == tag).map(|(_, value)| value)
     }
 
-    /// The next element; `Some(None)`: there is none.
+    /// The next element; `Some(None)` if there is none.
     fn optional(&mut self) -> Option<Option<(u8, &'a [u8])>> {
         if self.0.is_empty() {
             Some(None)
@@ -188,7 +188,7 @@ impl<'a> Der<'a> {
         let [tag, length, rest @ ..] = self.0 else {
             return None;
         };
-        // X.690 8.1.3: up to 127 in one octet, else the number of octets that follow.
+        // X.690 8.1.3: up to 127 in one octet, otherwise the number of octets that follow.
         let (length, rest) = match length {
             0..=0x7f => (usize::from(*length), rest),
             0x81..=0x83 => {
@@ -216,7 +216,7 @@ mod tests {
         params.distinguished_name = DistinguishedName::new();
         for name in names {
             let value = DnValue::Utf8String((*name).to_owned());
-            // A set of names keeps one of each kind; a second common name goes by its number.
+            // A set of names keeps one of each kind, so the second common name is added by its number.
             let kind = match params.distinguished_name.get(&DnType::CommonName) {
                 None => DnType::CommonName,
                 Some(_) => DnType::CustomDnType(vec![2, 5, 4, 3]),

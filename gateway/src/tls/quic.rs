@@ -1,4 +1,4 @@
-//! What QUIC adds to TLS: windows and times of a connection, and the keys that outlive the process.
+//! TLS and transport settings of QUIC, and keys that are kept over a restart.
 
 use crate::config::Limits;
 use crate::secret::{self, Secret};
@@ -10,34 +10,36 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Bytes that we have written and the peer has not confirmed.
+/// Maximum bytes that we have written and the peer has not acknowledged.
 const SEND_WINDOW: u64 = 128 << 10;
-/// Bytes of the stream that have arrived and that nobody has read.
+/// Maximum bytes of the stream that have arrived and are not read yet.
 pub(crate) const STREAM_WINDOW: u32 = 64 << 10;
-/// The same over all streams. More than one stream's, so that a further stream, which is refused, does not stop the first.
+/// The same for all streams together. It exceeds one stream's, so that a further stream, which will be refused, does
+/// not block the first.
 const RECEIVE_WINDOW: u32 = 256 << 10;
-/// The session's stream, and one more that is refused with a code: at a limit of one, a client would wait instead.
+/// The session's stream, and one more that is refused with a code. At a limit of one, a client would wait for the
+/// second instead.
 const STREAMS: u32 = 2;
-/// Handshakes that nobody has looked at yet. They are looked at in the turn in which they come.
+/// Maximum handshakes that are not handled yet. They are handled in the turn in which they arrive.
 const INCOMING_MAX: usize = 1024;
-/// Bytes of packets that come before such a handshake is looked at, of one and of all.
+/// Maximum bytes of packets for such handshakes: of one, and of all together.
 const INCOMING_BYTES: u64 = 16 << 10;
 const INCOMING_BYTES_TOTAL: u64 = 1 << 20;
-/// How many sessions are remembered for 0-RTT.
+/// Number of sessions remembered for 0-RTT.
 const EARLY_SESSIONS: usize = 1024;
 
-/// The secret from which a listener's keys are made. It outlives the process: a client of the one before is told with a
-/// stateless reset (RFC 9000 10.3) that its connection is gone, and comes back at once.
+/// The secret from which a listener's keys are derived. It is kept over a restart: a client of the earlier process gets
+/// a stateless reset (RFC 9000 10.3), so it knows that its connection is gone and reconnects at once.
 #[derive(Clone)]
 pub(crate) struct Keys {
     secret: Secret,
 }
 
-/// In the data directory.
+/// File name in the data directory.
 const FILE: &str = "quic-secret";
 
 impl Default for Keys {
-    /// A secret that is not kept.
+    /// A secret that is not stored.
     fn default() -> Keys {
         Keys {
             secret: secret::fresh(),
@@ -46,7 +48,7 @@ impl Default for Keys {
 }
 
 impl Keys {
-    /// With the secret that the data directory has, or a new one.
+    /// Reads the secret in the data directory, or makes a new one.
     pub(crate) fn open(data: &Path) -> Keys {
         let otherwise = "after a restart, QUIC clients find out late that their connections are gone";
         Keys {
@@ -54,16 +56,16 @@ impl Keys {
         }
     }
 
-    /// For the endpoint of a listener.
+    /// Settings of a listener's endpoint.
     pub(crate) fn endpoint(&self) -> EndpointConfig {
         let mut config = EndpointConfig::new(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &self.secret)));
-        // Random ones, without a check in them: packets to connections of the process before have to be answered with a reset,
-        // and ids that fail a check get no answer.
+        // Random ids without a check in them: packets to connections of the earlier process must be answered with a
+        // reset, and ids that fail a check get no answer.
         config.cid_generator(|| Box::new(ConnectionIds));
         config
     }
 
-    /// Seals the tokens with which clients prove their addresses.
+    /// The key that seals the tokens by which clients prove their addresses.
     fn tokens(&self) -> hkdf::Prk {
         hkdf::Salt::new(hkdf::HKDF_SHA256, b"gatepost quic tokens").extract(&self.secret)
     }
@@ -88,10 +90,10 @@ impl quinn::ConnectionIdGenerator for ConnectionIds {
     }
 }
 
-/// The settings of connections that begin. With `early_data`, `tls` seals no tickets.
+/// The settings of new connections. With `early_data`, `tls` seals no tickets.
 ///
 /// # Errors
-/// These settings of TLS cannot carry QUIC.
+/// These TLS settings cannot be used with QUIC.
 pub(super) fn server(
     mut tls: rustls::ServerConfig,
     early_data: bool,
@@ -99,7 +101,7 @@ pub(super) fn server(
     keys: &Keys,
 ) -> Result<Arc<ServerConfig>, String> {
     if early_data {
-        // A ticket that is used twice could be a replay. So each is remembered here, and good once (RFC 8446 8.1).
+        // A ticket that is used twice may be a replay. So each is remembered here and accepted once (RFC 8446 8.1).
         tls.max_early_data_size = u32::MAX;
         tls.session_storage = ServerSessionMemoryCache::new(EARLY_SESSIONS);
     }
@@ -114,7 +116,7 @@ pub(super) fn server(
     Ok(Arc::new(config))
 }
 
-/// quinn's default windows are for few connections with much traffic: a few peers that do not read would fill the memory
+/// quinn's default windows suit few connections with much traffic: a few peers that do not read would fill the memory
 /// of a small machine.
 fn transport(limits: &Limits) -> TransportConfig {
     let mut config = TransportConfig::default();

@@ -1,8 +1,8 @@
-//! Tickets with which clients resume a session instead of making a whole handshake (RFC 5077, RFC 8446 4.6.1).
+//! Tickets with which clients resume a session instead of doing a full handshake (RFC 5077, RFC 8446 4.6.1).
 //!
-//! All state is in the ticket, sealed with a key of ours. The keys are kept in the data directory, so that after a restart
-//! a fleet of devices comes back without the cost of as many signatures. Each is used for new tickets for [`LIFETIME`]
-//! and understood for as long again; then it is erased, and nobody can open what was sealed with it.
+//! All state is in the ticket, sealed with a key of ours. The keys are kept in the data directory, so that after a
+//! restart a fleet of devices reconnects without as many signatures. Each key seals new tickets for [`LIFETIME`] and
+//! opens tickets for as long again. Then it is erased, and nobody can open what it sealed.
 
 use parking_lot::RwLock;
 use ring::rand::{SecureRandom as _, SystemRandom};
@@ -16,18 +16,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// How long a key seals new tickets, and the least time for which a ticket is accepted.
+/// How long a key seals new tickets, and the minimum time for which a ticket is accepted.
 const LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
 /// How often the age of the key is checked.
 const LOOK: Duration = Duration::from_secs(10 * 60);
-/// In the data directory.
+/// File name in the data directory.
 const FILE: &str = "tls-ticket-keys";
 
 /// The keys, the newest first.
 #[derive(Default)]
 pub(crate) struct Tickets {
     keys: RwLock<Vec<Key>>,
-    /// Where they are kept; `None`: only in memory.
+    /// Where they are stored; `None`: only in memory.
     file: Option<PathBuf>,
 }
 
@@ -39,7 +39,7 @@ struct Key {
 }
 
 impl Tickets {
-    /// Reads the keys from the data directory. Damaged keys do not keep the gateway from starting: new ones are made.
+    /// Reads the keys from the data directory. Damaged keys do not prevent the start: new ones are made.
     pub(crate) fn open(data: &Path) -> Tickets {
         let file = data.join(FILE);
         let keys = match fs::read_to_string(&file) {
@@ -61,7 +61,7 @@ impl Tickets {
         tickets
     }
 
-    /// Makes a new key if the newest is too old, and erases those that are too old to be understood.
+    /// Makes a new key if the newest is too old, and erases keys that are too old to open tickets.
     fn rotate(&self, now: u64) {
         let mut keys = self.keys.read().clone();
         let age = |key: &Key| now.checked_sub(key.made);
@@ -155,12 +155,13 @@ fn write(file: &Path, keys: &[Key]) -> io::Result<()> {
 /// The tickets of one listener.
 pub(super) struct Ticketer {
     tickets: Arc<Tickets>,
-    /// What the listener asks of its clients. It goes into the keys, so that a ticket is good only where as much is asked.
+    /// What the listener demands of its clients. It is mixed into the keys, so a ticket is valid only where the same is
+    /// demanded.
     context: Vec<u8>,
 }
 
 const NAME_BYTES: usize = 16;
-/// Longest ticket accepted. A ticket contains the client's certificate chain; a longer one is not ours.
+/// Maximum length of a ticket in bytes. A ticket contains the client's certificate chain; a longer one is not ours.
 const TICKET_BYTES_MAX: usize = 16 << 10;
 
 impl Ticketer {
@@ -171,7 +172,7 @@ impl Ticketer {
         }
     }
 
-    /// The name by which a ticket says its key, and that key.
+    /// The name by which a ticket identifies its key, and that key.
     fn derive(&self, key: &Key) -> Option<([u8; NAME_BYTES], aead::LessSafeKey)> {
         let secret = hmac::Key::new(hmac::HMAC_SHA256, &key.secret);
         let part = |label: &[u8]| hmac::sign(&secret, &[label, &self.context].concat());

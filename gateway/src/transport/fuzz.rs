@@ -1,4 +1,5 @@
-//! The bodies of the fuzz targets for what comes before a session and under it, and a test that replays their corpora.
+//! The bodies of the fuzz targets for the stages before a session and the transports below it, and tests that replay
+//! their corpora.
 
 use super::proxy;
 use super::websocket::frame::{Decoder, End, INVALID};
@@ -29,7 +30,8 @@ pub fn fuzz_proxy(data: &[u8]) {
     }
 }
 
-/// Reads `data`, behind an octet for the settings and one for the size of the pieces, as a client's WebSocket frames.
+/// Reads `data` as a client's WebSocket frames; its first octet chooses the settings, its second the size of the
+/// pieces.
 ///
 /// # Panics
 /// If reading in pieces gives another result than reading all at once, or more bytes come out than went in.
@@ -52,7 +54,7 @@ pub fn fuzz_frames(data: &[u8]) {
     assert_eq!(whole.1, pieces.1, "pieces and whole answer differently");
     assert_eq!(whole.2, pieces.2, "pieces and whole end differently");
     if matches!(whole.2, Some(End::Fault(fault)) if fault.code == INVALID) {
-        // How much of an invalid text gets through depends on where it was cut.
+        // How much of an invalid text is passed on depends on where it was cut.
         let common = whole.0.len().min(pieces.0.len());
         assert_eq!(whole.0[..common], pieces.0[..common], "pieces and whole differ");
     } else {

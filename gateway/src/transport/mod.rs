@@ -183,7 +183,7 @@ impl Transport {
         }
     }
 
-    /// What was read so far was not the client's, but its proxy's.
+    /// The bytes read so far were the proxy's, not the client's.
     fn forget_first_bytes(&mut self) {
         if let Transport::Tcp(tcp) = self {
             tcp.forget_first_bytes();
@@ -198,12 +198,13 @@ impl Transport {
         }
     }
 
-    /// Whether the peer began with TLS, where plain text is spoken.
+    /// Whether the peer began with TLS on a plain-text listener.
     pub(crate) fn began_with_tls(&self) -> bool {
         matches!(self.first_bytes(), [0x16] | [0x16, 0x03, ..])
     }
 
-    /// Turns on TCP keep-alive, for a session without heart-beats: else nobody notices that the peer has vanished.
+    /// Turns on TCP keep-alive, for a session without heart-beats: otherwise nothing notices that the peer has
+    /// vanished.
     pub(crate) fn keep_alive(&self) -> io::Result<()> {
         match self {
             Transport::Tcp(tcp) => tcp.keep_alive(),

@@ -1,9 +1,9 @@
-//! From an accepted socket to (transport, peer, protocol): what comes before the first byte of a session.
+//! From an accepted socket to transport, peer and protocol: the stages before the first byte of a session.
 //!
-//! A plain socket is ready at once. What needs bytes or time goes here, one stage after another, each polled until it is
-//! done: a PROXY header (changes the peer), a TLS handshake (wraps the transport, adds the peer's certificate), an HTTP
-//! upgrade (wraps the transport), the first bytes (choose the protocol). All of them together, and the login after them, may
-//! take the handshake's time limit.
+//! A plain socket is ready at once. Stages that need bytes or time run here, one after another: a PROXY header (changes
+//! the peer), a TLS handshake (wraps the transport, adds the peer's certificate), an HTTP upgrade (wraps the
+//! transport), the first bytes (choose the protocol). Together with the login that follows, they must finish within the
+//! handshake's time limit.
 
 use super::proxy::{self, Claim};
 use super::quic::{Arrival, Arriving, Unfit};
@@ -180,7 +180,7 @@ impl Opening {
             Step::Proxy(mut transport, mut header) => match read_proxy(cx, &mut transport, &mut header) {
                 Poll::Pending => Next::Pending(Step::Proxy(transport, header)),
                 Poll::Ready(Ok(claim)) => {
-                    // What the client speaks is seen from what comes now.
+                    // The client's own bytes follow, which show its protocol.
                     transport.forget_first_bytes();
                     // A client behind a proxy is never trusted as local, even if the proxy runs on this machine.
                     peer.is_local = false;

@@ -1,14 +1,16 @@
-//! The PROXY protocol, versions 1 and 2, without I/O: a proxy in front of us names the client whose connection it forwards.
+//! The PROXY protocol, versions 1 and 2, without I/O: a proxy in front of us names the client whose connection it
+//! forwards.
 //!
-//! A listener either requires a header or accepts none; it never guesses. A header can claim any address, so only the networks
-//! of `listeners.NAME.proxy_from` may send one. A client behind a proxy is never trusted as local, whatever its address, and
-//! neither after `LOCAL` or `UNKNOWN`.
+//! A listener either requires a header or accepts none; it never guesses. A header can claim any address, so only the
+//! networks of `listeners.NAME.proxy_from` may send one. A client behind a proxy is never trusted as local, whatever
+//! its address; nor is a `LOCAL` or `UNKNOWN` connection.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-/// Bytes of a header, at most: version 1 has 107; the TLVs of version 2 (certificates' names, cloud ids) are some hundred.
+/// Maximum length of a header in bytes: version 1 has 107; the TLVs of version 2 (certificates' names, cloud ids) need
+/// some hundred.
 pub(crate) const HEADER_MAX: usize = 2 << 10;
-/// Of version 1, with the line's end.
+/// Maximum length of version 1, with the line's end.
 const LINE_MAX: usize = 107;
 const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 /// The signature, version and command, family, length.
@@ -25,7 +27,7 @@ pub(crate) enum Verdict {
     Bad(&'static str),
 }
 
-/// The addresses that a header states.
+/// The addresses that a header claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Claim {
     /// A client at `from` that connected to `to`.

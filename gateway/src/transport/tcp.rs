@@ -17,11 +17,12 @@ pub(crate) struct Tcp {
     first_len: u8,
 }
 
-/// Enough to tell TLS, HTTP and our protocols from each other.
+/// Enough to tell TLS, HTTP and our protocols apart.
 const FIRST: usize = 10;
 
-/// TCP keep-alive: the first probe comes after this silence, further ones at this interval; after this many without an answer the
-/// peer is gone. (Linux probes after two hours by default: too late for its will and for the deliveries it has not settled.)
+/// TCP keep-alive: the first probe comes after this much silence, further ones at this interval; after this many
+/// without an answer the peer counts as gone. (Linux probes after two hours by default, too late for the peer's will
+/// and its unsettled deliveries.)
 const KEEP_ALIVE: TcpKeepalive = TcpKeepalive::new()
     .with_time(Duration::from_secs(60))
     .with_interval(Duration::from_secs(10))
@@ -51,7 +52,7 @@ impl Tcp {
         read
     }
 
-    /// As `poll_read`, but leaves the bytes where they are.
+    /// As `poll_read`, but the bytes can be read again.
     pub(super) fn poll_peek(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.stream.poll_peek(cx, buffer).map_ok(|_| ())
     }
@@ -61,7 +62,7 @@ impl Tcp {
         self.first_len = 0;
     }
 
-    /// The beginning of what the first read returned.
+    /// The first bytes that the first read returned.
     pub(super) fn first_bytes(&self) -> &[u8] {
         self.first.get(..usize::from(self.first_len)).unwrap_or_default()
     }

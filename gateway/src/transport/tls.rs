@@ -1,8 +1,8 @@
 //! TLS over TCP: rustls without I/O of its own, fed from the socket.
 //!
-//! Its buffers are bounded. From the peer: one incomplete record (18 KiB; during the handshake one message, 64 KiB), and decrypted
-//! bytes that are not read yet, at most what one read from the socket completed. To the peer: one record, because the next is
-//! made only after the socket has taken the last.
+//! Its buffers are bounded. Incoming: one incomplete record (18 KiB; during the handshake one message, 64 KiB), and
+//! decrypted bytes that are not read yet, at most those that one read from the socket completed. Outgoing: one record,
+//! because the next one is made only after the socket has accepted the last.
 
 use super::Tcp;
 use crate::driver::next_round;
@@ -24,17 +24,17 @@ pub(crate) struct Tls {
     unfinished: usize,
     /// The peer has sent close_notify or closed the socket.
     ended: bool,
-    /// It has sent close_notify only, so it may still read what we write.
+    /// It has sent close_notify only, so it may still read our output.
     hears: bool,
     /// An error that came together with data: the data is returned first, and the next read returns this.
     broken: Option<io::Error>,
 }
 
-/// Reads from the socket in one read of the connection: of 4 KiB each, as rustls has it.
+/// Maximum reads from the socket in one read of the connection; rustls reads 4 KiB each time.
 const PULLS_PER_READ: usize = 16;
-/// Octets of one record at most (RFC 8446 5.1).
+/// Maximum octets in a record (RFC 8446 5.1).
 const RECORD: usize = 16 << 10;
-/// The same with what encryption adds (RFC 5246 6.2.3, the older and larger).
+/// The same with encryption overhead (RFC 5246 6.2.3, the older and larger).
 const RECORD_ON_THE_WIRE: usize = RECORD + 2048 + 5;
 
 impl Tls {
@@ -62,7 +62,7 @@ impl Tls {
         }
         self.take(buffer)?;
         if buffer.filled().len() == before && !self.ended {
-            // Records with nothing in them: others have their turn before the next ones.
+            // Empty records: other connections get their turn before the next ones.
             next_round(cx);
             return Poll::Pending;
         }
@@ -76,7 +76,7 @@ impl Tls {
         self.tcp.poll_more(cx)
     }
 
-    /// Takes `bytes` a record at a time, and the next one only once the socket has the last.
+    /// Writes `bytes` a record at a time, the next one only once the socket has accepted the last.
     pub(super) fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         ready!(self.poll_flush(cx))?;
         let taken = self.session.writer().write(&bytes[..bytes.len().min(RECORD)])?;
@@ -87,20 +87,20 @@ impl Tls {
         }
     }
 
-    /// Records, alerts, tickets and whatever else is made and not sent.
+    /// Writes records, alerts and tickets that are not sent yet.
     pub(super) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         push(&mut self.session, &mut self.tcp, cx)
     }
 
-    /// Says `close_notify` (RFC 8446 6.1), then ends the socket's output.
+    /// Sends `close_notify` (RFC 8446 6.1), then ends the socket's output.
     pub(super) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // Said once, however often it is called.
+        // Has an effect only the first time.
         self.session.send_close_notify();
         ready!(self.poll_flush(cx))?;
         self.tcp.poll_close(cx)
     }
 
-    /// Whether the peer hears us although it says no more. It waits for our `close_notify` then (RFC 8446 6.1).
+    /// Whether the peer still receives although it sends no more. It waits for our `close_notify` then (RFC 8446 6.1).
     pub(super) fn hears(&self) -> bool {
         self.hears
     }
@@ -123,7 +123,7 @@ impl Tls {
         self.tcp.keep_alive()
     }
 
-    /// Takes what is decrypted.
+    /// Returns decrypted bytes.
     fn take(&mut self, buffer: &mut ReadBuf<'_>) -> io::Result<()> {
         while self.readable > 0 && buffer.remaining() > 0 {
             let taken = self.session.reader().read(buffer.initialize_unfilled())?;
@@ -140,7 +140,7 @@ impl Tls {
     fn pull(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let (count, state) = ready!(pull(&mut self.session, &mut self.tcp, cx))?;
         let readable = state.plaintext_bytes_to_read();
-        // What is behind a record that completed is of this read.
+        // The bytes after a completed record came with this read.
         let unfinished = if readable > self.readable {
             count
         } else {
@@ -148,29 +148,29 @@ impl Tls {
         };
         self.unfinished = unfinished.min(RECORD_ON_THE_WIRE);
         self.readable = readable;
-        // A peer that closes without `close_notify` is common. Each protocol has a farewell of its own.
+        // Many peers close without `close_notify`. Each protocol ends a connection in its own way, so that is accepted.
         self.ended = count == 0 || state.peer_has_closed();
         self.hears = count > 0 && state.peer_has_closed();
         if state.tls_bytes_to_write() > 0 {
-            // An answer to a key update. A socket that is full wakes the task, which then goes on in its turn.
+            // Sends the answer to a key update. If the socket is full, it wakes the task, which continues in its turn.
             let _ = self.poll_flush(cx)?;
         }
         Poll::Ready(Ok(()))
     }
 }
 
-/// A connection whose handshake is under way.
+/// A connection whose handshake is in progress.
 pub(crate) struct Handshake {
     tcp: Tcp,
     port: Arc<Port>,
-    /// Made once the first byte is there: it is large, and whoever says nothing does not need it.
+    /// Made when the first byte has come: it is large, and a silent peer does not need it.
     session: Option<(Box<ServerConnection>, Settings)>,
 }
 
-/// The state after a handshake, and what the peer's certificate has proved.
+/// The state after a handshake, and the content of the peer's certificate.
 type Agreed = (IoState, Option<Arc<Certificate>>);
 
-/// A connection that is ready, and what the peer's certificate has proved.
+/// A connection that is ready, and the content of the peer's certificate.
 pub(crate) type Shaken = (Tls, Option<Arc<Certificate>>);
 
 /// Why there is no TLS connection.
@@ -178,11 +178,11 @@ pub(crate) type Shaken = (Tls, Option<Arc<Certificate>>);
 pub(crate) enum Refused {
     /// The peer has gone.
     Gone(io::Error),
-    /// It does not speak TLS; it began with this.
+    /// It does not speak TLS. These were its first bytes.
     PlainText(Vec<u8>),
-    /// TLS says why. The peer is told with an alert.
+    /// TLS failed for this reason. The peer is told with an alert.
     Tls(rustls::Error),
-    /// It has used up its time.
+    /// The time limit has passed.
     TooSlow,
 }
 
@@ -195,11 +195,11 @@ impl From<io::Error> for Refused {
     }
 }
 
-/// Reads from the socket in one turn. A handshake without a client certificate takes two.
+/// Maximum reads from the socket in one turn. A handshake without a client certificate takes two.
 const PULLS_PER_TURN: usize = 4;
-/// The first record of TLS is a handshake (RFC 8446 5.1). No protocol of ours begins with that byte.
+/// The first record of TLS is a handshake (RFC 8446 5.1). None of our protocols begins with that byte.
 const HANDSHAKE: u8 = 0x16;
-/// Bytes that are kept of a peer that does not speak TLS, to tell what it speaks.
+/// Bytes that are kept of a peer that does not speak TLS, to guess its protocol.
 const FIRST_BYTES: usize = 16;
 
 impl Handshake {
@@ -226,7 +226,7 @@ impl Handshake {
                     Tls {
                         tcp: self.tcp,
                         session,
-                        // A client's first words may have come with its last of the handshake.
+                        // The client's first data may have come with the end of its handshake.
                         readable: state.plaintext_bytes_to_read(),
                         unfinished: 0,
                         ended: state.peer_has_closed(),
@@ -266,8 +266,8 @@ impl Handshake {
         Poll::Pending
     }
 
-    /// After a refusal: the alert, and then what the peer still sends is ignored until it closes. Closing at once would
-    /// reset the connection and could destroy the alert.
+    /// After a refusal, sends the alert, then ignores input until the peer closes. Closing at once would reset the
+    /// connection and could destroy the alert.
     pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some((session, _)) = &mut self.session {
             ready!(push(session, &mut self.tcp, cx))?;
@@ -286,7 +286,7 @@ impl Handshake {
     }
 }
 
-/// What a turn of a handshake has led to.
+/// The result of a turn of a handshake.
 pub(super) enum Progress {
     Pending(Box<Handshake>),
     Done(Shaken),
@@ -294,7 +294,7 @@ pub(super) enum Progress {
     Refused(Box<Handshake>, Refused),
 }
 
-/// Whether the peer speaks TLS. Leaves its bytes where they are.
+/// Whether the peer speaks TLS. Its bytes can be read again.
 fn look(tcp: &mut Tcp, cx: &mut Context<'_>) -> Poll<Result<(), Refused>> {
     let mut space = [0; FIRST_BYTES];
     let mut first = ReadBuf::new(&mut space);
@@ -306,7 +306,7 @@ fn look(tcp: &mut Tcp, cx: &mut Context<'_>) -> Poll<Result<(), Refused>> {
     })
 }
 
-/// Writes what the session has for the peer.
+/// Writes the session's output.
 fn push(session: &mut ServerConnection, tcp: &mut Tcp, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
     while session.wants_write() {
         match session.write_tls(&mut Wire { tcp, cx }) {
@@ -319,7 +319,7 @@ fn push(session: &mut ServerConnection, tcp: &mut Tcp, cx: &mut Context<'_>) -> 
     Poll::Ready(Ok(()))
 }
 
-/// Reads once from the socket. Returns how much that was, and the state after it.
+/// Reads once from the socket. Returns the number of bytes, and the state after it.
 fn pull(session: &mut ServerConnection, tcp: &mut Tcp, cx: &mut Context<'_>) -> Poll<io::Result<(usize, IoState)>> {
     let count = match session.read_tls(&mut Wire { tcp, cx }) {
         Ok(count) => count,
@@ -329,14 +329,14 @@ fn pull(session: &mut ServerConnection, tcp: &mut Tcp, cx: &mut Context<'_>) -> 
     match session.process_new_packets() {
         Ok(state) => Poll::Ready(Ok((count, state))),
         Err(error) => {
-            // The alert that says why. Whoever does not take it now does without.
+            // The alert tells the peer why. If the socket cannot accept it now, it is lost.
             let _ = push(session, tcp, cx);
             Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, error)))
         }
     }
 }
 
-/// The socket as rustls reads and writes it, within one poll of its task.
+/// The socket as rustls reads and writes it, during one poll of its task.
 struct Wire<'a, 'cx> {
     tcp: &'a mut Tcp,
     cx: &'a mut Context<'cx>,

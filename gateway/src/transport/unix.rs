@@ -1,4 +1,4 @@
-//! Unix sockets: for clients on this machine, and the file's mode says who may connect.
+//! Unix sockets, for clients on this machine. The file's mode says who may connect.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead as _, AsyncWrite as _, ReadBuf};
 use tokio::net::UnixStream;
 
-/// See the module.
+/// A Unix socket's connection.
 pub(crate) struct Unix(UnixStream);
 
 impl Unix {

@@ -1,4 +1,5 @@
-//! Tests that delete a vhost with connected clients of each protocol: what the clients are told, and that nothing is left.
+//! Tests that delete a vhost with connected clients of each protocol: what the clients are told, and that nothing
+//! remains.
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -135,7 +136,7 @@ fn packet(byte: u8, body: &[u8]) -> Vec<u8> {
     [&[byte, length], body].concat()
 }
 
-/// A CONNECT as guest of the vhost `plant/a`, with a will to `t/will`. A session of MQTT 5 is kept for an hour.
+/// A CONNECT as guest of the vhost `plant/a`, with a will to `t/will`. An MQTT 5 session is kept for an hour.
 fn mqtt_connect(version: u8) -> Vec<u8> {
     let mut body = b"\x00\x04MQTT".to_vec();
     body.extend([version, 0xC4, 0, 0]);
@@ -160,7 +161,7 @@ fn method(channel: u16, class: u8, number: u8, arguments: &[&[u8]]) -> Vec<u8> {
     [&[1], &channel.to_be_bytes()[..], &size.to_be_bytes(), &payload, &[0xCE]].concat()
 }
 
-/// Logs in and asks for the vhost `plant/a`. Returns the answer to that.
+/// Logs in and asks for the vhost `plant/a`. Returns the answer.
 fn amqp(bench: &Bench) -> (Client, Vec<u8>) {
     let mut client = bench.connect("amqp");
     client.send(b"AMQP\x00\x00\x09\x01");
@@ -197,7 +198,7 @@ const STOMP_SUBSCRIBE: &[u8] =
 
 const DECLARE_OK: &[u8] = &[0, 50, 0, 11];
 
-/// Passive, or durable.
+/// A passive declaration, or a durable queue.
 fn declare(flags: u8) -> Vec<u8> {
     method(1, 50, 10, &[&[0, 0], &short("q"), &[flags], &[0; 4]])
 }
@@ -235,7 +236,7 @@ fn clients_of_a_deleted_vhost_are_told_and_the_next_one_of_its_name_is_empty() {
     assert!(answer.starts_with("CONNECTED\n"), "{answer}");
     stomper.send(STOMP_SUBSCRIBE);
     assert!(stomper.until_nul().contains("RECEIPT\n"));
-    // A client in another vhost, which must not notice anything.
+    // A client in another vhost, which must not be affected.
     let mut neighbour = bench.connect("mqtt");
     let guest = [
         &b"\x00\x04MQTT\x04\xC2\x00\x00"[..],
@@ -278,7 +279,7 @@ fn clients_of_a_deleted_vhost_are_told_and_the_next_one_of_its_name_is_empty() {
         .block_on(bench.node.delete_vhost("plant/a"))
         .expect("deleted");
     bench.stop();
-    // After a restart, the log has nothing of the deleted vhost.
+    // After a restart the log has no data of the deleted vhost.
     let bench = Bench::start(dir.path());
     refused(&bench);
     bench.create("plant/a");
@@ -316,7 +317,7 @@ fn refused(bench: &Bench) {
     );
 }
 
-/// The earlier vhost of the same name left no queue, session, retained message or durable subscription.
+/// Checks that the earlier vhost of the same name left no queue, session, retained message or durable subscription.
 fn is_empty(bench: &Bench) {
     let (mut rabbit, answer) = amqp(bench);
     assert_eq!(answer[..4], [0, 10, 0, 41], "connection.open-ok");
@@ -334,7 +335,7 @@ fn is_empty(bench: &Bench) {
     assert_eq!(five.packet()[0], 0x90);
     five.send(&[0xC0, 0]);
     assert_eq!(five.packet(), [0xD0, 0], "nothing is retained");
-    // In order, and without a session to be kept: as it came.
+    // A normal DISCONNECT that does not keep the session, as before.
     five.send(&packet(0xE0, &[0, 5, 0x11, 0, 0, 0, 0]));
     assert!(five.rest().is_empty());
 }

@@ -1,4 +1,4 @@
-//! Definitions that were checked take hold.
+//! Applies definitions that were checked.
 
 use super::super::Refusal;
 use super::super::errand::{CHANNEL, Errand};
@@ -12,15 +12,15 @@ use gatepost_core::properties::Name;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// Commands that wait for their answers at once.
+/// Maximum commands whose answers are awaited at a time.
 const AT_ONCE: usize = 256;
 
 impl Definitions {
-    /// Makes and changes what is not as the document has it. Each step returns once a power cut cannot undo it; who may do
-    /// what comes before what can be done.
+    /// Creates and changes everything that differs from the document. Each step returns once its changes are synced.
+    /// Users and permissions come before the objects that they apply to.
     ///
     /// # Errors
-    /// Something has changed since it was checked, or a limit is reached. What came before stays.
+    /// Something has changed since the check, or a limit is reached. Earlier changes stay.
     pub(super) async fn apply(self, node: &Arc<Node>) -> Result<(), Refusal> {
         for vhost in self.vhosts {
             if node.vhost(&vhost.name).is_none() {
@@ -53,7 +53,7 @@ impl Definitions {
             node.set_vhost_limit(&vhost, &name, value).await?;
         }
         let mut commands: BTreeMap<Name, Vec<Command>> = BTreeMap::new();
-        // Before the queues: they are made with what holds for them.
+        // Before the queues, which are created with their policies in effect.
         let mut policies: BTreeMap<Name, Vec<_>> = BTreeMap::new();
         for (vhost, change) in self.policies {
             policies.entry(vhost).or_default().push(change);
@@ -84,7 +84,7 @@ impl Definitions {
     }
 }
 
-/// Has commands done that have one answer each.
+/// Runs commands that have one answer each.
 async fn run(errand: &mut Errand, commands: Vec<Command>) -> Result<(), Refusal> {
     let mut commands = commands.into_iter();
     loop {
@@ -100,7 +100,7 @@ async fn run(errand: &mut Errand, commands: Vec<Command>) -> Result<(), Refusal>
             let Event::Failed { fault, .. } = errand.next().await? else {
                 continue;
             };
-            // What is there stays as it is.
+            // An existing object stays as it is.
             let is_other = fault.kind == FaultKind::PreconditionFailed && fault.text.starts_with("inequivalent arg");
             if !is_other {
                 return Err(Refusal::bad_request(fault.text));

@@ -1,4 +1,4 @@
-//! Whether definitions make sense here, before any of them takes hold.
+//! Checks definitions before any of them is applied.
 
 use super::super::Refusal;
 use super::reading::{Definitions, Place};
@@ -9,7 +9,7 @@ use gatepost_core::policy;
 use gatepost_core::properties::Name;
 use std::collections::HashSet;
 
-/// What the document makes, beside what is there.
+/// The objects of the document, and those that exist.
 struct Known<'a> {
     node: &'a Node,
     vhosts: HashSet<&'a Name>,
@@ -19,10 +19,10 @@ struct Known<'a> {
 }
 
 impl Definitions {
-    /// Checks everything.
+    /// Checks the whole document.
     ///
     /// # Errors
-    /// The first thing that is wrong; nothing is changed.
+    /// The first error. Nothing is changed.
     pub(super) fn check(&self, node: &Node) -> Result<(), Refusal> {
         let known = Known {
             node,
@@ -80,7 +80,7 @@ impl Definitions {
 
     fn check_routes(&self, known: &Known<'_>) -> Result<(), Refusal> {
         let declared = self.exchanges.iter().chain(&self.queues);
-        // What a declaration asks for is checked the same in every vhost.
+        // Declarations are checked the same way in every vhost, so any vhost will do.
         let any = known.node.vhosts.list().first().cloned();
         for (vhost, command) in declared {
             known.vhost(vhost)?;
@@ -143,7 +143,7 @@ impl Known<'_> {
                 .vhost(vhost)
                 .is_some_and(|v| v.enter(|engine| engine.has_exchange(name)))
         };
-        // Every vhost has those, a new one too.
+        // Every vhost has these, a new one too.
         if self.exchanges.contains(&(vhost, name)) || name.starts_with("amq.") || is_there() {
             return Ok(());
         }

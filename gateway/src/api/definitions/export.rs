@@ -1,4 +1,4 @@
-//! All that is declared, as a document.
+//! Exports all declared objects as a document.
 
 use super::super::{policies, table, users};
 use crate::node::Node;
@@ -11,12 +11,12 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// The release of RabbitMQ whose form it is: RabbitMQ looks at it.
+/// The RabbitMQ release whose format it has: RabbitMQ checks it on import.
 const FORM_OF: &str = "3.10.8";
-/// Objects looked at in one hold of an engine's lock.
+/// Maximum objects read in one hold of an engine's lock.
 const AT_ONCE: usize = 512;
 
-/// Of the whole node.
+/// The definitions of the whole node.
 pub(super) async fn of_node(node: &Arc<Node>) -> Value {
     let mut parts = Parts::default();
     for vhost in node.vhosts.list().iter() {
@@ -75,7 +75,7 @@ pub(super) async fn of_node(node: &Arc<Node>) -> Value {
     })
 }
 
-/// Of one vhost: its objects are not said to be of it.
+/// The definitions of one vhost. Its objects do not name the vhost.
 pub(super) async fn of_vhost(vhost: &Arc<Vhost>) -> Value {
     let mut parts = Parts::default();
     parts.add(vhost).await;
@@ -99,7 +99,7 @@ pub(super) async fn of_vhost(vhost: &Arc<Vhost>) -> Value {
     })
 }
 
-/// What vhosts have.
+/// The objects of vhosts.
 #[derive(Default)]
 struct Parts {
     parameters: Vec<Value>,
@@ -128,7 +128,8 @@ impl Parts {
             self.parameters
                 .push(json!({ "vhost": name, "component": component, "name": &*policy, "value": value }));
         }
-        // An exclusive queue goes with its connection, and one of an MQTT session is its client's.
+        // Left out are exclusive queues, which are deleted with their connection, and those of MQTT sessions, which
+        // belong to clients.
         let mut queues: Vec<(Name, Value)> = Vec::new();
         for item in listed(vhost, Kind::Queues).await {
             if let Item::Queue {

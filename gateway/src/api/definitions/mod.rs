@@ -1,11 +1,11 @@
-//! `/api/definitions`: all that is declared, as one JSON document in RabbitMQ's form.
+//! `/api/definitions`: all declared objects as one JSON document in RabbitMQ's format.
 //!
 //! ```text
 //!   document ──read──► Definitions ──check──► nothing is changed yet ──apply──► vhosts, users, … bindings
 //! ```
 //!
-//! An import adds and changes, and deletes nothing. All of it is checked before anything is changed. A queue or an exchange
-//! that is there stays as it is, as in RabbitMQ. The same import twice changes nothing the second time.
+//! An import adds and changes, and deletes nothing. All of it is checked before anything is changed. A queue or an
+//! exchange that exists stays as it is, as in RabbitMQ. The same import twice changes nothing the second time.
 
 mod applying;
 mod checking;
@@ -32,7 +32,8 @@ use serde_json::Value;
 use std::path;
 use std::sync::Arc;
 
-/// Of the whole node, hashes of passwords included: for administrators. Of a vhost: for policymakers there, without users.
+/// The definitions of the whole node, with hashes of passwords, are for administrators. Those of a vhost, without
+/// users, are for its policymakers.
 pub(super) fn routes() -> Router<Arc<Node>> {
     Router::new()
         .route("/api/definitions", routing::get(get).post(post))
@@ -76,7 +77,7 @@ fn makes_policies(caller: &Caller) -> Result<(), Refusal> {
         .ok_or_else(|| Refusal::not_authorised("User not authorised to access object"))
 }
 
-/// As a file, if `?download=NAME` says so.
+/// As a file for download, if the query has `?download=NAME`.
 fn download(document: &Value, uri: &Uri) -> Answer {
     let mut pairs = uri.query().unwrap_or_default().split('&');
     let Some(name) = pairs.find_map(|pair| pair.strip_prefix("download=")) else {
@@ -88,7 +89,7 @@ fn download(document: &Value, uri: &Uri) -> Answer {
     Ok(([JSON, NO_CACHE], [disposition], document.to_string()).into_response())
 }
 
-/// The document that a request brings: its body, or the field `file` of a form.
+/// The document in a request: its body, or the field `file` of a form.
 fn document(headers: &HeaderMap, body: &[u8]) -> Result<Value, Refusal> {
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let body = match content_type.and_then(multipart::boundary) {
@@ -112,16 +113,16 @@ async fn import(node: &Arc<Node>, document: &Value, vhost: Option<&str>) -> Resu
 /// A document that was found at the start.
 pub(crate) struct Found {
     document: Value,
-    /// Whether it makes users.
+    /// Whether it creates users.
     pub has_users: bool,
     /// SHA-256 of its bytes.
     digest: String,
 }
 
-/// Reads a document, and says what is wrong with its form.
+/// Reads a document and checks its format.
 ///
 /// # Errors
-/// As text, with the file's name.
+/// A text with the file's name.
 pub(crate) fn look_into(file: &path::Path) -> Result<Found, String> {
     let named = |what: &dyn std::fmt::Display| format!("{}: {what}", file.display());
     let text = std::fs::read(file).map_err(|error| named(&error))?;
@@ -137,7 +138,7 @@ pub(crate) fn look_into(file: &path::Path) -> Result<Found, String> {
 /// Imports a document at the start, unless it is the one that was imported last.
 ///
 /// # Errors
-/// What is wrong with it, as text.
+/// The error in the document, as text.
 pub(crate) async fn import_at_start(node: &Arc<Node>, found: &Found) -> Result<(), String> {
     let skips = node.config().definitions.skip_if_unchanged;
     let last = node
@@ -159,6 +160,6 @@ pub(crate) async fn import_at_start(node: &Arc<Node>, found: &Found) -> Result<(
     Ok(())
 }
 
-/// The global parameter with the digest of the document that was imported last, as RabbitMQ calls it. It is about this node, so
-/// it is neither exported nor imported.
+/// RabbitMQ's name of the global parameter with the digest of the last imported document. It is about this node, so it
+/// is neither exported nor imported.
 const IMPORTED: &str = "imported_definition_hash_value";

@@ -1,6 +1,6 @@
-//! Forms with files, as browsers upload them (RFC 7578): as much of it as one field needs.
+//! Forms with files, as browsers upload them (RFC 7578). Only what reading one field needs.
 
-/// The boundary, if the type is that of such a form.
+/// The boundary, if the content type is that of such a form.
 pub(super) fn boundary(content_type: &str) -> Option<&str> {
     let (kind, parameters) = content_type.split_once(';')?;
     if !kind.trim().eq_ignore_ascii_case("multipart/form-data") {

@@ -1,4 +1,4 @@
-//! A document of definitions, read. What is not known is passed over, as in RabbitMQ.
+//! Parses a document of definitions. Unknown members are ignored, as in RabbitMQ.
 
 use super::super::body::Body;
 use super::super::users::credential;
@@ -11,7 +11,7 @@ use gatepost_core::policy::PolicyKind;
 use gatepost_core::properties::{Name, Value as CoreValue};
 use serde_json::Value;
 
-/// See the module.
+/// A parsed document.
 #[derive(Default)]
 pub(super) struct Definitions {
     pub(super) vhosts: Vec<VhostRecord>,
@@ -34,7 +34,7 @@ pub(super) struct User {
     pub(super) limits: Vec<(Name, i64)>,
 }
 
-/// Of whom, and where.
+/// A user and a vhost.
 pub(super) struct Place {
     pub(super) user: Name,
     pub(super) vhost: Name,
@@ -48,10 +48,10 @@ pub(super) struct TopicPermission {
 }
 
 impl Definitions {
-    /// Reads a document. `vhost`: it is of that vhost only, and says nothing of others and of users.
+    /// Parses a document. `vhost`: the document is about that vhost only and contains no other vhosts or users.
     ///
     /// # Errors
-    /// Something is missing, or of the wrong type; the text says where.
+    /// Something is missing or has the wrong type; the text says where.
     pub(super) fn read(document: &Value, vhost: Option<&str>) -> Result<Definitions, Refusal> {
         if !document.is_object() {
             return Err(Refusal::bad_request("expected a JSON object"));
@@ -101,7 +101,7 @@ impl Definitions {
         })?;
         each(document, "queues", |body| {
             let mut queue = declaring::queue(body.required("name")?, body)?;
-            // One that is there stays as it is.
+            // A queue that exists stays as it is.
             queue.lenient = true;
             let command = Command::DeclareQueue(Box::new(queue));
             read.queues.push((within(body, vhost)?, command));
@@ -118,7 +118,7 @@ impl Definitions {
         !self.users.is_empty()
     }
 
-    /// RabbitMQ keeps limits of vhosts and policies of operators as parameters.
+    /// RabbitMQ stores limits of vhosts and operator policies as parameters.
     fn parameter(&mut self, vhost: &Name, body: &Body) -> Result<(), Refusal> {
         let value = Body::of(body.members("value")?.unwrap_or_default());
         match body.required("component")? {
@@ -140,7 +140,7 @@ impl Definitions {
     }
 }
 
-/// Reads each entry of a list. What is wrong with one is said with its place.
+/// Parses each entry of a list. An error names the entry's position.
 fn each(document: &Value, list: &str, mut read: impl FnMut(&Body) -> Result<(), Refusal>) -> Result<(), Refusal> {
     let entries = match document.get(list) {
         None | Some(Value::Null) => return Ok(()),
@@ -157,7 +157,7 @@ fn each(document: &Value, list: &str, mut read: impl FnMut(&Body) -> Result<(), 
     Ok(())
 }
 
-/// The entry's vhost: the one that the import is for, or its own.
+/// The entry's vhost: the one of the import, or its own.
 fn within(body: &Body, vhost: Option<&str>) -> Result<Name, Refusal> {
     match vhost {
         Some(vhost) => Ok(vhost.into()),

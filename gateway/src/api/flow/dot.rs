@@ -1,4 +1,4 @@
-//! The flow map as Graphviz draws it: `curl … /api/gatepost/flow.dot | dot -Tsvg > flow.svg`.
+//! The flow map as input for Graphviz: `curl … /api/gatepost/flow.dot | dot -Tsvg > flow.svg`.
 
 use super::map::Shown;
 use super::node::{FlowNode, NodeKind};
@@ -47,7 +47,7 @@ pub(super) fn document(shown: &Shown) -> String {
     out
 }
 
-/// A name within a quoted label. A backslash begins an escape there, such as `\N`, which would be replaced.
+/// A name in a quoted label. A backslash begins an escape there, such as `\N`, which Graphviz would replace.
 fn escaped(name: &str) -> String {
     let mut out = String::with_capacity(name.len());
     for c in name.chars() {

@@ -1,7 +1,7 @@
-//! The flow map: edges, how much flows along them, and which of them are shown.
+//! The flow map: its edges, their rates, and the selection that is shown.
 //!
-//! A look at a vhost gathers what its engine has counted ([`Gathering`]) and then brings the map up to date in one go
-//! ([`Map::update`]). Both are bounded: where there are more edges, the fastest stay.
+//! A look at a vhost collects the counts of its engine ([`Gathering`]) and then updates the map at once
+//! ([`Map::update`]). Both are bounded: if there are more edges, the fastest stay.
 
 use super::node::{FlowNode, NodeKind, OTHER_TOPICS};
 use super::waits::Waits;
@@ -11,19 +11,20 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::mem::size_of;
 use std::sync::Arc;
 
-/// From and to.
+/// The nodes at both ends.
 type Pair = (Arc<FlowNode>, Arc<FlowNode>);
 
-/// Edges that are kept, of all vhosts together: some 3 MiB, where names are short.
+/// Maximum edges of all vhosts together: about 3 MiB with short names.
 pub(super) const EDGES_MAX: usize = 8192;
-/// Consumers that a look remembers, to tell whose waiting times it finds afterwards. Those beyond have none.
+/// Maximum consumers that a look remembers, to which the waiting times that it reads later belong. Further ones have no
+/// waiting times.
 const CONSUMERS_MAX: usize = 2 * EDGES_MAX;
-/// Looks without a message after which an edge leaves.
+/// An edge is removed after this many looks without a message.
 const SILENT_MAX: u8 = 3;
-/// Clients' messages to topics that the look has not told of yet.
+/// Maximum counts for topics that the look has not named yet.
 const UNKNOWN_MAX: usize = 4096;
 
-/// What flowed along an edge in one look.
+/// The messages along an edge in one look.
 #[derive(Default)]
 struct Fresh {
     tally: Tally,
@@ -31,17 +32,17 @@ struct Fresh {
     waits: Option<Box<Waits>>,
 }
 
-/// See the module.
+/// The counts that a look has collected so far.
 pub(super) struct Gathering {
     vhost: Name,
-    /// What topics and exchanges are.
+    /// The nodes of topics and exchanges.
     sources: HashMap<Source, Arc<FlowNode>>,
-    /// Between which nodes a consumer's deliveries go.
+    /// The two nodes of each consumer's deliveries.
     consumers: HashMap<ConsumerId, Pair>,
     edges: HashMap<Pair, Fresh>,
-    /// Clients' messages whose topic is not known.
+    /// Counts of clients' messages to topics that are not named yet.
     unknown: Vec<(Arc<FlowNode>, Source, Tally)>,
-    /// Edges that were too many.
+    /// Number of edges that were left out.
     left_out: u64,
 }
 
@@ -58,7 +59,7 @@ impl Gathering {
         }
     }
 
-    /// What it takes in memory, about. The names are the engine's, most of them.
+    /// Approximate memory in bytes, without names that the engine holds.
     pub(super) fn memory(&self) -> usize {
         let nodes = self.edges.len() + self.sources.len() + self.consumers.len();
         self.edges.capacity() * size_of::<(Pair, Fresh)>()
@@ -67,7 +68,7 @@ impl Gathering {
             + nodes * NODE_BYTES
     }
 
-    /// Adds what a hold has found.
+    /// Adds the counts of a hold.
     pub(super) fn add(&mut self, flowed: Vec<Flowed>) {
         for flowed in flowed {
             match flowed {
@@ -124,12 +125,12 @@ impl Gathering {
         }
     }
 
-    /// Topics that were published to only since the look began: who looks asks what they are.
+    /// Topics that were published to for the first time during the look; the caller asks the engine for their names.
     pub(super) fn take_unknown(&mut self) -> Vec<Source> {
         self.unknown.iter().map(|(_, source, _)| *source).collect()
     }
 
-    /// The names of what [`Gathering::take_unknown`] has returned, in the same order.
+    /// Adds the names for the result of [`Gathering::take_unknown`], in the same order.
     pub(super) fn resolve(&mut self, names: Vec<Option<Name>>) {
         for ((from, _, tally), name) in std::mem::take(&mut self.unknown).into_iter().zip(names) {
             match name {
@@ -172,7 +173,7 @@ impl Gathering {
         }
     }
 
-    /// Keeps the fastest edges.
+    /// Keeps only the fastest edges.
     fn thin(&mut self, most: usize) {
         let mut stays = largest(self.edges.values().map(|fresh| fresh.tally.messages).collect(), most);
         let before = self.edges.len();
@@ -181,7 +182,8 @@ impl Gathering {
     }
 }
 
-/// Tells which of the numbers are among the `most` largest, if it is asked once about each of them, in any order.
+/// Returns a function that says whether a number is among the `most` largest. Ask it once about each number, in any
+/// order.
 fn largest(mut numbers: Vec<u64>, most: usize) -> impl FnMut(u64) -> bool {
     let (least, mut ties) = if numbers.len() <= most {
         (0, usize::MAX)
@@ -197,17 +199,17 @@ fn largest(mut numbers: Vec<u64>, most: usize) -> impl FnMut(u64) -> bool {
     }
 }
 
-/// A node without its name, and its place in a table.
+/// Memory of a node without its name, and of its entry in a table.
 const NODE_BYTES: usize = size_of::<FlowNode>() + 2 * size_of::<usize>() + 32;
 
 /// An edge of the map.
 struct Edge {
-    /// Of the last look.
+    /// Counts of the last look.
     last: Tally,
     has_bytes: bool,
     /// Messages since it appeared.
     total: u64,
-    /// Looks without a message.
+    /// Looks without a message so far.
     silent: u8,
     waits: Option<Box<Waits>>,
 }
@@ -216,11 +218,11 @@ struct Edge {
 #[derive(Default)]
 pub(super) struct Map {
     edges: HashMap<Pair, Edge>,
-    /// Each node once, so that edges share it.
+    /// Each node once, shared by its edges.
     nodes: HashSet<Arc<FlowNode>>,
-    /// What the last look took.
+    /// Duration of the last look's interval.
     seconds: f64,
-    /// Edges that were too many at the last look.
+    /// Edges left out at the last look.
     left_out: u64,
 }
 
@@ -229,7 +231,7 @@ impl Map {
         self.edges.len()
     }
 
-    /// What it takes in memory, about.
+    /// Approximate memory in bytes.
     pub(super) fn memory(&self) -> usize {
         let edges = self.edges.capacity() * size_of::<(Pair, Edge)>();
         let waits = self.edges.values().filter(|edge| edge.waits.is_some()).count();
@@ -237,7 +239,7 @@ impl Map {
         edges + waits * size_of::<Waits>() + self.nodes.len() * NODE_BYTES + names
     }
 
-    /// Brings it up to date with a look, which is about so many seconds, and keeps at most so many edges.
+    /// Updates the map with a look over this many seconds, and keeps at most this many edges.
     pub(super) fn update(&mut self, gathered: Gathering, seconds: f64, edges_max: usize) {
         let Gathering {
             edges: mut fresh,
@@ -260,7 +262,7 @@ impl Map {
             edge.silent < SILENT_MAX
         });
         for ((from, to), fresh) in fresh {
-            // An exchange whose messages reach no queue is told of, and has no edge.
+            // An exchange whose messages reach no queue gets a node but no edge.
             if fresh.tally.is_empty() {
                 continue;
             }
@@ -319,13 +321,13 @@ impl Edge {
 pub(crate) struct ShownEdge {
     pub(crate) from: Arc<FlowNode>,
     pub(crate) to: Arc<FlowNode>,
-    /// Messages a second in the last look.
+    /// Messages a second at the last look.
     pub(crate) rate: f64,
-    /// Bytes of bodies a second, where they are counted.
+    /// Bytes of bodies a second, if they are counted.
     pub(crate) bytes_rate: Option<f64>,
     /// Messages since the edge appeared.
     pub(crate) total: u64,
-    /// How long messages have waited before they were delivered: half of them, and 99 of 100.
+    /// Waiting time of messages before delivery: median and 99th percentile.
     pub(crate) latency_ms: Option<(f64, f64)>,
 }
 
@@ -340,10 +342,10 @@ pub(crate) struct Shown {
     pub(crate) left_out_edges: u64,
 }
 
-/// Which part.
+/// The selection of a part.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Part<'a> {
-    /// What the name of one end must have in it, in lower case; empty: anything.
+    /// Text that the name of one end must contain, in lower case; empty: any.
     pub(crate) name: &'a str,
     pub(crate) nodes_max: usize,
     pub(crate) edges_max: usize,
@@ -461,7 +463,7 @@ mod tests {
         assert_eq!((part.edges.len(), part.nodes.len()), (3, 4));
         assert_eq!((part.left_out_edges, part.left_out_nodes), (97, 7));
         assert_eq!(lines(&map, Part { name: "t95", ..ALL }), ["t95 q 96 96"]);
-        // As many as are alike stay, and no more.
+        // Of edges with equal rates, only as many as there is room for stay.
         let alike: Vec<(&str, &str, u64)> = names.iter().map(|name| (&**name, "q", 1)).collect();
         let mut map = Map::default();
         map.update(gathered(&alike), 1.0, 10);

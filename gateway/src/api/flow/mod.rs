@@ -1,11 +1,11 @@
-//! `/api/gatepost/flow`: who talks to whom, read off the traffic, with no agents.
+//! `/api/gatepost/flow`: a map of which clients exchange messages with which, from counts of the traffic.
 //!
 //! ```text
 //!   every management.flow_interval: what each engine has counted ──► its map ──► JSON, Graphviz, Prometheus
 //! ```
 //!
-//! Engines count between two looks; the maps keep what is known of each edge. An edge along which nothing flows leaves after
-//! some looks. What is kept and what is shown is bounded, and the answer says what it leaves out.
+//! Engines count between two looks; the maps store the edges. An edge without traffic is removed after some looks. Both
+//! the stored and the shown parts are bounded, and the answer says what it leaves out.
 
 mod dot;
 mod map;
@@ -34,10 +34,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// Nodes and edges of one answer.
+/// Maximum nodes and edges of one answer.
 const SHOWN_NODES_MAX: usize = 500;
 const SHOWN_EDGES_MAX: usize = 1000;
-/// Places of an engine looked at in one hold: at most some 50 us.
+/// Maximum items of an engine read in one hold: about 50 µs.
 const PER_HOLD: usize = 256;
 
 pub(super) fn routes() -> Router<Arc<Node>> {
@@ -53,10 +53,10 @@ pub(crate) struct Flow(Mutex<Maps>);
 #[derive(Default)]
 struct Maps {
     vhosts: BTreeMap<VhostId, (Map, Instant)>,
-    /// What they take in memory, and what the look under way has gathered.
+    /// Memory of the maps, and of the look in progress.
     bytes: usize,
     gathering_bytes: usize,
-    /// When the last look ended, by the wall clock.
+    /// When the last look ended, in wall-clock time.
     at: u64,
 }
 
@@ -68,7 +68,7 @@ impl Flow {
         (shown(wanted.map(|(map, _)| map), part), maps.at)
     }
 
-    /// The fastest edges of all vhosts, and how many there are beside them.
+    /// The fastest edges of all vhosts, and the number of further edges.
     pub(crate) fn fastest(&self, edges_max: usize) -> Shown {
         let maps = self.0.lock();
         let part = Part {
@@ -79,13 +79,13 @@ impl Flow {
         shown(maps.vhosts.values().map(|(map, _)| map), part)
     }
 
-    /// What it takes of the node's memory: nothing while the map is off.
+    /// Memory in bytes; 0 while the map is off.
     pub(crate) fn bytes(&self) -> usize {
         let maps = self.0.lock();
         maps.bytes + maps.gathering_bytes
     }
 
-    /// Forgets vhosts that are gone.
+    /// Removes deleted vhosts.
     fn keep(&self, vhosts: &[Arc<Vhost>]) {
         let is_there = |number: &VhostId| vhosts.iter().any(|vhost| vhost.number == *number);
         let mut maps = self.0.lock();
@@ -101,7 +101,7 @@ impl Flow {
         *self.0.lock() = Maps::default();
     }
 
-    /// Puts a look at a vhost into its map.
+    /// Updates the map of a vhost with a look.
     fn update(&self, vhost: VhostId, gathered: Gathering, interval: f64) {
         let mut maps = self.0.lock();
         let number = maps.vhosts.len().max(1);
@@ -111,12 +111,12 @@ impl Flow {
             .filter(|(known, _)| **known != vhost)
             .map(|(_, (map, _))| map.len())
             .sum();
-        // However much flows elsewhere, each vhost has a part.
+        // Each vhost has a share, however much traffic the others have.
         let edges_max = EDGES_MAX.saturating_sub(others).max(EDGES_MAX / number / 2);
         let now = Instant::now();
         let (map, looked) = maps.vhosts.entry(vhost).or_insert_with(|| (Map::default(), now));
         let seconds = now.duration_since(*looked).as_secs_f64();
-        // The first look is about what came since the engine began to count.
+        // The first look covers the time since the engine began to count.
         let seconds = if seconds > 0.0 { seconds } else { interval };
         *looked = now;
         map.update(gathered, seconds, edges_max);
@@ -131,7 +131,7 @@ impl Maps {
     }
 }
 
-/// Looks at all vhosts, for ever.
+/// Looks at all vhosts at each interval. Never returns.
 pub(crate) async fn run(node: &Arc<Node>) {
     loop {
         let management = &node.config().management;
@@ -153,7 +153,7 @@ pub(crate) async fn run(node: &Arc<Node>) {
     }
 }
 
-/// Looks at a vhost. Between two holds others have their turn, at the engine and on this thread.
+/// Looks at a vhost. Between two holds others get their turn, at the engine and on this thread.
 async fn look(node: &Node, vhost: &Vhost, interval: f64) {
     vhost.enter(|engine| engine.set_flow(true));
     let (mut look, mut gathering) = (FlowCursor::default(), Gathering::new(&vhost.name));
@@ -175,7 +175,7 @@ async fn look(node: &Node, vhost: &Vhost, interval: f64) {
     node.flow.update(vhost.number, gathering, interval);
 }
 
-/// What the request asks to see.
+/// The part of the map that a request asks for.
 fn wanted(caller: &Caller, query: &Query, node: &Node) -> Result<(Shown, u64), Refusal> {
     caller.monitors()?;
     let vhosts = match query.get("vhost") {
@@ -196,7 +196,7 @@ fn wanted(caller: &Caller, query: &Query, node: &Node) -> Result<(Shown, u64), R
 
 const OFF: &str = "management.flow is off";
 
-/// Messages ready in each of the queues that are shown.
+/// Ready messages of each queue that is shown.
 fn backlog(node: &Node, nodes: &[Arc<FlowNode>]) -> HashMap<Arc<FlowNode>, usize> {
     let mut found = HashMap::new();
     let queues: Vec<&Arc<FlowNode>> = nodes.iter().filter(|node| node.kind == NodeKind::Queue).collect();

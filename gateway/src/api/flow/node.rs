@@ -12,13 +12,13 @@ pub(crate) enum NodeKind {
     Client,
     Exchange,
     Topic,
-    /// Topics that a client publishes to beside those that are counted one by one.
+    /// A client's further topics, which are not counted one by one.
     Others,
     Queue,
 }
 
 impl NodeKind {
-    /// Its word in the API and in metrics.
+    /// Its name in the API and in metrics.
     pub(crate) fn word(self) -> &'static str {
         match self {
             NodeKind::Client => "client",
@@ -29,14 +29,14 @@ impl NodeKind {
     }
 }
 
-/// A node. All members tell it from others: connections of the same user that call themselves the same are one client.
+/// A node. All fields identify it: connections of the same user with the same client name are one client.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct FlowNode {
     pub(crate) vhost: Name,
     pub(crate) kind: NodeKind,
     /// Empty: the default exchange.
     pub(crate) name: Name,
-    /// Of a client: what it speaks, and as whom.
+    /// For a client: its protocol, and its user.
     pub(crate) client: Option<(&'static str, Name)>,
 }
 
@@ -59,7 +59,7 @@ impl FlowNode {
         })
     }
 
-    /// A text that names it and no other, the same from look to look.
+    /// A unique text for it, the same from look to look.
     pub(crate) fn id(&self) -> String {
         let kind = match self.kind {
             NodeKind::Others => "topics",
@@ -73,7 +73,7 @@ impl FlowNode {
     }
 }
 
-/// A client is called what it calls itself, else as its connection is.
+/// A client's own name, or the name of its connection.
 pub(crate) fn called(party: &Party) -> Name {
     match &party.name {
         Some(name) if !name.is_empty() => name.clone(),
@@ -82,12 +82,12 @@ pub(crate) fn called(party: &Party) -> Name {
     }
 }
 
-/// What clients without a connection are called: whoever publishes or fetches by the API.
+/// The name of clients without a connection: requests of the API that publish or fetch.
 const MANAGEMENT_API: &str = "management API";
-/// Further topics of a client.
+/// The name of a client's further topics.
 pub(super) const OTHER_TOPICS: &str = "other topics";
 
-/// A part of an id: no colon in it.
+/// Escapes a part of an id, so that it contains no colon.
 fn part(text: &str) -> String {
     text.replace('%', "%25").replace(':', "%3A")
 }

@@ -1,10 +1,10 @@
-//! How long deliveries have waited.
+//! Waiting times of deliveries.
 
-/// A histogram of fixed size that forgets: each look halves what was counted before.
+/// A histogram of fixed size whose old samples fade: each look halves the earlier counts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Waits([u32; BOUNDS_MS.len() + 1]);
 
-/// Upper bounds. The last bucket has none.
+/// Upper bounds in milliseconds. The last bucket has none.
 const BOUNDS_MS: [u32; 22] = [
     0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000, 20_000, 60_000, 120_000, 300_000, 600_000,
     1_800_000, 3_600_000, 86_400_000,
@@ -26,7 +26,7 @@ impl Waits {
         self.0.iter_mut().for_each(|count| *count /= 2);
     }
 
-    /// The bound under which so many hundredths of the samples are, if there are samples.
+    /// The bound below which this percentage of the samples is, if there are samples.
     pub(crate) fn quantile_ms(&self, hundredths: u64) -> Option<f64> {
         let all: u64 = self.0.iter().map(|count| u64::from(*count)).sum();
         let wanted = (all * hundredths).div_ceil(100);

@@ -1,4 +1,4 @@
-//! What is counted, and all of it at one time.
+//! The counters and gauges that have rates, and samples of all of them.
 
 use crate::node::Node;
 use gatepost_core::engine::{ChannelCounts, Counters, QueueCounts, Traffic};
@@ -6,7 +6,7 @@ use gatepost_core::in_process;
 use gatepost_core::router::ExchangeCounts;
 use std::sync::atomic::Ordering;
 
-/// What is counted. Those of queues are first.
+/// A counter or gauge. Those of queues come first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::api) enum Figure {
     Publish,
@@ -44,17 +44,17 @@ pub(in crate::api) const OF_CHANNEL: usize = Figure::ReturnUnroutable as usize +
 pub(in crate::api) const OF_EXCHANGE: usize = 2;
 pub(in crate::api) const OF_NODE: usize = Figure::DiskFree as usize + 1;
 
-/// All figures at one time.
+/// All values at one time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::api) struct Sample<const N: usize>([u64; N]);
 
-/// Of a queue.
+/// The values of a queue.
 pub(in crate::api) type QueueSample = Sample<OF_QUEUE>;
-/// Of a channel.
+/// The values of a channel.
 pub(in crate::api) type ChannelSample = Sample<OF_CHANNEL>;
-/// Of an exchange.
+/// The values of an exchange.
 pub(in crate::api) type ExchangeSample = Sample<OF_EXCHANGE>;
-/// Of a vhost or the node.
+/// The values of a vhost or the node.
 pub(in crate::api) type NodeSample = Sample<OF_NODE>;
 
 impl<const N: usize> Default for Sample<N> {
@@ -151,7 +151,7 @@ impl ExchangeSample {
 }
 
 impl NodeSample {
-    /// Of a vhost.
+    /// The sample of a vhost.
     pub(in crate::api) fn new(counters: &Counters) -> NodeSample {
         let traffic = clients(counters);
         let mut sample = NodeSample::default();
@@ -183,7 +183,7 @@ impl NodeSample {
         sample
     }
 
-    /// With what only the node knows.
+    /// Adds the values that only the node knows.
     pub(in crate::api) fn of_node(mut self, node: &Node) -> NodeSample {
         let sum = |of: fn(&crate::node::ConnectionCounts) -> u64| node.connections.iter().map(of).sum::<u64>();
         let open = node.connections_open();
@@ -211,7 +211,7 @@ impl NodeSample {
     }
 }
 
-/// What clients do. What the gateway publishes itself, for `$SYS`, is none of it.
+/// The clients' traffic, without the gateway's own publishes for `$SYS`.
 pub(in crate::api) fn clients(counters: &Counters) -> Traffic {
     let clients = counters
         .by_protocol

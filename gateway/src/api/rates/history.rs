@@ -1,22 +1,22 @@
-//! What a ring held when it was looked at, and how that is written: rates and samples.
+//! A copy of a ring, and its output as rates and samples.
 
 use super::super::fields::Fields;
 use super::super::query::Query;
 use super::figures::{OF_CHANNEL, OF_EXCHANGE, OF_NODE, OF_QUEUE, Sample};
 
-/// Samples of one answer.
+/// Maximum samples of one answer.
 const SAMPLES_MAX: u64 = 1_000;
-/// A shorter time says nothing about a rate.
+/// Minimum time between two points for a rate.
 pub(super) const LEAST_MS: u64 = 1_000;
 
-/// How far back, and in which steps.
+/// How far back samples go, and in which steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::api) struct Span {
     age_s: u64,
     step_s: u64,
 }
 
-/// What samples were asked for.
+/// The samples that a request asks for.
 #[derive(Clone, Copy, Debug, Default)]
 pub(in crate::api) struct Spans {
     pub(in crate::api) lengths: Option<Span>,
@@ -26,7 +26,7 @@ pub(in crate::api) struct Spans {
 }
 
 impl Spans {
-    /// Both of a pair must be there and be numbers; else it counts for nothing.
+    /// Both values of a pair must be present and be numbers; otherwise the pair is ignored.
     pub(in crate::api) fn of(query: &Query) -> Spans {
         let span = |name: &str| {
             let number = |suffix: &str| query.get(&format!("{name}{suffix}"))?.parse::<u64>().ok();
@@ -55,17 +55,17 @@ pub(super) struct Point<const N: usize> {
     pub(super) sample: Sample<N>,
 }
 
-/// What a ring held when it was looked at, oldest first.
+/// A copy of a ring, oldest point first.
 #[derive(Clone, Debug)]
 pub(in crate::api) struct History<const N: usize>(pub(super) Vec<Point<N>>);
 
-/// Of a queue.
+/// The history of a queue.
 pub(in crate::api) type QueueHistory = History<OF_QUEUE>;
-/// Of a channel.
+/// The history of a channel.
 pub(in crate::api) type ChannelHistory = History<OF_CHANNEL>;
-/// Of an exchange.
+/// The history of an exchange.
 pub(in crate::api) type ExchangeHistory = History<OF_EXCHANGE>;
-/// Of a vhost or the node.
+/// The history of a vhost or the node.
 pub(in crate::api) type NodeHistory = History<OF_NODE>;
 
 impl<const N: usize> Default for History<N> {
@@ -75,7 +75,7 @@ impl<const N: usize> Default for History<N> {
 }
 
 impl<const N: usize> History<N> {
-    /// Point for point, where both have one.
+    /// Adds point by point, where both have one.
     pub(in crate::api) fn add(&mut self, other: &Self) {
         if self.0.is_empty() {
             self.0.clone_from(&other.0);
@@ -87,7 +87,7 @@ impl<const N: usize> History<N> {
         }
     }
 
-    /// Writes `key`, which is `now`, and `key_details`.
+    /// Writes `key`, which is the value `now`, and `key_details`.
     pub(in crate::api) fn write(
         &self,
         fields: &mut Fields<'_>,
@@ -126,7 +126,7 @@ impl<const N: usize> History<N> {
         });
     }
 
-    /// Per second, over the last interval.
+    /// The rate per second over the last interval.
     fn rate(&self, of: impl Fn(&Sample<N>) -> u64) -> f64 {
         let [.., before, last] = &*self.0 else { return 0.0 };
         let ms = last.at.saturating_sub(before.at);
@@ -136,7 +136,7 @@ impl<const N: usize> History<N> {
         difference(of(&last.sample), of(&before.sample)) / (ms as f64 / 1e3)
     }
 
-    /// Values and times, the newest first. Before the first point it was what it is there: nobody knows better.
+    /// Values and times, newest first. Before the first point, its value is repeated.
     fn samples(&self, span: Span, of: impl Fn(&Sample<N>) -> u64) -> Vec<(u64, u64)> {
         let Some(newest) = self.0.last() else {
             return Vec::new();

@@ -1,4 +1,4 @@
-//! Rates: what counters and gauges were, every five seconds, in rings of fixed length.
+//! Rates: values of counters and gauges every five seconds, in rings of fixed length.
 //!
 //! ```text
 //!   every 5 s: counters of each vhost ──► its ring, and the node's      (2 points; 121 of the node's)
@@ -6,9 +6,9 @@
 //!              and channels ──► their rings                              (2 points in lists; 60 once samples are asked for)
 //! ```
 //!
-//! An object has a ring from its first view on, and keeps it for [`VIEWED`] after the last one. The rings of each kind take a
-//! bounded amount of memory together; for objects beyond that rates are 0. So an operator who looks at nothing pays for
-//! nothing, and one who polls everything for a bounded amount.
+//! An object has a ring from its first view on, and keeps it for [`VIEWED`] after the last one. The rings of each kind
+//! have a limit on their memory; objects beyond it have rates of 0. So rates of objects cost nothing while nobody views
+//! them, and a bounded amount if all are polled.
 
 mod figures;
 mod history;
@@ -31,30 +31,30 @@ use std::hash::Hash;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// From one point to the next.
+/// Time from one point to the next.
 const INTERVAL_MS: u64 = 5_000;
-/// Points of the node's ring: ten minutes, and where they begin.
+/// Points of the node's ring: ten minutes and the start.
 const NODE_POINTS: usize = 121;
-/// Points of a ring somebody asked samples of.
+/// Points of a ring for which samples were requested.
 const VIEWED_POINTS: usize = 60;
 /// Points for a rate.
 const RATE_POINTS: usize = 2;
-/// Connections whose rates are known at once.
+/// Maximum connections with rates.
 const CONNECTIONS_MAX: usize = 20_000;
-/// A ring nobody has looked at for so long is dropped.
+/// A ring that was not viewed for this long is dropped.
 const VIEWED: Duration = Duration::from_secs(300);
-/// Bytes of all rings of queues.
+/// Maximum memory of all queues' rings, in bytes.
 const QUEUES_BYTES_MAX: usize = 8 << 20;
-/// Bytes of all rings of channels.
+/// Maximum memory of all channels' rings, in bytes.
 const CHANNELS_BYTES_MAX: usize = 4 << 20;
-/// Bytes of all rings of exchanges.
+/// Maximum memory of all exchanges' rings, in bytes.
 const EXCHANGES_BYTES_MAX: usize = 2 << 20;
-/// Vhosts with more than two points.
+/// Maximum vhosts with more than two points.
 const VHOSTS_VIEWED_MAX: usize = 64;
-/// Queues or connections asked about at once.
+/// Maximum queues or connections read in one hold.
 const PER_HOLD: usize = 256;
 
-/// See the module.
+/// All rings.
 pub(crate) struct Rates(Mutex<State>);
 
 struct State {
@@ -66,10 +66,10 @@ struct State {
     connections: HashMap<(VhostId, Link), Flow>,
 }
 
-/// Something of a vhost.
+/// An object of a vhost.
 type Of<K> = (VhostId, K);
 
-/// What a connection's socket had carried, at the last point and the one before.
+/// Bytes that a connection's socket had carried at the last two points.
 #[derive(Clone, Copy)]
 struct Flow {
     last: (u64, Carried),
@@ -126,7 +126,7 @@ impl Rates {
         series.history()
     }
 
-    /// Of a queue that has those figures now.
+    /// The history of a queue whose current values are these.
     pub(super) fn queue(
         &self,
         now: u64,
@@ -139,7 +139,7 @@ impl Rates {
         self.0.lock().queues.view(now, &key, figures, spans)
     }
 
-    /// Of an exchange that has those figures now.
+    /// The history of an exchange whose current values are these.
     pub(super) fn exchange(
         &self,
         now: u64,
@@ -152,7 +152,7 @@ impl Rates {
         self.0.lock().exchanges.view(now, &key, figures, spans)
     }
 
-    /// Of a channel of a connection that has those figures now.
+    /// The history of a channel of a connection whose current values are these.
     pub(super) fn channel(
         &self,
         now: u64,
@@ -164,7 +164,7 @@ impl Rates {
         self.0.lock().channels.view(now, &(vhost, channel), figures, spans)
     }
 
-    /// Bytes per second, in and out, of a connection that has carried so much now.
+    /// Bytes per second, in and out, of a connection that has carried this much so far.
     pub(super) fn connection(&self, now: u64, vhost: VhostId, link: Link, carried: Carried) -> (f64, f64) {
         let mut state = self.0.lock();
         if state.connections.len() >= CONNECTIONS_MAX && !state.connections.contains_key(&(vhost, link)) {
@@ -210,7 +210,7 @@ impl Rates {
         }
     }
 
-    /// Looks at everything, once.
+    /// Samples everything once.
     fn look(&self, node: &Node) {
         let at = node.clock.now().wall.0;
         let at = at - at % INTERVAL_MS;
@@ -263,7 +263,7 @@ impl Rates {
         );
     }
 
-    /// Looks at the objects of one kind that somebody has looked at lately.
+    /// Samples the objects of one kind that were viewed lately.
     fn look_at_viewed<K: Clone + Eq + Hash + Ord, const N: usize>(
         &self,
         vhosts: &[Arc<Vhost>],
@@ -290,7 +290,7 @@ impl Rates {
     }
 }
 
-/// Looks at everything every five seconds, for ever.
+/// Samples everything every five seconds. Never returns.
 pub(crate) async fn run(node: &Arc<Node>) {
     node.rates.look(node);
     loop {

@@ -1,5 +1,4 @@
-//! Rings of fixed length: of what counts all the time, and of objects that somebody looks at, which take a bounded amount of
-//! memory together.
+//! Rings of fixed length: of values that are always sampled, and of viewed objects, which have a limit on their memory.
 
 use super::figures::Sample;
 use super::history::{History, Point, Spans};
@@ -39,18 +38,19 @@ impl<const N: usize> Series<N> {
         History(self.points.iter().copied().collect())
     }
 
-    /// Whether somebody has looked at it lately.
+    /// Whether it was viewed lately.
     pub(super) fn is_viewed(&self) -> bool {
         self.viewed.elapsed() <= VIEWED
     }
 
-    /// Of so many points.
+    /// Memory of a ring with this many points.
     const fn bytes(points: usize) -> usize {
         points * std::mem::size_of::<Point<N>>() + 128
     }
 }
 
-/// The rings of objects of one kind. An object has one from its first view on, and keeps it for [`VIEWED`] after the last.
+/// The rings of objects of one kind. An object has one from its first view on, and keeps it for [`VIEWED`] after the
+/// last.
 pub(super) struct Rings<K, const N: usize> {
     all: HashMap<K, Series<N>>,
     bytes: usize,
@@ -66,7 +66,7 @@ impl<K: Clone + Eq + Hash + Ord, const N: usize> Rings<K, N> {
         }
     }
 
-    /// What is known of an object that has that sample now. Where there is no room for one more ring, that is nothing.
+    /// The history of an object whose current values are in the sample. Empty if there is no room for its ring.
     pub(super) fn view(&mut self, now: u64, key: &K, sample: Sample<N>, spans: &Spans) -> History<N> {
         let keep = if spans.are_wanted() { VIEWED_POINTS } else { RATE_POINTS };
         let kept = self.all.get(key).map_or(0, |series| Series::<N>::bytes(series.keep));
@@ -86,7 +86,7 @@ impl<K: Clone + Eq + Hash + Ord, const N: usize> Rings<K, N> {
         self.all.get_mut(key).map(Series::history).unwrap_or_default()
     }
 
-    /// Drops the rings that nobody has looked at lately. Returns whose are left, in order.
+    /// Drops the rings that were not viewed lately. Returns the keys of the others, in order.
     pub(super) fn viewed(&mut self) -> Vec<K> {
         let bytes = &mut self.bytes;
         self.all.retain(|_, series| {

@@ -1,6 +1,6 @@
-//! Verbs of `rabbitmqctl` and `rabbitmq-diagnostics` that are not here, and what to use instead.
+//! Verbs of `rabbitmqctl` and `rabbitmq-diagnostics` without a counterpart, and what to use instead.
 
-/// What to use instead of a verb; `None`: RabbitMQ has no such verb either, as far as is known.
+/// What to use instead of a verb; `None`: it is not a known verb of RabbitMQ.
 pub(super) fn instead_of(name: &str) -> Option<&'static str> {
     absent().find(|(verb, _)| *verb == name).map(|(_, instead)| instead)
 }
@@ -12,7 +12,7 @@ pub(in crate::control) fn absent() -> impl Iterator<Item = (&'static str, &'stat
         .flat_map(|(verbs, instead)| verbs.split(' ').map(move |verb| (verb, *instead)))
 }
 
-/// Verbs with spaces between them, and what is told of all of them.
+/// Verbs separated by spaces, and the advice for all of them.
 const ABSENT: &[(&str, &str)] = &[
     (
         "await_online_nodes cancel_sync_queue change_cluster_node_type discover_peers force_boot forget_cluster_node \

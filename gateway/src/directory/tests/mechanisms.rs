@@ -1,4 +1,4 @@
-//! Logins in rounds: who has a verifier, who is asked what, and who gets in.
+//! Logins in rounds: who has a verifier, what challenge each client gets, and who is accepted.
 
 use super::{Waiting, secret};
 use crate::config::Config;
@@ -27,7 +27,7 @@ fn begin(node: &Node, mechanism: &str, data: &str) -> Round {
         .begin_rounds(&mechanism.into(), data.as_bytes().into(), &to)
 }
 
-/// What `user` is asked, and the exchange that goes on.
+/// The challenge for `user`, and the exchange that continues.
 fn asked(node: &Node, user: &str) -> (Box<Exchange>, String) {
     match begin(node, "SCRAM-SHA-256", &format!("n,,n={user},r=client")) {
         Round::Ask(exchange, question) => (exchange, question),
@@ -53,7 +53,7 @@ fn log_in(node: &Node, user: &str, password: &str, is_local: bool) -> Result<Str
     said(node.directory.proceed(&exchange, last.as_bytes(), is_local))
 }
 
-/// Salt and iterations of a question.
+/// Salt and iterations of a challenge.
 fn salt(question: &str) -> &str {
     question.split_once(",s=").expect("a salt").1
 }
@@ -74,7 +74,7 @@ fn a_password_logs_in_without_being_sent_over_a_restart_too() {
         }
         assert_eq!(log_in(&node, "ann", "pencil", false), Ok("ann".to_owned()));
         assert_eq!(log_in(&node, "ann", "Pencil", false), Err(LoginFailure::BadCredentials));
-        // The default user has a verifier from the first start on; and only this machine may use it.
+        // The default user has a verifier from the first start on, and only this machine may use it.
         assert_eq!(log_in(&node, "guest", "guest", true), Ok("guest".to_owned()));
         assert_eq!(log_in(&node, "guest", "guest", false), Err(LoginFailure::LoopbackOnly));
         assert_eq!(
@@ -86,7 +86,7 @@ fn a_password_logs_in_without_being_sent_over_a_restart_too() {
     }
 }
 
-/// An import of the hash alone, as an older file has it, took the verifier of the same password away.
+/// The bug: an import of the hash alone, as from an older file, removed the verifier of the same password.
 #[test]
 fn a_hash_that_is_imported_again_without_its_verifier_keeps_it() {
     let dir = tempfile::tempdir().expect("a directory");
@@ -108,7 +108,7 @@ fn a_hash_that_is_imported_again_without_its_verifier_keeps_it() {
     let hash = node.user("ann").expect("the user").password_hash;
     import(std::str::from_utf8(&hash).expect("argon2id is text"));
     assert!(log_in(node, "ann", "pencil", true).is_ok());
-    // Another hash is of another password.
+    // Another hash belongs to another password.
     import("kI3GCkwidbNLQtNlauSvDxHDzz3IO+MCqP9YQ8IPMmUonl9G");
     assert_eq!(log_in(node, "ann", "pencil", true), Err(LoginFailure::BadCredentials));
     let cleared = bench.runtime.block_on(node.change_password("ann", Credential::Nothing));
@@ -149,7 +149,7 @@ fn who_is_not_there_or_has_no_verifier_looks_like_a_wrong_password() {
                 "{user}"
             );
         }
-        // Whoever asks twice, over a restart too, is told the same of everybody.
+        // Asking twice, also over a restart, gives the same answer for everybody.
         let questions = ["imported", "bare", "nobody", "ann"].map(|user| asked(&node, user).1);
         let salts: Vec<String> = questions.iter().map(|question| salt(question).to_owned()).collect();
         assert!(
@@ -237,7 +237,7 @@ fn a_password_that_changes_between_the_rounds_lets_nobody_in() {
 fn what_is_not_spoken_is_refused_as_that() {
     let dir = tempfile::tempdir().expect("a directory");
     let mut config = config(dir.path());
-    // A token, and nobody whose tokens would count.
+    // A token, with no back end that accepts tokens.
     config.mqtt.auth_methods.push("OAUTH2-JWT".to_owned());
     let bench = Bench::start_with(config);
     for mechanism in [

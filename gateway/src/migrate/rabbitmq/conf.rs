@@ -8,7 +8,7 @@ pub(super) struct Setting {
     pub value: String,
 }
 
-/// Reads all settings, and the numbers of lines that are none. Where a key is set twice the later line counts.
+/// Reads all settings, and the numbers of lines that are not settings. If a key is set twice, the later line counts.
 pub(super) fn read(text: &str) -> (Vec<Setting>, Vec<usize>) {
     let (mut settings, mut strange): (Vec<Setting>, Vec<usize>) = (Vec::new(), Vec::new());
     for (line, text) in (1..).zip(text.lines().map(str::trim)) {
@@ -30,7 +30,7 @@ pub(super) fn read(text: &str) -> (Vec<Setting>, Vec<usize>) {
     (settings, strange)
 }
 
-/// A value without its quotes, and without the comment behind it. Only between quotes a `#` is part of the value.
+/// A value without its quotes and without a comment after it. A `#` belongs to the value only between quotes.
 fn value_of(text: &str) -> String {
     if let Some((quoted, _)) = text.strip_prefix('\'').and_then(|rest| rest.split_once('\'')) {
         return quoted.to_owned();
@@ -43,8 +43,8 @@ fn value_of(text: &str) -> String {
 mod tests {
     use super::*;
 
-    /// Comments behind values were part of them, so `fail_if_no_peer_cert = true # …` was not `true`, and nobody needed a
-    /// certificate any more.
+    /// The bug: comments after values were part of them, so `fail_if_no_peer_cert = true # …` was not `true`, and
+    /// clients needed no certificate any more.
     #[test]
     fn a_comment_behind_a_value_is_no_part_of_it() {
         let (settings, strange) = read(

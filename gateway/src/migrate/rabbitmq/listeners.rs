@@ -5,7 +5,7 @@ use super::{Reason, flag, why};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-/// What is known of listeners so far, and takes several lines to say.
+/// Settings of listeners that are spread over several lines.
 #[derive(Default)]
 pub(super) struct Listeners {
     /// By section and key (`bind`, `tls_bind`).
@@ -14,14 +14,14 @@ pub(super) struct Listeners {
     clients: BTreeMap<String, Clients>,
 }
 
-/// An address of which the IP address and the port stand on lines of their own.
+/// An address whose IP address and port are on lines of their own.
 #[derive(Default)]
 struct Place {
     ip: Option<IpAddr>,
     port: Option<u16>,
 }
 
-/// What is asked of clients' certificates.
+/// What clients' certificates must fulfil.
 #[derive(Default)]
 struct Clients {
     verified: bool,
@@ -73,7 +73,7 @@ impl Listeners {
         value: &str,
         draft: &mut Draft,
     ) -> Result<bool, Reason> {
-        // `web_stomp.port` and `management.listener.port` are older spellings.
+        // `web_stomp.port` and `management.listener.port` are older names.
         let about = about.strip_prefix("listener.").unwrap_or(about);
         let about = if about == "port" || about == "ip" {
             format!("tcp.{about}")
@@ -120,7 +120,7 @@ impl Listeners {
         Ok(())
     }
 
-    /// Writes what took several lines to say. Their order in the file does not matter.
+    /// Writes the settings that are spread over several lines. Their order in the file does not matter.
     pub(super) fn finish(self, draft: &mut Draft) {
         for ((section, bind), place) in self.places {
             let usual = PLUGINS.iter().find(|(_, name, ..)| *name == section);
@@ -133,7 +133,7 @@ impl Listeners {
             draft.push(section, bind, &address);
         }
         for (section, clients) in self.clients {
-            // A client without a certificate is turned away only where clients are asked for one.
+            // A client without a certificate is refused only if clients are asked for one.
             let auth = match (clients.verified, clients.needed) {
                 (true, true) => "require",
                 (true, false) => "optional",

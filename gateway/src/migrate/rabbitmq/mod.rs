@@ -1,7 +1,7 @@
 //! Translates a `rabbitmq.conf`: a dotted key, `=` and a value on each line.
 //!
-//! A line is translated, or it asks for what the gateway does anyway, or a comment names it with the reason why not. Values of keys
-//! that are left out are not repeated, because some of them are passwords.
+//! A line is translated, or demands what the gateway does anyway, or a comment names it with the reason why it has no
+//! counterpart. Values of keys that are left out are not repeated, because some of them are passwords.
 
 mod conf;
 mod listeners;
@@ -11,7 +11,7 @@ use super::draft::{Draft, quoted};
 use conf::Setting;
 use std::collections::BTreeMap;
 
-/// Beginnings of keys in `rabbitmq.conf` that no key of ours outside of sections has.
+/// Prefixes of keys in `rabbitmq.conf` that no top-level key of ours has.
 const PREFIXES: &[&str] = &[
     "auth_backends.",
     "auth_cache.",
@@ -89,7 +89,7 @@ pub(super) fn translate(file: &str, text: &str) -> Draft {
     translation.finish()
 }
 
-/// What was translated so far.
+/// The translation so far.
 #[derive(Default)]
 struct Translation {
     draft: Draft,
@@ -99,7 +99,7 @@ struct Translation {
     mechanisms: BTreeMap<u32, String>,
     /// The versions of TLS, for all listeners.
     versions: Vec<String>,
-    /// The server of `auth_http` is asked by POST, as the gateway does, and not by GET.
+    /// Whether `auth_http` uses POST, as the gateway does, and not GET.
     posts: bool,
     asks: bool,
     default_user: Option<String>,
@@ -133,7 +133,7 @@ impl Translation {
             "loopback_users.guest" if value == "false" => draft.set("auth", "loopback_users", "[]"),
             "loopback_users.guest" => {}
             "heartbeat" => draft.set("limits", "heartbeat", quoted(&format!("{}s", number(value, 65_535)?))),
-            // 0 is no limit of RabbitMQ's own.
+            // 0 means that RabbitMQ sets no limit.
             "channel_max" | "frame_max" if value == "0" => {}
             "channel_max" => draft.set("limits", key, number(value, 65_535)?.to_string()),
             "frame_max" => draft.set("limits", key, number(value, 16 << 20)?.max(4 << 10).to_string()),
@@ -222,7 +222,7 @@ impl Translation {
         Ok(())
     }
 
-    /// What holds for all listeners with TLS. `versions` is decided at the end.
+    /// Settings for all listeners with TLS. `versions` is evaluated at the end.
     fn tls(&mut self, about: &str, value: &str) -> Result<(), Reason> {
         if about.starts_with("versions.") {
             self.versions.push(value.to_owned());
@@ -273,7 +273,7 @@ impl Translation {
         Ok(())
     }
 
-    /// Decides what several lines say together.
+    /// Decides settings that depend on several lines.
     fn finish(mut self) -> Draft {
         self.listeners.finish(&mut self.draft);
         if !self.versions.is_empty() {
@@ -296,7 +296,7 @@ impl Translation {
             let text = "auth_http.http_method: the server is asked by POST here, and by GET there";
             self.draft.leave(usize::MAX, text.to_owned());
         }
-        // RabbitMQ makes this user in place of `guest`. A password is not written into a configuration.
+        // RabbitMQ creates this user instead of `guest`. A password is not written into a configuration.
         let is_other = |value: &Option<String>| value.as_deref().is_some_and(|value| value != "guest");
         if is_other(&self.default_user) || is_other(&self.default_pass) {
             self.draft.set("auth", "default_user", "\"\"");
@@ -313,7 +313,7 @@ impl Translation {
 
 const PROXY: &str = "set proxy_protocol of the listener, and in proxy_from the networks of the proxies";
 
-/// Nothing is asked for with `false`; with anything else there is a reason why it is not done.
+/// `false` needs no translation; any other value has no counterpart for this reason.
 fn not_asked(value: &str, reason: &str) -> Result<(), Reason> {
     if value == "false" {
         Ok(())
@@ -330,7 +330,7 @@ fn flag(value: &str) -> Result<&str, Reason> {
     }
 }
 
-/// A number, or the largest one that the gateway takes.
+/// A number, at most the largest that the gateway accepts.
 fn number(value: &str, max: u64) -> Result<u64, Reason> {
     let number: u64 = value.parse().map_err(|_| format!("{value} is not a whole number"))?;
     Ok(number.min(max))

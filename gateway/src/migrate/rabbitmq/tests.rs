@@ -1,11 +1,12 @@
-//! Files of RabbitMQ, as its documentation and public repositories have them.
+//! Files of RabbitMQ, as in its documentation and in public repositories.
 
 use super::translate;
 use crate::cert::{DevelopmentCertificates, make_development_certificates};
 use crate::config::{Config, Layers};
 use std::fs;
 
-/// The translation, and the configuration that the gateway reads from it. `/tls/` stands for a directory with certificates.
+/// The translation, and the configuration that the gateway reads from it. `/tls/` is replaced by a directory with
+/// certificates.
 fn imported(text: &str) -> (String, Config) {
     let directory = tempfile::tempdir().expect("a directory");
     make_development_certificates(directory.path(), &DevelopmentCertificates::default()).expect("made");
@@ -22,7 +23,7 @@ fn imported(text: &str) -> (String, Config) {
     (toml, config)
 }
 
-/// What is said about keys that are not taken over.
+/// The comments about keys that were not translated.
 fn left(toml: &str) -> Vec<&str> {
     let comments = toml.lines().skip_while(|line| *line != "# Not taken over:").skip(1);
     let comments = comments.map_while(|line| line.strip_prefix("#   "));
@@ -35,7 +36,7 @@ fn assert_has(toml: &str, lines: &[&str]) {
     }
 }
 
-/// With the comments behind them, nobody needed a certificate any more, and no line said so.
+/// The bug: with comments after the values, clients needed no certificate any more, and no comment said so.
 #[test]
 fn clients_need_certificates_whatever_stands_behind_the_values() {
     let (toml, _) = imported(
@@ -48,7 +49,7 @@ fn clients_need_certificates_whatever_stands_behind_the_values() {
     assert!(left(&toml).is_empty(), "{toml}");
 }
 
-/// The line that came last decided. RabbitMQ reads all of them first.
+/// The bug: the last line decided. RabbitMQ reads all lines first.
 #[test]
 fn the_order_of_lines_about_certificates_does_not_matter() {
     let (toml, _) = imported(
@@ -70,7 +71,7 @@ fn the_order_of_lines_about_certificates_does_not_matter() {
     assert!(!toml.contains("secret"), "a password is not repeated:\n{toml}");
 }
 
-/// These addresses did not load. RabbitMQ writes an IPv6 address without brackets.
+/// The bug: these addresses did not load. RabbitMQ writes an IPv6 address without brackets.
 #[test]
 fn addresses_are_read_as_rabbitmq_writes_them() {
     let (toml, _) = imported(
@@ -95,7 +96,7 @@ fn addresses_are_read_as_rabbitmq_writes_them() {
         left[0].starts_with("r.conf:11: mqtt.listeners.tcp.default: broker.example is a name"),
         "{toml}"
     );
-    // The port with TLS kept the file from loading where no certificate is named.
+    // The bug: with a port for TLS but no certificate, the file did not load.
     assert!(
         left[1].starts_with("listeners.mqtt: nothing listens with TLS"),
         "{toml}"

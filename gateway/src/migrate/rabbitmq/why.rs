@@ -1,6 +1,6 @@
-//! Why keys of a `rabbitmq.conf` have no counterpart.
+//! The reasons why keys of a `rabbitmq.conf` have no counterpart.
 
-/// The reason for a key, by what it begins with. The first one that fits counts.
+/// The reason for a key, found by its prefix. The first matching prefix counts.
 pub(super) fn why(key: &str) -> &'static str {
     let found = REASONS
         .iter()

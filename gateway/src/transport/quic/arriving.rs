@@ -17,14 +17,14 @@ pub(crate) struct Arrival {
     pub(super) connecting: Connecting,
     pub(super) settings: Settings,
     pub(super) underway: Underway,
-    /// Streams beside the session's that are refused before the connection is closed.
+    /// Maximum streams beside the session's that are refused before the connection is closed.
     pub(super) further_streams_max: u64,
     pub(crate) from: SocketAddr,
     /// Our address; `None` if the system does not report it.
     pub(crate) to: Option<SocketAddr>,
 }
 
-/// Counts a handshake for as long as it is under way.
+/// Counts a handshake while it is in progress.
 pub(super) struct Underway(pub(super) Arc<Counts>);
 
 impl Underway {
@@ -46,10 +46,10 @@ pub(crate) enum Unfit {
     /// It has left.
     #[error("{0}")]
     Gone(ConnectionError),
-    /// TLS or QUIC failed; quinn has told the client. The text is for the log.
+    /// TLS or QUIC failed. quinn has told the client; the text is for the log.
     #[error("{0}")]
     Refused(ConnectionError),
-    /// Its certificate is not good any more.
+    /// Its certificate has expired or was revoked.
     #[error("{0}")]
     Certificate(rustls::Error),
 }
@@ -65,10 +65,11 @@ impl From<ConnectionError> for Unfit {
     }
 }
 
-/// A connection with its stream, and what the client's certificate has proved.
+/// A connection with its stream, and the content of the client's certificate.
 type Arrived = (Quic, Option<Arc<Certificate>>);
 
-/// A client's way from its first packet to its stream. Dropping this early closes the connection, and the client is told.
+/// The steps from a client's first packet to its stream. Dropping this early closes the connection and tells the
+/// client.
 pub(crate) struct Arriving(Pin<Box<dyn Future<Output = Result<Arrived, Unfit>> + Send>>);
 
 impl Arriving {
@@ -98,7 +99,7 @@ async fn arrive(arrival: Arrival) -> Result<Arrived, Unfit> {
     let identity = unopened.connection.peer_identity();
     let chain = identity.and_then(|chain| chain.downcast::<Vec<CertificateDer<'static>>>().ok());
     let chain = chain.as_deref().map(Vec::as_slice).unwrap_or_default();
-    // quinn does not say whether the session was resumed, so the certificate is always held against the CAs once more.
+    // quinn does not report whether the session was resumed, so the certificate is always verified once more.
     let certificate = settings.proved_by(chain, true).map_err(Unfit::Certificate)?;
     let (send, receive) = unopened.connection.accept_bi().await?;
     unopened.is_open = true;

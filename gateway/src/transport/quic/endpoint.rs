@@ -1,4 +1,4 @@
-//! The UDP socket of a listener, and who may begin a handshake there.
+//! The UDP socket of a listener. Decides who may begin a handshake there.
 
 use super::arriving::{Arrival, Underway};
 use crate::node::Node;
@@ -28,7 +28,8 @@ impl Endpoint {
         };
         let endpoint = quinn::Endpoint::new(
             node.tls.quic().endpoint(),
-            // Connections get the settings of the moment. These ones open first packets and seal tokens.
+            // Connections get the settings that are in force when they begin. These here open first packets and seal
+            // tokens.
             Some((*server).clone()),
             socket,
             Arc::new(TokioRuntime),
@@ -42,8 +43,8 @@ impl Endpoint {
 
     /// The next client that wants to connect.
     ///
-    /// While few handshakes are under way, addresses are believed. Above that number, a client first has to prove that it receives
-    /// packets at its address. This costs it a round trip, and us no memory (RFC 9000 8.1.2).
+    /// While few handshakes are in progress, addresses are trusted. Above that number, a client first has to prove that
+    /// it receives packets at its address. This costs the client a round trip, and us no memory (RFC 9000 8.1.2).
     pub(crate) async fn next(&self, node: &Node) -> Incoming {
         loop {
             let Some(incoming) = self.endpoint.accept().await else {
@@ -61,7 +62,7 @@ impl Endpoint {
         }
     }
 
-    /// Begins the handshake. `None`: the first packet was no good.
+    /// Begins the handshake. `None`: the first packet was invalid.
     pub(crate) fn begin(&self, incoming: Incoming, node: &Node) -> Option<Arrival> {
         let (server, settings) = self.port.accept_quic()?;
         let from = incoming.remote_address();

@@ -1,7 +1,7 @@
-//! QUIC: one bidirectional stream that the client opens carries the session, as a socket would.
+//! QUIC: one bidirectional stream, which the client opens, carries the session like a socket.
 //!
-//! The packets, their loss, a client's change of address and the windows are quinn's. What it buffers is bounded by the
-//! windows in `tls::quic`: what the peer has not confirmed, and what has arrived and is not read.
+//! quinn handles packets, their loss, a client's change of address, and windows. The windows in `tls::quic` bound its
+//! buffers: data that the peer has not acknowledged, and data that has arrived and is not read.
 //!
 //! Closing a QUIC connection discards data still on its way. So a connection ends in this order: our last bytes, the end of our
 //! stream, then the client closes; if it does not in time, we do.
@@ -21,9 +21,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::task::{Context, Poll, ready};
 use tokio::io::ReadBuf;
 
-/// The session ended in good order, or the peer went first.
+/// The session ended normally, or the peer closed first.
 const DONE: VarInt = VarInt::from_u32(0);
-/// The session ended because of a client's error; its protocol has told it, where the protocol can.
+/// The session ended because of a client's error. Its protocol has reported the error, if it can.
 const BROKEN_OFF: VarInt = VarInt::from_u32(1);
 /// The client opened no stream in time.
 const NO_STREAM: VarInt = VarInt::from_u32(3);
@@ -36,11 +36,11 @@ const TOO_MANY_STREAMS: &str = "more further streams than limits.quic_further_st
 /// A node's QUIC counters.
 #[derive(Debug, Default)]
 pub(crate) struct Counts {
-    /// Handshakes under way, which end with the client's stream.
+    /// Handshakes in progress, which end when the client has opened its stream.
     pub(crate) underway: AtomicUsize,
     /// Clients that were asked to prove their addresses.
     pub(crate) retries: AtomicU64,
-    /// Streams beside a session's.
+    /// Refused streams beside a session's.
     pub(crate) streams_refused: AtomicU64,
 }
 
@@ -51,9 +51,9 @@ pub(crate) struct Quic {
     receive: RecvStream,
     /// Bytes that `poll_more` read ahead; the next read returns them first.
     ahead: Vec<u8>,
-    /// The last read stopped at the buffer's end, so there may be more.
+    /// The last read filled the buffer, so there may be more.
     has_more: bool,
-    /// The last write was not taken: the window is full, and the peer has to confirm first.
+    /// The last write was not accepted: the window is full until the peer acknowledges data.
     is_full: bool,
     /// The code to close with.
     code: VarInt,
@@ -61,7 +61,7 @@ pub(crate) struct Quic {
 
 /// How many bytes `poll_more` reads ahead.
 const LOOK: usize = 512;
-/// What may be written and not confirmed.
+/// Maximum bytes written and not acknowledged.
 const UNCONFIRMED: usize = 128 << 10;
 
 impl Quic {
@@ -93,7 +93,7 @@ impl Quic {
         Poll::Ready(Ok(()))
     }
 
-    /// quinn does not say whether there is something to read, so a little of it is read.
+    /// quinn does not report whether there is something to read, so a little of it is read.
     pub(super) fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.ahead.is_empty() {
             return Poll::Ready(Ok(()));
@@ -113,12 +113,12 @@ impl Quic {
 
     /// Ends our stream. The connection stays open, so that the last bytes and this end arrive.
     pub(super) fn poll_close(&mut self) -> Poll<io::Result<()>> {
-        // Said once, however often it is called.
+        // Has an effect only the first time.
         let _ = self.send.finish();
         Poll::Ready(Ok(()))
     }
 
-    /// The session ended in a way that its protocol does not provide for.
+    /// The session ended because of an error.
     pub(super) fn ends_abnormally(&mut self) {
         self.code = BROKEN_OFF;
     }
@@ -138,7 +138,7 @@ impl Quic {
 
 impl Drop for Quic {
     fn drop(&mut self) {
-        // The task that refuses further streams also holds the connection, so dropping ours would not close it.
+        // The task that refuses further streams holds the connection too, so dropping ours does not close it.
         self.connection.close(self.code, b"");
     }
 }
@@ -147,7 +147,7 @@ fn unread(error: ReadError) -> io::Error {
     match error {
         // The client's MQTT code, or 0. Either way nothing follows.
         ReadError::Reset(_) => io::ErrorKind::ConnectionReset.into(),
-        // Before the session ends, nothing else of ours closes the connection.
+        // Before the session ends, nothing else on our side closes the connection.
         ReadError::ConnectionLost(ConnectionError::LocallyClosed) => io::Error::other(TOO_MANY_STREAMS),
         other => other.into(),
     }

@@ -10,7 +10,7 @@ use super::utf8::Utf8;
 pub(crate) struct Decoder {
     /// Whether text messages are allowed. Binary ones always are.
     text: bool,
-    /// Payload of one message over all its frames, at most.
+    /// Maximum payload of one message over all its frames, in bytes.
     message_max: u64,
     head: Head,
     /// Remaining payload of the current frame.
@@ -28,7 +28,7 @@ pub(crate) struct Decoder {
     saw_binary: bool,
 }
 
-/// The unfinished header of a frame: 14 bytes at most.
+/// The incomplete header of a frame, at most 14 bytes.
 #[derive(Default)]
 struct Head {
     bytes: [u8; HEAD_MAX],
@@ -62,7 +62,7 @@ pub(crate) struct Control {
     len: u8,
 }
 
-/// Bytes of a control frame's payload, at most (RFC 6455 5.5).
+/// Maximum payload of a control frame in bytes (RFC 6455 5.5).
 const CONTROL_MAX: usize = 125;
 
 impl Control {
@@ -121,7 +121,7 @@ const fn protocol(text: &'static str) -> Fault {
 }
 
 impl Decoder {
-    /// A decoder. `text`: the client may send text messages. `message_max`: bytes of a message, at most.
+    /// A decoder. `text`: the client may send text messages. `message_max`: maximum bytes of a message.
     pub(crate) fn new(text: bool, message_max: u64) -> Decoder {
         Decoder {
             text,

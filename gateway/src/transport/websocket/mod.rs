@@ -6,9 +6,9 @@
 //!                  ▲ pong, ping, close: between messages
 //! ```
 //!
-//! Messages are not collected and need no allocation: bytes are decoded in the read buffer. The output of a
-//! turn is one message, so a message ends where one of the session's frames ends. permessage-deflate is not offered: a few
-//! bytes could expand to very many, and devices send little text.
+//! Messages are not collected and need no allocation: bytes are decoded in the read buffer. The output of a turn is one
+//! message, so a message ends where one of the session's frames ends. permessage-deflate is not offered: a few bytes
+//! could expand to very many, and devices send little text.
 
 pub(super) mod frame;
 mod sender;
@@ -59,9 +59,10 @@ struct KeepAlive {
     asked: bool,
 }
 
-/// Reads without payload in one turn, at most. Otherwise a peer that sends only control frames would delay other connections.
+/// Maximum reads without payload in one turn. Otherwise a peer that sends only control frames would delay other
+/// connections.
 const READS: usize = 16;
-/// Bytes of such reads, after which the turn ends: some thousand pings.
+/// Maximum bytes of such reads in one turn: some thousand pings.
 const SILENT_BYTES: usize = 16 * 1024;
 
 impl WebSocket {
@@ -161,8 +162,8 @@ impl WebSocket {
         self.sender.ends_abnormally();
     }
 
-    /// Whether decoding has ended. The session reads nothing more then, but what is still written must reach the peer: it is
-    /// closing, or must be told its mistake.
+    /// Whether the peer still receives although decoding has ended. The session reads no more then, but output must
+    /// reach the peer: it is closing, or must be told its mistake.
     pub(super) fn hears(&self) -> bool {
         self.decoder.end().is_some()
     }

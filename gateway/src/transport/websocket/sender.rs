@@ -3,7 +3,7 @@
 use super::frame::{self, Decoder, End, Opcode};
 use std::io;
 
-/// Bytes of a binary message, at most. Some clients refuse larger ones.
+/// Maximum bytes of a binary message. Some clients refuse larger ones.
 const BINARY_MAX: usize = 64 << 10;
 
 /// The state of the writing side.

@@ -313,7 +313,7 @@ fn a_control_frame_is_small() {
     );
 }
 
-/// Notes that it was woken.
+/// Records that it was woken.
 #[derive(Default)]
 struct Woken(AtomicBool);
 
@@ -341,7 +341,7 @@ async fn a_turn_takes_few_of_many_pings() {
         message_max: MAX,
         ping_after: Duration::ZERO,
     };
-    // Bytes that came with the upgrade are read as those of the socket are.
+    // Bytes that came with the upgrade are read like those from the socket.
     let early = [masked(0x89, b"").repeat(PINGS), masked(0x82, b"payload")].concat();
     let mut websocket = super::WebSocket::new(under, &protocol, limits, &early, Time::default());
     let woken = Arc::new(Woken::default());
@@ -356,7 +356,7 @@ async fn a_turn_takes_few_of_many_pings() {
         if read.is_ready() {
             break buffer.filled().to_vec();
         }
-        // Nobody else wakes it: the socket is silent.
+        // Nothing else wakes it: the socket is silent.
         assert!(woken.0.swap(false, Ordering::Relaxed), "turn {turns}");
         turns += 1;
     };

@@ -8,7 +8,7 @@ use sha1::{Digest as _, Sha1};
 use std::fmt::Write as _;
 use std::net::IpAddr;
 
-/// Bytes of a request's head, at most. A browser sends its cookies, too.
+/// Maximum length of a request's head in bytes. A browser sends its cookies too.
 pub(crate) const HEAD_BYTES_MAX: usize = 16 << 10;
 const HEADERS_MAX: usize = 64;
 
