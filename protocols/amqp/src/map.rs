@@ -5,6 +5,9 @@ use gatepost_core::event::{CloseReason, Op, Pressure};
 use gatepost_core::fault::{Fault, FaultKind};
 use std::borrow::Cow;
 
+/// A client that consumes from a queue of this name uses direct reply-to.
+pub(crate) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
+
 /// The reply for a command that the engine refused.
 pub(crate) fn reply(fault: &Fault, method: (u16, u16)) -> Reply {
     Reply::new(code(fault.kind), fault.text.to_string(), method)

@@ -17,12 +17,16 @@
 mod answering;
 mod channel;
 mod channels;
+mod content;
+mod deferred;
 mod delivering;
+mod env;
 mod handshake;
 mod heartbeat;
 mod publishing;
 #[cfg(test)]
 mod tests;
+mod transaction;
 
 use crate::codec::{self, AMQP_0_9, AMQP_0_9_1, PROTOCOL_HEADER};
 use crate::error::{Code, ErlangOctets, Error, Reply, Snippet};
@@ -30,8 +34,8 @@ use crate::frame::field::Flaw;
 use crate::frame::{self, BODY, Connection, Frame, HEADER, HEARTBEAT, METHOD, Method};
 use crate::map;
 use crate::settings::{FRAME_MIN, Settings};
-use channel::Env;
 use channels::Channels;
+use env::Env;
 
 use gatepost_core::command::{ClientProperties, Command, Login};
 use gatepost_core::event::{Event, Op, Pressure};

@@ -252,7 +252,7 @@ mod tests {
 
     /// A trace by property decodes only messages that may have it.
     #[test]
-    fn what_is_decoded_was_mentioned() {
+    fn a_property_that_decodes_may_be_mentioned() {
         let properties = [
             Property::ContentType("text/plain"),
             Property::CorrelationData(b"c-1"),

@@ -18,6 +18,7 @@ mod delivering;
 mod open;
 mod publishing;
 mod subscribing;
+mod terms;
 
 use crate::Shared;
 use crate::session::connect::Opening;

@@ -209,7 +209,7 @@ mod tests {
 
     /// A trace by property decodes only messages that may have it.
     #[test]
-    fn what_is_decoded_was_mentioned() {
+    fn a_property_that_decodes_may_be_mentioned() {
         let raw = written(&[("foo", "a b"), ("correlation-id", "c-1"), ("amqp-message-id", "m-1")]);
         for text in ["foo", "a b", "c-1", "m-1", ""] {
             assert!(StompProperties.may_mention(&raw, text), "{text}");

@@ -1,7 +1,5 @@
 //! Primitive fields: integers, short and long strings, tables; their decoding and encoding (AMQP 0-9-1 4.2.5).
 
-use super::table;
-use gatepost_core::properties::Table;
 use nom::bytes::complete::take;
 use nom::error::{ErrorKind, ParseError};
 use nom::number::complete::{be_u8, be_u16, be_u32, be_u64};
@@ -102,17 +100,6 @@ impl<'a> Field<'a> for &'a [u8] {
     }
     fn encode(&self, out: &mut Vec<u8>) {
         put_long(out, self);
-    }
-}
-
-impl<'a> Field<'a> for Table {
-    fn decode(input: &'a [u8]) -> Parsed<'a, Table> {
-        let (rest, content) = long(input)?;
-        let table = table::decode(content).map_err(nom::Err::Failure)?;
-        Ok((rest, table))
-    }
-    fn encode(&self, out: &mut Vec<u8>) {
-        table::encode(out, self);
     }
 }
 

@@ -4,11 +4,22 @@
 //! The core's values match the wire's one to one, so tables decode into them directly. The headers of a publish are not
 //! decoded: [`check`] and [`Fields`] walk over a table without building one.
 
-use super::field::{Flaw, Parsed, SHORT_MAX, long, put_long, put_short, short, with_length};
+use super::field::{Field, Flaw, Parsed, SHORT_MAX, long, put_long, put_short, short, with_length};
 use gatepost_core::properties::{Name, Table, Value};
 use nom::Parser;
 use nom::bytes::complete::take;
 use nom::number::complete::be_u8;
+
+impl<'a> Field<'a> for Table {
+    fn decode(input: &'a [u8]) -> Parsed<'a, Table> {
+        let (rest, content) = long(input)?;
+        let table = decode(content).map_err(nom::Err::Failure)?;
+        Ok((rest, table))
+    }
+    fn encode(&self, out: &mut Vec<u8>) {
+        encode(out, self);
+    }
+}
 
 /// Maximum nesting of tables and arrays. It bounds the recursion of the decoder.
 const DEPTH_MAX: usize = 32;

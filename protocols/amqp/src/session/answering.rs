@@ -1,55 +1,12 @@
 //! Answers, confirms and notices of the engine, written as AMQP frames.
 
-use super::channel::{Channel, Env, Phase, REPLY_TO};
+use super::channel::{Channel, Phase};
+use super::deferred::Deferred;
+use super::env::Env;
 use crate::error::Error;
-use crate::frame::{Access, Basic, Confirm, Exchange, Queue, Tx};
-use crate::map;
+use crate::frame::{Basic, Exchange, Queue, Tx};
+use crate::map::{self, REPLY_TO};
 use gatepost_core::event::{Event, Op};
-
-/// Answers that the session makes itself. The engine echoes the token once all earlier commands are answered, which
-/// keeps answers in order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u64)]
-pub(super) enum Deferred {
-    AccessRequestOk,
-    ConfirmSelectOk,
-    FlowOk,
-    ReplyToDeclared,
-    TxCommitOk,
-    TxRollbackOk,
-    TxSelectOk,
-}
-
-impl Deferred {
-    const ALL: [Deferred; 7] = [
-        Deferred::AccessRequestOk,
-        Deferred::ConfirmSelectOk,
-        Deferred::FlowOk,
-        Deferred::ReplyToDeclared,
-        Deferred::TxCommitOk,
-        Deferred::TxRollbackOk,
-        Deferred::TxSelectOk,
-    ];
-
-    fn encode(self, channel: u16, out: &mut Vec<u8>) {
-        match self {
-            Deferred::AccessRequestOk => Access::RequestOk { ticket: 1 }.encode(channel, out),
-            Deferred::ConfirmSelectOk => Confirm::SelectOk {}.encode(channel, out),
-            Deferred::FlowOk => crate::frame::Channel::FlowOk { active: true }.encode(channel, out),
-            Deferred::ReplyToDeclared => {
-                Queue::DeclareOk {
-                    queue: REPLY_TO,
-                    messages: 0,
-                    consumers: 1,
-                }
-                .encode(channel, out);
-            }
-            Deferred::TxCommitOk => Tx::CommitOk {}.encode(channel, out),
-            Deferred::TxRollbackOk => Tx::RollbackOk {}.encode(channel, out),
-            Deferred::TxSelectOk => Tx::SelectOk {}.encode(channel, out),
-        }
-    }
-}
 
 impl Channel {
     /// Handles an event for this channel, which is open or being closed by its client.

@@ -1,73 +1,20 @@
 //! One channel: turns its methods into commands. Content is in `publishing`; answers and deliveries are in `answering`
 //! and `delivering`.
 
-use super::Client;
-use super::answering::Deferred;
-use super::publishing::{Content, Transaction};
+use super::content::Content;
+use super::deferred::Deferred;
+use super::env::Env;
+use super::transaction::Transaction;
 use crate::error::{Code, Error, Reply};
 use crate::frame::{self, Access, Basic, Confirm, Exchange, Method, Queue, Tx, table};
-use crate::settings::Settings;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use crate::map::REPLY_TO;
 use gatepost_core::command::{
     Bind, BindTarget, ChannelMode, Command, Consume, ConsumerToken, DeclareExchange, DeclareQueue, DeleteExchange,
     DeleteQueue, Get, Outcome, PurgeQueue,
 };
-use gatepost_core::interop::Drops;
 use gatepost_core::properties::{Name, Table};
 use gatepost_core::session::Cx;
 use std::collections::VecDeque;
-
-/// What a channel borrows from its connection for one frame or event.
-pub(super) struct Env<'e, 'c> {
-    pub(super) cx: &'e mut Cx<'c>,
-    /// The channel's number.
-    pub(super) number: u16,
-    pub(super) settings: &'e Settings,
-    /// Counts what AMQP cannot express.
-    pub(super) drops: &'e Drops,
-    pub(super) client: &'e mut Client,
-    pub(super) frame_max: u32,
-    /// Octets of unfinished messages and transactions of the whole connection. Each channel knows its own share.
-    pub(super) unfinished_bytes: &'e mut usize,
-}
-
-impl Env<'_, '_> {
-    /// Counts octets of an unfinished message or an uncommitted transaction.
-    pub(super) fn count_unfinished(&mut self, octets: usize, method: (u16, u16)) -> Result<(), Error> {
-        *self.unfinished_bytes += octets;
-        let max = self.settings.unfinished_bytes_max;
-        if *self.unfinished_bytes > max {
-            let detail = format!("unfinished messages and transactions of the connection exceed {max} bytes");
-            return Err(Error::new(Code::ResourceError, detail, method));
-        }
-        Ok(())
-    }
-
-    /// Sends `answer` after the answers to all earlier commands.
-    fn defer(&mut self, answer: Deferred) {
-        self.cx.commands.push(Command::Echo {
-            channel: self.number,
-            token: answer as u64,
-        });
-    }
-
-    /// Tells the engine the channel's mode, which lists of channels show.
-    fn set_mode(&mut self, mode: ChannelMode) {
-        self.cx.commands.push(Command::SetMode {
-            channel: self.number,
-            mode,
-        });
-    }
-
-    /// A name made of `prefix` and 128 random bits.
-    fn made_up(&mut self, prefix: &str) -> Name {
-        let bits = u128::from((self.cx.random)()) << 64 | u128::from((self.cx.random)());
-        let mut name = String::from(prefix);
-        URL_SAFE_NO_PAD.encode_string(bits.to_be_bytes(), &mut name);
-        name.into()
-    }
-}
 
 /// A channel's state.
 #[derive(Default)]
@@ -128,9 +75,6 @@ pub(super) struct Cancelling {
     /// Whether the client expects `cancel-ok`.
     pub(super) reply: bool,
 }
-
-/// A client that consumes from a queue of this name uses direct reply-to.
-pub(super) const REPLY_TO: &str = "amq.rabbitmq.reply-to";
 
 impl Channel {
     /// Octets of its unfinished messages and uncommitted transactions.

@@ -2,6 +2,7 @@
 //! before.
 
 use super::channel::{Channel, Phase};
+use super::publishing::not_a_method;
 use super::{AmqpSession, decode};
 use crate::error::{Code, Error, Reply};
 use crate::frame::{self, BODY, Basic, Frame, HEADER, METHOD, Method};
@@ -309,12 +310,4 @@ impl AmqpSession {
             None => Ok(()),
         }
     }
-}
-
-pub(super) fn not_a_method() -> Error {
-    Reply::frame(
-        Code::UnexpectedFrame,
-        "expected method frame, got non method frame instead",
-    )
-    .into()
 }

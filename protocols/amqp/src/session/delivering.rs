@@ -1,6 +1,7 @@
 //! Outgoing messages: `basic.deliver`, `basic.get-ok`, `basic.return`, and their content.
 
-use super::channel::{Channel, Env};
+use super::channel::Channel;
+use super::env::Env;
 use crate::frame::content::put_header;
 use crate::frame::field::SHORT_MAX;
 use crate::frame::{BODY, Basic, HEAD, OVERHEAD, put_deliver, put_frame};

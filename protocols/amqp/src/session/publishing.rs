@@ -3,13 +3,15 @@
 //! Usually a publish is complete in the input: method, header and one body frame. It becomes a message without being
 //! assembled first. Anything else, cut by the end of the input or split into more frames, goes through [`Content`].
 
-use super::channel::{Channel, Env, Mode, REPLY_TO};
-use super::channels::not_a_method;
+use super::channel::{Channel, Mode};
+use super::content::{Address, Content};
+use super::env::Env;
 use crate::codec;
 use crate::error::{Code, ErlangOctets, Error, Reply};
 use crate::frame::content::{BasicProperties, ContentHeader};
 use crate::frame::table::{Fields, type_name};
 use crate::frame::{BODY, HEADER};
+use crate::map::REPLY_TO;
 use crate::properties::{self, BCC, CC, ORIGIN, X_RETAIN};
 use gatepost_core::command::{Command, PublishFlags};
 use gatepost_core::message::{Dialect, Envelope, Message};
@@ -19,70 +21,6 @@ const PUBLISH: (u16, u16) = (60, 40);
 
 /// Maximum content size, whatever the settings allow. RabbitMQ's limit.
 const ANNOUNCED_MAX: u64 = 536_870_912;
-
-/// A message being assembled.
-#[derive(Debug)]
-pub(super) struct Content {
-    address: Address<Box<str>>,
-    /// The header's octets and the announced size, once the header frame came.
-    header: Option<(Box<[u8]>, u64)>,
-    /// Octets of body received, kept or not.
-    received: u64,
-    /// Empty if the body is too large to be kept.
-    body: Vec<u8>,
-}
-
-impl Content {
-    /// Octets held until the message is complete.
-    pub(super) fn unfinished_bytes(&self) -> usize {
-        self.body.len()
-    }
-}
-
-/// The fields of `basic.publish`.
-#[derive(Clone, Copy, Debug)]
-struct Address<S> {
-    exchange: S,
-    key: S,
-    mandatory: bool,
-    immediate: bool,
-}
-
-/// Publishes and settles held until commit.
-#[derive(Debug, Default)]
-pub(super) struct Transaction {
-    commands: Vec<Command>,
-    /// Octets held until commit.
-    pub(super) bytes: usize,
-}
-
-/// What a command of a transaction counts in addition to its payload: roughly the memory of one with an empty message.
-/// A commit is one hold of the engine's lock, so this and `unfinished_bytes_max` bound the hold too: 262,144 commands,
-/// about 40 ms.
-const COMMAND_BYTES: usize = 256;
-
-impl Transaction {
-    /// Adds a command with `payload` octets of message.
-    pub(super) fn push(
-        &mut self,
-        env: &mut Env<'_, '_>,
-        command: Command,
-        payload: usize,
-        method: (u16, u16),
-    ) -> Result<(), Error> {
-        let bytes = payload + COMMAND_BYTES;
-        self.bytes += bytes;
-        self.commands.push(command);
-        env.count_unfinished(bytes, method)
-    }
-
-    /// Empties it.
-    pub(super) fn take(&mut self, env: &mut Env<'_, '_>) -> Vec<Command> {
-        *env.unfinished_bytes -= self.bytes;
-        self.bytes = 0;
-        std::mem::take(&mut self.commands)
-    }
-}
 
 impl Channel {
     /// `basic.publish`. `rest` is the input after the method's frame; returns how many octets of it were used.
@@ -359,6 +297,14 @@ fn undecodable(octets: &[u8]) -> Error {
         Code::FrameError,
         format!("cannot decode {}", ErlangOctets(octets)),
         PUBLISH,
+    )
+    .into()
+}
+
+pub(super) fn not_a_method() -> Error {
+    Reply::frame(
+        Code::UnexpectedFrame,
+        "expected method frame, got non method frame instead",
     )
     .into()
 }

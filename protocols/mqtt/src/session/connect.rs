@@ -6,8 +6,9 @@ use crate::frame::{
 };
 use crate::map::{ORIGIN, connect_reason};
 use crate::session::authenticating::{Authentication, refusal};
-use crate::session::open::{End, Open, Terms};
+use crate::session::open::{End, Open};
 use crate::session::publishing::{Normalised, Writing};
+use crate::session::terms::{Terms, capped, forever};
 use crate::settings::Settings;
 use crate::{Shared, codec, session};
 use gatepost_core::command::{Attach, Command, Login, OpenSession, Said, Will};
@@ -221,19 +222,6 @@ fn open(shared: &Shared, cx: &mut Cx<'_>, connect: &Connect<'_>, mut terms: Term
         authentication,
         granted,
     })
-}
-
-/// Seconds on the wire as the engine has them: all bits set means for ever.
-fn forever(seconds: u32) -> Option<u32> {
-    (seconds != u32::MAX).then_some(seconds)
-}
-
-/// The session expiry that a client gets.
-pub(super) fn capped(asked: u32, most: Option<u32>) -> Option<u32> {
-    match (forever(asked), most) {
-        (Some(asked), Some(most)) => Some(asked.min(most)),
-        (asked, most) => asked.or(most),
-    }
 }
 
 /// The will for the engine. `None`: clients may not write to its topic, so it is dropped. The connection works without

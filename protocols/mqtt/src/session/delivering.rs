@@ -7,7 +7,7 @@ use crate::Shared;
 use crate::error::{Error, Reason};
 use crate::frame::{Ack, Kind, Version, is_plain, publish_first_byte, varint, write_publish};
 use crate::map::{self, ORIGIN};
-use crate::session::open::Terms;
+use crate::session::terms::Terms;
 use gatepost_core::command::{Command, Outcome};
 use gatepost_core::event::{Delivery, DeliveryFlags};
 use gatepost_core::interop::Field;

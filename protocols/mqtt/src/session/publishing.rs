@@ -8,7 +8,7 @@ use crate::Shared;
 use crate::error::{Error, Reason};
 use crate::frame::{Ack, Kind, Properties, Property, Publish, Version};
 use crate::map::{self, ORIGIN};
-use crate::session::open::Terms;
+use crate::session::terms::Terms;
 use crate::settings::Settings;
 use gatepost_core::command::{Command, PublishFlags};
 use gatepost_core::fault::FaultKind;
