@@ -13,6 +13,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{self, ErrorKind, Read};
 
+/// Name of the directory, in the data directory, into which a restore unpacks. No gateway starts while it exists.
+pub(crate) const UNFINISHED: &str = "restore.part";
+
 /// Size of a tar block in bytes; headers and files are padded to it.
 pub(crate) const BLOCK: usize = 512;
 

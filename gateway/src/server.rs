@@ -127,8 +127,8 @@ async fn run(
         tasks.spawn(async move { directory::users::renew(&renewed, obsolete).await });
     }
     if let Some(granted) = node.directory.granted() {
-        let lent = Arc::clone(&node);
-        tasks.spawn(async move { directory::lent::run(&lent, granted).await });
+        let temporary_users = Arc::clone(&node);
+        tasks.spawn(async move { directory::temporary::run(&temporary_users, granted).await });
     }
     if let Some(errands) = node.directory.errands.receiver() {
         let asking = Arc::clone(&node);

@@ -1,7 +1,7 @@
 //! The message log on a real disk: opens it as configured, and explains the error if it cannot.
 
+use crate::archive;
 use crate::config::{Config, Confirm};
-use crate::control;
 use crate::exit::Failure;
 use crate::machine;
 use crate::node::Node;
@@ -64,7 +64,7 @@ pub(crate) fn open_for(config: &Config, wall: Wall, manager: &ServiceManager) ->
 /// Refuses a directory in which a restore was interrupted: it has only a part of the log, which must not be taken for
 /// all of it.
 fn check_restored(data: &Path) -> Result<(), Failure> {
-    if data.join(control::UNFINISHED).exists() {
+    if data.join(archive::UNFINISHED).exists() {
         return Err(Failure::DataDamaged(format!(
             "a restore into {} is being made, or was not finished. If none is running, empty the directory and restore again",
             data.display()
@@ -171,7 +171,7 @@ mod tests {
     #[test]
     fn a_directory_that_was_restored_in_part_is_refused() {
         let dir = tempfile::tempdir().expect("a directory");
-        let part = dir.path().join(control::UNFINISHED);
+        let part = dir.path().join(archive::UNFINISHED);
         std::fs::create_dir(&part).expect("made");
         let error = open(&config(dir.path()), Wall(1)).err().expect("not whole");
         assert!(matches!(error, Failure::DataDamaged(_)), "{error}");

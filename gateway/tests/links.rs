@@ -1,4 +1,4 @@
-//! The Markdown of the repository: every link leads somewhere, and every page is in the book.
+//! The Markdown of the repository: every link has a target, and every page is in the book.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -8,7 +8,7 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
-/// All Markdown files but those of third parties.
+/// All Markdown files except those of third parties.
 fn pages() -> Vec<PathBuf> {
     let mut found = Vec::new();
     let mut directories = vec![root()];
@@ -26,7 +26,7 @@ fn pages() -> Vec<PathBuf> {
     found
 }
 
-/// The text outside code, and the text of each line that is code or not.
+/// The text outside code. A line may contain code or not.
 fn prose(text: &str) -> String {
     let mut fenced = false;
     let mut prose = String::new();
@@ -95,7 +95,7 @@ fn broken(page: &Path, link: &str) -> Option<String> {
 }
 
 #[test]
-fn every_link_leads_somewhere() {
+fn every_link_has_a_target() {
     let mut problems = Vec::new();
     let mut checked = 0;
     for page in pages() {

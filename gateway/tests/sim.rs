@@ -1,5 +1,5 @@
-//! The whole broker, on one thread and virtual time, over the corpus of the fuzz target `sim` and over scripts drawn at
-//! random: always the same ones, so what fails here fails again.
+//! Runs the whole broker on one thread and virtual time, over the corpus of the fuzz target `sim` and over random
+//! scripts. The seeds are fixed, so a failure repeats.
 
 #[path = "../../fuzz/sim/lib.rs"]
 pub mod sim;

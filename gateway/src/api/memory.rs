@@ -2,7 +2,7 @@
 //! budget.
 
 use super::caller::monitors;
-use super::nodes::is_this;
+use super::overview::is_this;
 use super::view::View;
 use super::{Answer, Api, answer};
 use crate::accountant::Pools;

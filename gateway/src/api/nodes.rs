@@ -2,10 +2,10 @@
 
 use super::caller::{administrators, monitors};
 use super::fields::Fields;
-use super::overview::{self, CHURN};
+use super::overview::{self, CHURN, is_this};
 use super::rates::{Figure, NodeHistory, NodeSample, Spans};
 use super::view::{Pages, Row, View};
-use super::{Answer, Api, Refusal, done};
+use super::{Answer, Api, done};
 use crate::machine;
 use crate::node::Node;
 use axum::Router;
@@ -133,16 +133,6 @@ async fn list(view: View, State(node): Api) -> Answer {
 async fn get(view: View, State(node): Api, Path(name): Path<String>) -> Answer {
     is_this(&node, &name)?;
     view.one(&shown(&node))
-}
-
-/// # Errors
-/// The name belongs to another node.
-pub(super) fn is_this(node: &Node, name: &str) -> Result<(), Refusal> {
-    if node.config().node.name == name {
-        Ok(())
-    } else {
-        Err(Refusal::not_found())
-    }
 }
 
 /// A single node leads all its queues, so there is nothing to move.

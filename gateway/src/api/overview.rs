@@ -3,10 +3,9 @@
 use super::body::Body;
 use super::caller::{Caller, administrators};
 use super::fields::Fields;
-use super::nodes::is_this;
 use super::rates::{Figure, NodeHistory, NodeSample, Spans, clients};
 use super::view::View;
-use super::{Answer, Api, answer, done};
+use super::{Answer, Api, Refusal, answer, done};
 use crate::directory::parameters::CLUSTER_NAME;
 use crate::node::Node;
 use crate::protocols;
@@ -258,4 +257,16 @@ async fn auth() -> Answer {
 
 async fn version() -> Answer {
     answer(&json!(COMPATIBLE))
+}
+
+/// Checks that a path names this node.
+///
+/// # Errors
+/// The name belongs to another node.
+pub(super) fn is_this(node: &Node, name: &str) -> Result<(), Refusal> {
+    if node.config().node.name == name {
+        Ok(())
+    } else {
+        Err(Refusal::not_found())
+    }
 }

@@ -5,7 +5,8 @@ use super::credentials::Credentials;
 use super::reader::layer;
 use super::schema::Schema;
 use super::source::{Problem, Problems, Source};
-use super::{syntax, variables};
+use super::syntax;
+use super::variables::{self, PREFIX};
 use crate::protocols;
 use gatepost_core::keys::{Kind, Value, Values};
 use std::fs;
@@ -89,7 +90,6 @@ impl Layers {
     }
 }
 
-pub(super) const PREFIX: &str = "GATEPOST__";
 const FROM_FILE: &str = "_file";
 
 /// The given file, or the packaged one if it exists; then `conf.d/*.toml` beside it.

@@ -1,10 +1,11 @@
 //! Warns about environment variables that look like settings but are not read, such as `GATEPOST_MQTT_MAX_INFLIGHT`: two
 //! underscores must separate the levels.
 
-use super::load::PREFIX;
 use super::reader::distance;
 use super::schema::{Schema, Takes};
 
+/// The prefix of environment variables that are settings.
+pub(super) const PREFIX: &str = "GATEPOST__";
 /// The prefix with one underscore; real settings have two.
 const LIKE_OURS: &str = "GATEPOST_";
 

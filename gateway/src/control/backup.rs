@@ -7,7 +7,7 @@
 //! does, and only then moves it into place. A gateway does not start on a directory in which `restore.part` is left.
 
 use super::client::Client;
-use crate::archive::{self, Sums};
+use crate::archive::{self, Sums, UNFINISHED};
 use crate::exit::Failure;
 use crate::{api, check};
 use http_body_util::BodyExt as _;
@@ -20,8 +20,6 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Suffix of an archive that is being written.
 const DRAFT: &str = ".part";
-/// Directory into which a restore unpacks. No gateway starts while it exists.
-pub(crate) const UNFINISHED: &str = "restore.part";
 /// Bytes copied at once.
 const CHUNK: usize = 256 << 10;
 /// How often progress is printed.

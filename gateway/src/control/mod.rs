@@ -32,7 +32,6 @@ mod vhost;
 use crate::config::Layers;
 use crate::exit::{Failure, print};
 pub use asking::Close;
-pub(crate) use backup::UNFINISHED;
 pub use backup::restore;
 use clap::{Args, Subcommand};
 use client::Client;

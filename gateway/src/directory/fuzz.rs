@@ -1,7 +1,7 @@
 //! The bodies of the fuzz targets for login messages and for other brokers' files, and tests that replay their corpora.
 
-use super::jwks::Keys;
 use super::jwt::Issuer;
+use super::keys::Keys;
 use super::scram::{ClientFirst, Exchange, ITERATIONS_MIN, Verifier};
 use super::{file, grants};
 use std::num::NonZeroU32;

@@ -13,7 +13,7 @@
 //!   another login, replaces it, for all its connections.
 
 use super::file::Lines;
-use super::jwks::{Keys, Source};
+use super::keys::{Keys, Source};
 use crate::config::Config;
 use crate::node::DEFAULT_VHOST;
 use base64::Engine as _;
@@ -22,7 +22,6 @@ use gatepost_core::access::{NamePattern, Rights, TopicPattern};
 use gatepost_core::message::Dialect;
 use gatepost_core::properties::Name;
 use parking_lot::RwLock;
-use ring::signature::{ECDSA_P256_SHA256_FIXED, RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents, UnparsedPublicKey};
 use serde_json::Value;
 use std::sync::{Arc, LazyLock};
 
@@ -32,17 +31,6 @@ pub(super) const TOKEN_BYTES_MAX: usize = 16 << 10;
 const SCOPES_MAX: usize = 1_000;
 /// Maximum tags of one token.
 const TAGS_MAX: usize = 16;
-
-/// A public key.
-#[derive(PartialEq)]
-pub(super) enum Key {
-    Rsa {
-        n: Vec<u8>,
-        e: Vec<u8>,
-    },
-    /// The uncompressed point.
-    P256(Vec<u8>),
-}
 
 /// Verifies the tokens of the configured issuer.
 pub(crate) struct Issuer {
@@ -232,38 +220,6 @@ impl Issuer {
             acl: acl.map(|acl| acl_rights(acl, &self.topic_exchange)),
             scopes,
             topic_exchange: self.topic_exchange.clone(),
-        }
-    }
-}
-
-impl Key {
-    /// A key of a JWKS, if it is RSA or P-256.
-    pub(super) fn parse(key: &Value) -> Option<Key> {
-        let part = |name: &str| URL_SAFE_NO_PAD.decode(key[name].as_str()?).ok();
-        Some(match (key["kty"].as_str()?, key["crv"].as_str()) {
-            ("RSA", _) => Key::Rsa {
-                n: part("n")?,
-                e: part("e")?,
-            },
-            ("EC", Some("P-256")) => {
-                let (x, y) = (part("x")?, part("y")?);
-                Key::P256([&[4], &*x, &*y].concat())
-            }
-            _ => return None,
-        })
-    }
-
-    fn verifies(&self, algorithm: &str, signed: &[u8], signature: &[u8]) -> bool {
-        match (self, algorithm) {
-            (Key::Rsa { n, e }, "RS256") => {
-                let key = RsaPublicKeyComponents { n, e };
-                key.verify(&RSA_PKCS1_2048_8192_SHA256, signed, signature).is_ok()
-            }
-            (Key::P256(point), "ES256") => {
-                let key = UnparsedPublicKey::new(&ECDSA_P256_SHA256_FIXED, point);
-                key.verify(signed, signature).is_ok()
-            }
-            _ => false,
         }
     }
 }

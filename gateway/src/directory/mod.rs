@@ -12,7 +12,7 @@
 //! - [`password`], [`hashing`]: hashes, and the threads that compute them.
 //! - [`grants`]: the text form of topic permissions.
 //! - [`kept`], [`scram`], [`mechanisms`]: the stored form of a password, and logins in several rounds.
-//! - [`jwt`], [`jwks`], [`lent`]: tokens, the keys that verify them, and users who exist only while their token is
+//! - [`jwt`], [`jwks`], [`temporary`]: tokens, the keys that verify them, and users who exist only while their token is
 //!   valid.
 //! - [`outside`], [`question`]: an HTTP server that authenticates users, and the requests it gets.
 //! - [`mod@file`]: Mosquitto's password and ACL files. A name belongs to the first of `auth.backends` that knows it.
@@ -59,7 +59,7 @@ pub(crate) mod hashing;
 pub(crate) mod jwks;
 pub(crate) mod jwt;
 pub(crate) mod kept;
-pub(crate) mod lent;
+pub(crate) mod keys;
 pub(crate) mod limits;
 pub(crate) mod mechanisms;
 pub(crate) mod outside;
@@ -70,6 +70,7 @@ pub(crate) mod permissions;
 pub(crate) mod question;
 pub(crate) mod rules;
 pub(crate) mod scram;
+pub(crate) mod temporary;
 pub(crate) mod users;
 
 #[cfg(test)]
@@ -95,7 +96,6 @@ use gatepost_core::store::{Record, Recovered, VhostId};
 use hashing::{Answer, Check, Hashing};
 use jwt::Issuer;
 use kept::Kept;
-use lent::Granted;
 use outside::{Credentials, Errands, Server};
 use parking_lot::{Mutex, RwLock};
 use password::{PASSWORD_BYTES_MAX, PasswordHash, Workspace};
@@ -104,6 +104,7 @@ use rules::{Decision, Rules};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use temporary::Granted;
 use tokio::sync::mpsc;
 
 /// Why a verb was refused.
@@ -453,16 +454,16 @@ impl Directory {
         unknown: Option<mpsc::Sender<jwks::Waiting>>,
     ) -> Option<Event> {
         if token.len() > jwt::TOKEN_BYTES_MAX {
-            return Some(lent::refused(user));
+            return Some(temporary::refused(user));
         }
         let (granted, bytes, waits) = (self.granted.clone(), token.len(), Arc::downgrade(to));
         let name = user.clone();
         let unknown = unknown.filter(|_| issuer.source.is_some());
-        let verify = Box::new(move || match (issuer.verify(&token, lent::now()), unknown) {
+        let verify = Box::new(move || match (issuer.verify(&token, temporary::now()), unknown) {
             (Ok(token), _) => granted
                 .send(Granted { token, to: waits })
                 .err()
-                .map(|_| lent::refused(name)),
+                .map(|_| temporary::refused(name)),
             (Err(jwt::UNKNOWN_KEY), Some(unknown)) => {
                 let waiting = jwks::Waiting {
                     user: name,
@@ -470,11 +471,11 @@ impl Directory {
                     to: waits,
                 };
                 let full = unknown.try_send(waiting).err();
-                full.map(|error| lent::refused(error.into_inner().user))
+                full.map(|error| temporary::refused(error.into_inner().user))
             }
             (Err(why), _) => {
                 tracing::debug!(%name, why, "a token was refused");
-                Some(lent::refused(name))
+                Some(temporary::refused(name))
             }
         });
         let busy = self.hashing.work(bytes, Arc::downgrade(to), verify).err();
@@ -492,7 +493,7 @@ impl Directory {
     /// Memory and number of users from tokens and from the HTTP server.
     pub(crate) fn outside(&self) -> (usize, usize) {
         let people = self.people.read();
-        (people.outside_bytes, people.lent.len())
+        (people.outside_bytes, people.temporary.len())
     }
 
     /// The verified tokens. Returns the receiver once, then `None`.
@@ -542,7 +543,7 @@ impl Directory {
             Decision::Check { user, password, said } => (user, password, said),
         };
         let known = people.known(&user);
-        let lacks_verifier = known.as_ref().is_some_and(|known| known.lacks_verifier(&rules));
+        let lacks_verifier = known.as_ref().is_some_and(|known| rules.lacks_verifier(known));
         let known = known.map(|known| Arc::clone(known.hash));
         drop(people);
         if known.is_none()
@@ -643,7 +644,7 @@ impl People {
         }
         let come_and_go = |backend: &Backend| matches!(backend, Backend::Jwt | Backend::Http);
         engine.set_users_come_and_go(self.backends.iter().any(come_and_go));
-        for user in self.names_of_files().iter().chain(self.lent.keys()) {
+        for user in self.names_of_files().iter().chain(self.temporary.keys()) {
             self.instruct_about(user, vhost, engine);
         }
     }
@@ -676,9 +677,9 @@ impl People {
                     .filter(|_| in_default)
                     .map(|user| Arc::clone(&user.rights)),
             });
-        let lent = self.lent.get(user).filter(|_| known.is_none());
-        let lent = lent.and_then(|lent| Some((&lent.quota, lent.grant.rights(engine.vhost())?)));
-        match known.map(|known| known.quota).zip(rights).or(lent) {
+        let added = self.temporary.get(user).filter(|_| known.is_none());
+        let added = added.and_then(|added| Some((&added.quota, added.grant.rights(engine.vhost())?)));
+        match known.map(|known| known.quota).zip(rights).or(added) {
             Some((quota, rights)) => {
                 engine.set_quota(user.clone(), Arc::clone(quota));
                 engine.set_rights(user.clone(), rights);

@@ -15,9 +15,9 @@
 
 use super::hashing::Answer;
 use super::jwt::Grant;
-use super::lent::{self, Lent};
-use super::people::{Backend, People};
+use super::people::{Backend, People, TemporaryUser};
 use super::question::{About, Ask, Verdict, Who};
+use super::temporary;
 use super::{Caller, Directory, NAME_MAX, PASSWORD_BYTES_MAX};
 use crate::config::{AuthHttp, Config, HttpStyle};
 use crate::logging::lines::LineKind;
@@ -284,7 +284,7 @@ impl Directory {
         let text = password.map(std::str::from_utf8).transpose();
         let is_name = !user.is_empty() && user.len() <= NAME_MAX && !user.contains(char::is_control);
         let Some(text) = text.ok().filter(|_| is_name && password.is_none_or(is_possible)) else {
-            return Some(lent::refused(user));
+            return Some(temporary::refused(user));
         };
         let errand = Errand {
             ask: Ask::user(&user, text, &credentials.said),
@@ -377,9 +377,9 @@ impl Directory {
         let people = self.people.read();
         people.known(user).is_none()
             && people
-                .lent
+                .temporary
                 .get(user)
-                .is_some_and(|lent| lent.by == Backend::Http && !lent.grant.is_everything())
+                .is_some_and(|added| added.by == Backend::Http && !added.grant.is_everything())
     }
 }
 
@@ -387,7 +387,7 @@ fn who<'a>(people: &'a People, user: &'a Name, vhost: &'a str) -> Who<'a> {
     Who {
         user,
         vhost,
-        tags: people.lent.get(user).map_or(&[], |lent| &lent.grant.tags),
+        tags: people.temporary.get(user).map_or(&[], |added| &added.grant.tags),
         client_id: None,
     }
 }
@@ -469,7 +469,7 @@ impl Errand {
                     Ok(Verdict::Allow { tags, superuser }) => {
                         admit(node, user, is_local, Grant::outside(tags, superuser))
                     }
-                    Ok(Verdict::Deny(_)) => lent::refused(user),
+                    Ok(Verdict::Deny(_)) => temporary::refused(user),
                     Err(_) => busy(user),
                 });
             }
@@ -496,12 +496,12 @@ fn admit(node: &Node, user: Name, is_local: bool, grant: Grant) -> Event {
     if let Err(why) = rules.verdict(&user, true, is_local) {
         return Event::LoginRefused(Box::new(LoginRefused { user, why }));
     }
-    let lent = Lent {
-        bytes: lent::bytes(&user, &grant),
+    let added = TemporaryUser {
+        bytes: temporary::bytes(&user, &grant),
         grant,
         quota: Arc::default(),
-        until: lent::now() + STAYS,
+        until: temporary::now() + STAYS,
         by: Backend::Http,
     };
-    lent::put(node, user, lent)
+    temporary::put(node, user, added)
 }

@@ -1,9 +1,8 @@
 //! Users, permissions and limits in memory: those of the log, of Mosquitto's files and of tokens.
 
 use super::file::FilePeople;
-use super::lent::Lent;
+use super::jwt::Grant;
 use super::password::PasswordHash;
-use super::rules::Rules;
 use super::scram::Verifier;
 use super::{DirectoryError, grants, kept};
 use crate::node::DEFAULT_VHOST;
@@ -43,8 +42,8 @@ pub(crate) struct People {
     /// Users of Mosquitto's files.
     pub file: FilePeople,
     /// Users of tokens and of the HTTP back end.
-    pub lent: BTreeMap<Name, Lent>,
-    /// Memory of the users in `lent`, and its limit.
+    pub temporary: BTreeMap<Name, TemporaryUser>,
+    /// Memory of the users in `temporary`, and its limit.
     pub outside_bytes: usize,
     pub outside_bytes_max: usize,
     /// The back ends, in the order in which they are asked. A name belongs to the first one that knows it.
@@ -63,7 +62,7 @@ impl Default for People {
             globals: BTreeMap::new(),
             connections_max: None,
             file: FilePeople::default(),
-            lent: BTreeMap::new(),
+            temporary: BTreeMap::new(),
             outside_bytes: 0,
             outside_bytes_max: usize::MAX,
             backends: vec![Backend::Internal],
@@ -95,9 +94,21 @@ impl Backend {
     ];
 }
 
+/// A user from a token or from the HTTP back end.
+pub(crate) struct TemporaryUser {
+    pub grant: Grant,
+    pub quota: Arc<Quota>,
+    /// Expiry in Unix seconds. A user of the HTTP back end stays longer while it has connections.
+    pub until: u64,
+    /// Where it comes from: [`Backend::Jwt`] or [`Backend::Http`].
+    pub by: Backend,
+    /// Estimated memory, counted in `auth.outside_memory`.
+    pub bytes: usize,
+}
+
 /// Why a temporary user is not added.
 #[derive(Debug)]
-pub(super) enum NotLent {
+pub(super) enum NotAdded {
     /// `auth.outside_memory` is used up.
     OutOfMemory,
     /// The name belongs to another back end.
@@ -110,13 +121,6 @@ pub(super) struct Known<'a> {
     pub verifier: Option<&'a Arc<Verifier>>,
     pub quota: &'a Arc<Quota>,
     pub backend: Backend,
-}
-
-impl Known<'_> {
-    /// Whether a SCRAM verifier must be made when the password is next known.
-    pub(super) fn lacks_verifier(&self, rules: &Rules) -> bool {
-        self.verifier.is_none() && self.backend == Backend::Internal && rules.speaks_scram()
-    }
 }
 
 impl People {
@@ -180,8 +184,8 @@ impl People {
 
     /// The quota of a user of any back end.
     pub(super) fn quota(&self, name: &str) -> Option<&Arc<Quota>> {
-        let lent = || self.lent.get(name).map(|lent| &lent.quota);
-        self.known(name).map(|known| known.quota).or_else(lent)
+        let added = || self.temporary.get(name).map(|added| &added.quota);
+        self.known(name).map(|known| known.quota).or_else(added)
     }
 
     /// A user's tags for the management API. `None`: there is no such user.
@@ -190,7 +194,7 @@ impl People {
             Some(Backend::Internal) => self.users.get(name).map(|user| user.record.tags.clone()),
             // Mosquitto's files have no tags.
             Some(Backend::File) => Some(Vec::new()),
-            Some(Backend::Jwt | Backend::Http) | None => self.lent.get(name).map(|lent| lent.grant.tags.clone()),
+            Some(Backend::Jwt | Backend::Http) | None => self.temporary.get(name).map(|added| added.grant.tags.clone()),
         }
     }
 
@@ -208,8 +212,8 @@ impl People {
             Some(Backend::File) => in_default,
             Some(Backend::Jwt | Backend::Http) => false,
             None => {
-                let lent = self.lent.get(user);
-                lent.is_some_and(|lent| lent.grant.rights(name).is_some())
+                let added = self.temporary.get(user);
+                added.is_some_and(|added| added.grant.rights(name).is_some())
             }
         }
     }
@@ -218,34 +222,34 @@ impl People {
     ///
     /// # Errors
     /// There is no memory for it, or the name belongs to another back end. Then an earlier token stays valid until it expires.
-    pub(super) fn lend(&mut self, name: Name, lent: Lent) -> Result<(), NotLent> {
+    pub(super) fn add_temporary(&mut self, name: Name, added: TemporaryUser) -> Result<(), NotAdded> {
         if self.known(&name).is_some() {
-            return Err(NotLent::Others);
+            return Err(NotAdded::Others);
         }
-        let before = self.lent.get(&name);
-        if before.is_some_and(|before| before.by != lent.by && before.quota.connections() > 0) {
-            return Err(NotLent::Others);
+        let before = self.temporary.get(&name);
+        if before.is_some_and(|before| before.by != added.by && before.quota.connections() > 0) {
+            return Err(NotAdded::Others);
         }
         let others = self.outside_bytes - before.map_or(0, |before| before.bytes);
-        if others + lent.bytes > self.outside_bytes_max {
-            return Err(NotLent::OutOfMemory);
+        if others + added.bytes > self.outside_bytes_max {
+            return Err(NotAdded::OutOfMemory);
         }
         let quota = before.map(|before| Arc::clone(&before.quota)).unwrap_or_default();
         quota.set_limits(self.connections_max, None);
-        self.outside_bytes = others + lent.bytes;
-        self.lent.insert(name, Lent { quota, ..lent });
+        self.outside_bytes = others + added.bytes;
+        self.temporary.insert(name, TemporaryUser { quota, ..added });
         Ok(())
     }
 
     /// Removes and returns the users whose tokens have expired, and users of the HTTP back end who have disconnected.
-    pub(super) fn take_back(&mut self, now: u64) -> Vec<Name> {
+    pub(super) fn remove_expired(&mut self, now: u64) -> Vec<Name> {
         let asks_server = self.backends.contains(&Backend::Http);
-        let gone = self.lent.extract_if(.., |_, lent| match lent.by {
-            Backend::Http if asks_server => lent.until <= now && lent.quota.connections() == 0,
+        let gone = self.temporary.extract_if(.., |_, added| match added.by {
+            Backend::Http if asks_server => added.until <= now && added.quota.connections() == 0,
             Backend::Http => true,
-            _ => lent.until <= now,
+            _ => added.until <= now,
         });
-        let gone: Vec<(Name, usize)> = gone.map(|(name, lent)| (name, lent.bytes)).collect();
+        let gone: Vec<(Name, usize)> = gone.map(|(name, added)| (name, added.bytes)).collect();
         self.outside_bytes -= gone.iter().map(|(_, bytes)| bytes).sum::<usize>();
         gone.into_iter().map(|(name, _)| name).collect()
     }

@@ -3,7 +3,7 @@
 use super::Caller;
 use super::hashing::Settings;
 use super::password::{Cost, PasswordHash};
-use super::people::{Backend, People};
+use super::people::{Backend, Known, People};
 use super::scram::SCRAM_SHA_256;
 use crate::config::{Anonymous, Config, Identity};
 use crate::{protocols, tls};
@@ -117,6 +117,11 @@ impl Rules {
     /// Whether users may log in with SCRAM.
     pub(super) fn speaks_scram(&self) -> bool {
         self.methods.iter().any(|method| **method == *SCRAM_SHA_256)
+    }
+
+    /// Whether a SCRAM verifier must be made when the user's password is next known.
+    pub(super) fn lacks_verifier(&self, known: &Known<'_>) -> bool {
+        known.verifier.is_none() && known.backend == Backend::Internal && self.speaks_scram()
     }
 
     pub(super) fn decide(&self, from: &Caller<'_>, login: Login, people: &People) -> Decision {

@@ -4,8 +4,8 @@ mod mechanisms;
 
 use super::hashing::{Answer, Hashing, Settings};
 use super::jwt::Grant;
-use super::lent::Lent;
 use super::password::{Cost, PasswordHash, Workspace};
+use super::people::TemporaryUser;
 use super::people::{Backend, People};
 use super::permissions::Permission;
 use super::users::Credential;
@@ -738,27 +738,27 @@ fn users_of_tokens_are_bounded_in_memory() {
         outside_bytes_max: 1_000,
         ..People::default()
     };
-    let lent = |bytes, until| Lent {
+    let added = |bytes, until| TemporaryUser {
         grant: Grant::default(),
         quota: Arc::default(),
         until,
         by: Backend::Jwt,
         bytes,
     };
-    people.lend("a".into(), lent(600, 10)).expect("room");
-    assert!(people.lend("b".into(), lent(600, 10)).is_err());
+    people.add_temporary("a".into(), added(600, 10)).expect("room");
+    assert!(people.add_temporary("b".into(), added(600, 10)).is_err());
     // A newer token replaces the one before, and open connections stay counted.
     let seat = people.quota("a").expect("a user").connect().expect("no limit");
-    people.lend("a".into(), lent(1_000, 20)).expect("room");
+    people.add_temporary("a".into(), added(1_000, 20)).expect("room");
     assert_eq!(people.quota("a").expect("a user").connections(), 1);
-    assert!(people.lend("a".into(), lent(1_001, 30)).is_err());
+    assert!(people.add_temporary("a".into(), added(1_001, 30)).is_err());
     assert_eq!(people.tags("a"), Some(Vec::new()));
     assert_eq!(people.tags("b"), None);
     assert!(
-        people.take_back(19).is_empty(),
+        people.remove_expired(19).is_empty(),
         "the earlier token is not the one that counts"
     );
-    assert_eq!(people.take_back(20), ["a".into()]);
-    people.lend("b".into(), lent(1_000, 30)).expect("room again");
+    assert_eq!(people.remove_expired(20), ["a".into()]);
+    people.add_temporary("b".into(), added(1_000, 30)).expect("room again");
     drop(seat);
 }

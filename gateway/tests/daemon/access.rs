@@ -1,4 +1,4 @@
-//! What users may and may not do, through real clients of each protocol, with Mosquitto's files as they are.
+//! What users may and may not do, with real clients of each protocol, and with Mosquitto's own files.
 
 use crate::support::mqtt::Mqtt;
 use crate::support::tls::Authority;
@@ -15,7 +15,7 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
-/// `s3cret`, as `mosquitto_passwd -H sha512-pbkdf2` hashed it.
+/// `s3cret`, hashed by `mosquitto_passwd -H sha512-pbkdf2`.
 pub(crate) const HASH: &str =
     "$7$101$kgGgJFGt+JcSZth/$1/8FAJZGBmH1HliJd7qzSX4Zp9F+H9OL4oiH83Ipb4PMXlvZT3+WsnZ8CQiNluaGucU3BIr8xNea1IDtgkFASw==";
 
@@ -59,7 +59,7 @@ fn what_a_user_may_not_do_is_refused_in_each_protocol_s_words() {
     assert!(!log.contains("s3cret"), "no secret is");
 }
 
-/// What Paho's suites for brokers ask with a topic that is denied, in all three versions.
+/// What Paho's suites for brokers test with a denied topic, in all three versions.
 #[test]
 fn denied_topics_are_refused_in_every_version_of_mqtt() {
     let mut gatepost = with_files(ACL, &["plant", "reader"]);
@@ -67,15 +67,15 @@ fn denied_topics_are_refused_in_every_version_of_mqtt() {
 }
 
 #[test]
-fn clients_that_are_connected_while_users_rights_and_vhosts_change_are_told_in_their_words() {
-    // Many users log in side by side: their passwords are to cost little, and a busy machine is to have its time.
+fn connected_clients_are_told_of_changed_users_rights_and_vhosts() {
+    // Many users log in side by side, so hashing must cost little, and a busy machine needs time.
     let cheap = "[auth]\nargon2_memory = \"64KiB\"\nargon2_passes = 1\n[limits]\nhandshake_timeout = \"60s\"\n";
     let mut gatepost = Gatepost::with(2, cheap);
     python(&mut gatepost, "access_changes.py");
     gatepost.terminate();
 }
 
-/// An issuer of tokens, whose key the gateway knows.
+/// An issuer of tokens whose key the gateway knows.
 struct Issuer(EcdsaKeyPair);
 
 impl Issuer {
@@ -86,14 +86,14 @@ impl Issuer {
         Issuer(key.expect("a key"))
     }
 
-    /// With a key of that name.
+    /// The issuer's key under that name.
     fn jwks(&self, kid: &str) -> Value {
         let (x, y) = self.0.public_key().as_ref()[1..].split_at(32);
         let (x, y) = (URL_SAFE_NO_PAD.encode(x), URL_SAFE_NO_PAD.encode(y));
         json!({"keys": [{"kty": "EC", "crv": "P-256", "kid": kid, "x": x, "y": y}]})
     }
 
-    /// A token of `user` that expires so many seconds from now.
+    /// A token of `user` that expires in this many seconds.
     fn token(&self, user: &str, seconds: u64, more: Value) -> String {
         self.token_by("1", user, seconds, more)
     }
@@ -114,7 +114,7 @@ impl Issuer {
 }
 
 #[test]
-fn a_token_says_who_it_is_and_what_it_may_do_until_it_expires() {
+fn a_token_names_the_user_and_its_rights_until_it_expires() {
     let mut gatepost = Gatepost::prepare(2, "");
     let (issuer, stranger) = (Issuer::new(), Issuer::new());
     let jwks = gatepost.dir.join("jwks.json");
@@ -125,7 +125,7 @@ fn a_token_says_who_it_is_and_what_it_may_do_until_it_expires() {
     ));
     fs::write(gatepost.config(), toml).expect("written");
     gatepost.start_again();
-    // The first test installs the clients, and some tokens would not live that long.
+    // Installing the clients may take longer than some tokens are valid, so it comes first.
     clients::have_installed();
     let acl = json!({"acl": {"all": ["jwt/${username}/#"]}});
     let scopes = json!({"scope": "gatepost.configure:*/orders gatepost.write:*/* gatepost.read:*/orders"});
@@ -144,7 +144,7 @@ fn a_token_says_who_it_is_and_what_it_may_do_until_it_expires() {
 }
 
 #[test]
-fn methods_of_mqtt_5_prove_who_a_client_is_and_that_it_still_is() {
+fn mqtt_5_clients_authenticate_and_authenticate_again_by_methods() {
     let mut gatepost = Gatepost::prepare(2, "[mqtt]\nauth_methods = [\"SCRAM-SHA-256\", \"OAUTH2-JWT\"]\n");
     let issuer = Issuer::new();
     let jwks = gatepost.dir.join("jwks.json");
@@ -173,7 +173,7 @@ fn methods_of_mqtt_5_prove_who_a_client_is_and_that_it_still_is() {
     );
 }
 
-/// For a server that a script starts: `ca.pem`, `server.pem` and `server.key`.
+/// Writes `ca.pem`, `server.pem` and `server.key` for a server that a script starts.
 fn copy_certificates(gatepost: &Gatepost) {
     let authority = Authority::new();
     for name in ["ca.pem", "server.pem", "server.key"] {
@@ -182,7 +182,7 @@ fn copy_certificates(gatepost: &Gatepost) {
 }
 
 #[test]
-fn keys_of_tokens_are_fetched_when_they_change_and_kept_while_nobody_answers() {
+fn keys_of_tokens_are_fetched_when_they_change_and_kept_during_an_outage() {
     let mut gatepost = Gatepost::prepare(2, "");
     copy_certificates(&gatepost);
     let (first, second) = (Issuer::new(), Issuer::new());
@@ -201,7 +201,7 @@ fn keys_of_tokens_are_fetched_when_they_change_and_kept_while_nobody_answers() {
 }
 
 #[test]
-fn a_server_says_who_may_log_in_and_what_they_may_do() {
+fn an_http_server_decides_logins_and_rights() {
     let mut gatepost = Gatepost::prepare(2, "");
     copy_certificates(&gatepost);
     python(&mut gatepost, "access_http.py");
@@ -211,10 +211,11 @@ fn a_server_says_who_may_log_in_and_what_they_may_do() {
     assert!(!log.contains("s3cret"), "no password is");
 }
 
-/// Devices that all come back at once, each with a user of its own, are let in; somebody who is in already is served all the
-/// while. `GATEPOST_STORM=5000` (and `ulimit -n 20000`) makes it a storm, and `--nocapture` shows the figures.
+/// Devices that all connect at once, each with a user of its own, are accepted, while a client that was connected
+/// before is served. `GATEPOST_STORM=5000` (and `ulimit -n 20000`) makes it a storm, and `--nocapture` shows the
+/// figures.
 #[test]
-fn a_crowd_that_logs_in_at_once_gets_in_and_holds_up_nobody() {
+fn many_logins_at_once_succeed_and_delay_nobody() {
     let count: usize = std::env::var("GATEPOST_STORM").map_or(100, |count| count.parse().expect("a number"));
     let hash = shipped_hash();
     let mut gatepost = Gatepost::prepare(2, "");
@@ -239,7 +240,7 @@ fn a_crowd_that_logs_in_at_once_gets_in_and_holds_up_nobody() {
                 client.publish("quiet", 1, b"x");
                 client.expect(0x40).expect("a PUBACK");
                 waits.push(began.elapsed());
-                // A quiet pair, not a flood.
+                // A slow pair, not a flood.
                 std::thread::sleep(Duration::from_millis(2));
             }
             waits
@@ -260,7 +261,7 @@ fn a_crowd_that_logs_in_at_once_gets_in_and_holds_up_nobody() {
     );
 }
 
-/// A hash of `s3cret` that costs what one costs by default. Each user has it, and each is checked.
+/// A hash of `s3cret` with the default cost. All users have it, and each login is checked.
 fn shipped_hash() -> String {
     let params = argon2::Params::new(4 << 10, 3, 1, Some(32)).expect("parameters");
     let argon2 = argon2::Argon2::new(argon2::Algorithm::Argon2id, argon2::Version::V0x13, params);
@@ -270,8 +271,8 @@ fn shipped_hash() -> String {
     format!("$argon2id$v=19$m=4096,t=3,p=1${salt}${hash}")
 }
 
-/// Logs every device in, all at once. Who is closed, because its turn did not come in time, comes again, as devices do. Returns
-/// how often that was.
+/// Logs in all devices at once. A device that is disconnected because its turn did not come in time connects again.
+/// Returns how often that happened.
 fn log_in_all(port: u16, count: usize) -> usize {
     let knock = |n: usize| {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).expect("a connection");

@@ -13,7 +13,7 @@ fn exchanges_route_by_their_type() {
 }
 
 #[test]
-fn quorum_queues_count_what_comes_back() {
+fn quorum_queues_count_returned_messages() {
     python(&mut Gatepost::start(), "amqp_quorum.py");
 }
 
@@ -23,7 +23,7 @@ fn quorum_queues_survive_a_kill_with_their_counts() {
 }
 
 #[test]
-fn consumers_get_settle_and_give_back() {
+fn consumers_get_settle_and_requeue() {
     python(&mut Gatepost::start(), "amqp_consuming.py");
 }
 
@@ -33,16 +33,16 @@ fn publishers_get_confirms_returns_and_transactions() {
 }
 
 #[test]
-fn queues_expire_overflow_and_bury_their_dead() {
+fn queues_expire_overflow_and_dead_letter() {
     python(&mut Gatepost::start(), "amqp_extensions.py");
 }
 
 #[test]
-fn the_wire_is_spoken_to_the_letter_and_faults_get_their_code() {
+fn the_wire_format_is_exact_and_faults_get_their_code() {
     python(&mut Gatepost::start(), "amqp_wire.py");
 }
 
 #[test]
-fn amqplib_finds_everything_in_place() {
+fn amqplib_works() {
     node(&mut Gatepost::start(), "amqp.mjs");
 }

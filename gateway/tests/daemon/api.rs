@@ -1,4 +1,4 @@
-//! The management API under the requests that RabbitMQ's tools send.
+//! The management API with the requests that RabbitMQ's tools send.
 
 use crate::support::daemon::{free_port, http};
 use crate::support::raw::eventually;
@@ -11,18 +11,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 #[test]
-fn who_comes_in_by_the_management_api_and_who_does_not() {
+fn the_management_api_authenticates_its_callers() {
     let settings = "[management]\ncors_origins = [\"https://panel.example\"]\n[metrics]\nauth = true\n";
     python(&mut Gatepost::with(1, settings), "api_door.py");
 }
 
 #[test]
-fn what_the_management_api_changes_takes_hold() {
+fn changes_by_the_management_api_take_effect() {
     python(&mut Gatepost::with(1, ""), "api_changes.py");
 }
 
 #[test]
-fn what_runs_is_shown_as_rabbitmq_shows_it() {
+fn objects_are_shown_as_by_rabbitmq() {
     python(&mut Gatepost::with(2, ""), "api_reading.py");
 }
 
@@ -36,7 +36,8 @@ fn retained_messages_are_read_from_the_log() {
     python(&mut Gatepost::with(1, ""), "api_retained_restart.py");
 }
 
-/// Behind a prefix the console's files are named from the slash that follows it, and a browser gets the cookie for it alone.
+/// Behind a prefix the console's files are relative to the slash after it, and the browser's cookie is for that path
+/// alone.
 #[test]
 fn the_console_works_behind_a_prefix() {
     let gatepost = Gatepost::with(1, "[management]\npath_prefix = \"/tools/gate\"\n");
@@ -50,7 +51,7 @@ fn the_console_works_behind_a_prefix() {
     }
 }
 
-/// The tools that people have for RabbitMQ, unchanged, and the requests of those that do not run here.
+/// Unchanged tools for RabbitMQ, and the requests of tools that cannot run here.
 #[test]
 fn v2_v1_keda_flower_terraform_smoke() {
     python(&mut Gatepost::with(2, ""), "api_tools.py");
@@ -77,7 +78,7 @@ fn ask_by(method: &str, gatepost: &Gatepost, path: &str) -> String {
     answer
 }
 
-/// Whoever tries passwords at the console's login is banned like whoever tries them elsewhere.
+/// Guessing passwords at the console's login is banned as elsewhere.
 #[test]
 fn passwords_tried_at_the_consoles_login_count_for_a_ban() {
     let settings = "[protection]\nexempt = []\nlogin_failures_free = 100\nlogin_failures_max = 3\nlogin_ban = \"1h\"\n";
@@ -88,7 +89,7 @@ fn passwords_tried_at_the_consoles_login_count_for_a_ban() {
         let head = "POST /api/session HTTP/1.1\r\nHost: x\r\nAuthorization: Basic Z3Vlc3Q6d3Jvbmc=\r\n\
                     Content-Length: 0\r\nConnection: close\r\n\r\n";
         let mut answer = String::new();
-        // Who is banned is closed before it can ask.
+        // A banned client is disconnected before it can send a request.
         let _ = stream
             .write_all(head.as_bytes())
             .and_then(|()| stream.read_to_string(&mut answer));
@@ -101,9 +102,9 @@ fn passwords_tried_at_the_consoles_login_count_for_a_ban() {
     assert!(gatepost.log().contains("address banned: too many failed logins"));
 }
 
-/// More connections than there are places, each with half a request: they give way to whoever asks.
+/// More connections than there are places, each with half a request, are closed for new requests.
 #[test]
-fn half_a_request_holds_nobody_up() {
+fn half_a_request_delays_no_other() {
     let gatepost = Gatepost::with(1, "");
     let silent = |_| {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, gatepost.management)).expect("connected");
@@ -178,7 +179,7 @@ fn over_tls_and_below_a_prefix_the_api_is_the_same_and_knows_when_its_certificat
             answer.starts_with("HTTP/1.1 503") && answer.contains("brief.pem"),
             "{answer}"
         );
-        // In use is what the file had at the start or the last reload: here the same.
+        // The file's certificate at the start or the last reload is in use; here it is the same.
         let until = answer.split_once("\"expires_at\":").expect("a time").1;
         let until = until.split(|c: char| !c.is_ascii_digit()).next().expect("a number");
         let until: f64 = until.parse().expect("seconds");
@@ -189,8 +190,8 @@ fn over_tls_and_below_a_prefix_the_api_is_the_same_and_knows_when_its_certificat
     drop(gatepost);
 }
 
-/// httplib2 and others ask without credentials first, and repeat the request with them on the same connection. The body of
-/// the first one was left unread, so the connection was closed under the second.
+/// The bug: httplib2 and others send a request without credentials first, and repeat it with them on the same
+/// connection. The first body was left unread, so the connection was closed under the second request.
 #[test]
 fn a_connection_outlives_a_refused_request_with_a_body() {
     let gatepost = Gatepost::with(1, "");
@@ -198,7 +199,7 @@ fn a_connection_outlives_a_refused_request_with_a_body() {
     stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a limit");
     let head = "PUT /api/vhosts/late HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n";
     stream.write_all(format!("{head}\r\n").as_bytes()).expect("sent");
-    // By the time this is answered, the head above has been looked at.
+    // When this is answered, the gateway has seen the head above.
     assert!(ask(&gatepost, "/api/whoami").starts_with("HTTP/1.1 200"));
     stream.write_all(b"{}").expect("sent");
     let again = format!("{head}Authorization: {GUEST}\r\nConnection: close\r\n\r\n{{}}");

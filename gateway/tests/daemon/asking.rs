@@ -1,5 +1,5 @@
-//! What a gateway that runs is asked on the command line: `gatepost list`, `status`, `publish`, `get`, `close`, `health`,
-//! and the same as `gatepostctl`.
+//! Command-line verbs against a running gateway: `gatepost list`, `status`, `publish`, `get`, `close`, `health`, and
+//! the same as `gatepostctl`.
 
 use crate::control::{command_line, control, try_control};
 use crate::support::Gatepost;
@@ -15,7 +15,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::net::UnixListener;
 use std::process::Output;
 
-/// The same, called `gatepostctl`, with standard output alone.
+/// The same as `gatepostctl`; returns standard output alone.
 fn ctl(gatepost: &Gatepost, arguments: &[&str]) -> (Option<i32>, String, String) {
     let config = gatepost.config();
     let at = ["--config", config.to_str().expect("a path in Unicode")];
@@ -28,7 +28,7 @@ fn said(output: &Output) -> (Option<i32>, String, String) {
 }
 
 #[test]
-fn a_gateway_that_runs_is_asked_and_one_that_is_stopped_lists_what_is_declared() {
+fn verbs_ask_a_running_gateway_and_list_declarations_of_a_stopped_one() {
     let mut gatepost = Gatepost::with(1, "");
     let say = |arguments: &[&str]| control(&gatepost, arguments, "");
     let told = say(&["status"]);
@@ -69,7 +69,7 @@ fn health_answers_as_monitoring_plugins_do() {
         out.starts_with("CRITICAL - ") && out.contains("port-listener 1: "),
         "{out}"
     );
-    // The machine of the test may be short of disk; then health says so, and nothing else.
+    // The test's machine may be short of disk. Then health reports that and nothing else.
     let port = gatepost.mqtt.to_string();
     let (code, out, _) = ctl(&gatepost, &["health", "--port", &port, "--protocol", "mqtt", "--json"]);
     let verdict: Value = serde_json::from_str(&out).expect("JSON");
@@ -125,7 +125,7 @@ fn ctl_exit_64_65_67_69_75() {
         assert_eq!(out.is_empty(), expected != 0, "{arguments:?}: {out}");
         assert_eq!(err.is_empty(), expected == 0, "{arguments:?}: {err}");
     }
-    // Somebody listens there and never answers.
+    // A process that listens and never answers.
     let silent = Gatepost::prepare(1, "");
     fs::create_dir_all(silent.data()).expect("a directory");
     let _listener = UnixListener::bind(silent.data().join("control.sock")).expect("a socket");
@@ -285,7 +285,7 @@ fn parameters_and_names_are_set_as_by_rabbitmqctl() {
     let limits = "{\"max-queues\": 4}";
     out(&["set_parameter", "-p", "v", "vhost-limits", "limits", limits]);
     assert_eq!(out(&parameters), "vhost-limits\tlimits\t{\"max-queues\":4}\n");
-    // Federation is not built, and nobody is told otherwise.
+    // Federation is not built, and the answer says so.
     let (code, _, err) = ctl(&gatepost, &["set_parameter", "federation-upstream", "f", "{}"]);
     assert_eq!(code, Some(65));
     assert!(err.contains("component federation-upstream not found"), "{err}");
@@ -344,9 +344,9 @@ fn passwords_are_hashed_and_checked() {
     assert_eq!(ctl(&gatepost, &["authenticate_user", "nobody", "s3cret"]).0, Some(65));
 }
 
-/// The accounts of the budget, and the same in RabbitMQ's words.
+/// The parts of the budget, and the same in RabbitMQ's categories.
 #[test]
-fn memory_is_shown_by_what_takes_it() {
+fn memory_is_shown_by_kind_of_object() {
     let gatepost = Gatepost::with(1, "[memory]\nbudget = \"100MiB\"\nobjects = \"10MiB\"\n");
     let accounts = || -> Value {
         let (code, out, err) = ctl(&gatepost, &["memory", "--json"]);
@@ -422,7 +422,7 @@ fn connections_of_one_protocol_are_listed_as_rabbitmqs_plugins_list_them() {
         stomp[0].contains(&format!("-> 127.0.0.1:{}\t", gatepost.stomp)),
         "{stomp:?}"
     );
-    // In our own words, and in a vhost.
+    // As a verb of gatepost, and in a vhost.
     let listed = control(&gatepost, &["list", "mqtt-connections", "--vhost", "/"], "");
     assert!(listed.contains("sensor-7") && listed.lines().count() == 2, "{listed}");
     let (code, _, err) = ctl(&gatepost, &["list_mqtt_connections", "colour"]);
@@ -431,7 +431,7 @@ fn connections_of_one_protocol_are_listed_as_rabbitmqs_plugins_list_them() {
 }
 
 #[test]
-fn verbs_of_rabbitmqctl_that_are_not_here_say_what_to_use() {
+fn missing_verbs_of_rabbitmqctl_name_an_alternative() {
     let gatepost = Gatepost::prepare(1, "");
     for (verb, told) in [
         ("join_cluster", "one node"),
@@ -445,9 +445,9 @@ fn verbs_of_rabbitmqctl_that_are_not_here_say_what_to_use() {
     }
 }
 
-/// What `--url https://` trusts: the authorities of `--ca`, or the system's, and only for the name in the address.
+/// `--url https://` trusts the authorities of `--ca`, or the system's, and only certificates for the name in the URL.
 #[test]
-fn a_gateway_is_asked_over_https_if_its_certificate_is_good() {
+fn verbs_use_https_if_the_certificate_is_valid() {
     let (authority, stranger) = (Authority::new(), Authority::new());
     let (cert, key, port) = (authority.path("server.pem"), authority.path("server.key"), free_port());
     let settings = format!(
@@ -482,7 +482,7 @@ fn a_gateway_is_asked_over_https_if_its_certificate_is_good() {
         assert!(out.contains("guest"), "{out}");
     }
     let strange = stranger.path("ca.pem");
-    // Nobody's list of authorities has a test's, and this address is not in the certificate.
+    // The system's authorities do not include the test's, and this address is not in the certificate.
     for (host, ca, told) in [
         ("localhost", Some(strange.as_path()), "invalid peer certificate"),
         ("localhost", None, "UnknownIssuer"),
@@ -499,7 +499,7 @@ fn a_gateway_is_asked_over_https_if_its_certificate_is_good() {
         assert_eq!(code, Some(64), "{err}");
         assert!(err.contains("--ca") && err.contains(told), "{err}");
     }
-    // TLS to a port without it, and the other way round.
+    // TLS to a port without TLS, and the other way round.
     let plain = gatepost.management;
     for (url, told) in [
         (format!("https://127.0.0.1:{plain}"), "does not speak TLS: try http://"),
@@ -512,7 +512,7 @@ fn a_gateway_is_asked_over_https_if_its_certificate_is_good() {
 }
 
 #[test]
-fn a_gateway_is_asked_over_http_and_without_any_configuration_of_its_own() {
+fn verbs_use_http_without_a_configuration() {
     let gatepost = Gatepost::with(1, "");
     let url = format!("http://127.0.0.1:{}", gatepost.management);
     let password = gatepost.dir.join("password");
@@ -545,7 +545,7 @@ fn a_gateway_is_asked_over_http_and_without_any_configuration_of_its_own() {
     ));
     assert_eq!(code, Some(64));
     assert!(err.contains("--login"), "{err}");
-    // The file is wrong, and nobody reads it.
+    // The file is invalid, but must not be read.
     let environment = [("GATEPOST__NONSENSE", "1")];
     let arguments = ["user", "list", "--url", &url, "--login", "guest", "--login-file"];
     fs::write(&password, "guest").expect("written");
@@ -556,9 +556,9 @@ fn a_gateway_is_asked_over_http_and_without_any_configuration_of_its_own() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
 }
 
-/// An operator who broke the file, and did not restart yet, could not ask any more.
+/// The bug: after an operator had broken the file and not restarted yet, the verbs failed.
 #[test]
-fn a_gateway_that_runs_is_reached_although_its_configuration_is_broken_since() {
+fn a_running_gateway_is_reached_although_its_configuration_became_invalid() {
     let gatepost = Gatepost::with(1, "");
     let text = fs::read_to_string(gatepost.config()).expect("the file");
     fs::write(gatepost.config(), text + "[limits]\nmax_conections = 5\n").expect("written");
@@ -567,7 +567,7 @@ fn a_gateway_that_runs_is_reached_although_its_configuration_is_broken_since() {
 }
 
 #[test]
-fn what_is_published_comes_from_the_line_from_a_file_or_from_standard_input() {
+fn a_message_comes_from_an_argument_a_file_or_standard_input() {
     let gatepost = Gatepost::with(1, "");
     control(&gatepost, &["queue", "declare", "in"], "");
     let publish = ["publish", "amq.default", "in"];
@@ -595,9 +595,9 @@ fn what_is_published_comes_from_the_line_from_a_file_or_from_standard_input() {
     assert_eq!(code, Some(64), "{said}");
 }
 
-/// A list that was cut looked like the whole.
+/// The bug: a truncated list looked complete.
 #[test]
-fn a_list_of_retained_messages_that_is_cut_says_so() {
+fn a_truncated_list_of_retained_messages_says_so() {
     let gatepost = Gatepost::with(1, "");
     let mut mqtt = Mqtt::open(gatepost.mqtt, "retainer", true);
     for n in 0..1_005 {
@@ -616,9 +616,9 @@ fn a_list_of_retained_messages_that_is_cut_says_so() {
     assert_eq!((out.as_str(), err.as_str()), ("r/0001\n", ""));
 }
 
-/// `gatepost list queues | head` ended with a panic.
+/// The bug: `gatepost list queues | head` ended with a panic.
 #[test]
-fn a_reader_that_has_enough_is_no_failure() {
+fn a_closed_standard_output_is_no_failure() {
     let gatepost = Gatepost::with(1, "");
     let script = format!(
         "{} --config-reference | head -c 1 > /dev/null; echo ${{PIPESTATUS[0]}}",
@@ -633,7 +633,7 @@ fn a_reader_that_has_enough_is_no_failure() {
 }
 
 #[test]
-fn completions_are_what_bash_can_read() {
+fn bash_accepts_the_completions() {
     let output = run(&["completions", "bash"], &[]);
     let text = String::from_utf8(output.stdout).expect("text");
     assert!(text.contains("'list'") && text.contains("queues"), "{text}");

@@ -19,7 +19,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Everything below is confirmed.
+/// All messages below these numbers are confirmed.
 #[derive(Default)]
 struct Confirmed {
     amqp: AtomicU64,
@@ -76,7 +76,7 @@ fn text(path: &Path) -> &str {
     path.to_str().expect("a path")
 }
 
-/// How it ended, and what it said.
+/// How the command ended, and its output.
 fn ended(output: &Output) -> (Option<i32>, String) {
     let said = [&*output.stdout, &*output.stderr].concat();
     (output.status.code(), String::from_utf8(said).expect("text"))
@@ -90,7 +90,7 @@ fn restore(file: &Path, data: &Path) -> (Option<i32>, String) {
     ended(&run(&["restore", text(file), "--data", text(data)], &[]))
 }
 
-/// Names of what lies in a directory.
+/// The names in a directory.
 fn names(dir: &Path) -> BTreeSet<String> {
     let entries = std::fs::read_dir(dir).expect("a directory");
     let name = |entry: std::io::Result<std::fs::DirEntry>| entry.expect("an entry").file_name();
@@ -103,7 +103,7 @@ fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).expect("it is there").permissions().mode() & 0o777
 }
 
-/// Numbers that the queue has, from 0 on without a gap, each once.
+/// How many numbers, from 0 on without a gap and each once, are in the queue.
 fn first_numbers(port: u16, queue: &str) -> u64 {
     let mut amqp = Amqp::open(port);
     let ready = amqp.depth(queue).expect("the queue is there");
@@ -140,7 +140,7 @@ fn a_backup_under_load_restores_what_was_confirmed_before_it_began() {
         eventually("load", || confirmed.now().iter().all(|count| *count > 100));
         let before = confirmed.now();
         let (code, said) = backup(&original, &file);
-        // The publishers end, whatever came of it.
+        // Ends the publishers, whatever the result.
         original.kill();
         assert_eq!(code, Some(0), "{said}");
         before
@@ -170,7 +170,7 @@ fn a_backup_under_load_restores_what_was_confirmed_before_it_began() {
 }
 
 #[test]
-fn what_is_no_whole_backup_is_refused_by_name_and_leaves_nothing() {
+fn an_incomplete_backup_is_refused_with_the_reason_and_leaves_nothing() {
     let mut gatepost = Gatepost::start();
     fill(&gatepost);
     gatepost.terminate();
@@ -188,7 +188,7 @@ fn what_is_no_whole_backup_is_refused_by_name_and_leaves_nothing() {
         bytes[at] ^= 1;
         bytes
     };
-    // The end without the checksums before it: such an archive was put together by somebody else.
+    // The end without the checksums before it: such an archive was not written by a gateway.
     let sums = bytes
         .windows(10)
         .position(|window| window == b"SHA256SUMS")
@@ -225,9 +225,9 @@ fn what_is_no_whole_backup_is_refused_by_name_and_leaves_nothing() {
     assert!(target.join("checkpoint").exists());
 }
 
-/// Where the original was damaged, a copy is all the more wanted.
+/// A copy of a damaged directory is needed even more.
 #[test]
-fn damage_of_the_original_is_restored_with_it_and_said() {
+fn a_damaged_original_is_restored_with_its_damage_reported() {
     let mut gatepost = Gatepost::start();
     fill(&gatepost);
     gatepost.terminate();
@@ -242,12 +242,12 @@ fn damage_of_the_original_is_restored_with_it_and_said() {
 }
 
 #[test]
-fn a_reader_that_stops_keeps_out_other_backups_and_holds_up_nobody_else() {
+fn a_stalled_reader_blocks_other_backups_and_nothing_else() {
     let gatepost = Gatepost::start();
     let mut amqp = Amqp::open(gatepost.amqp);
     amqp.declare_queue("kept", true).expect("a queue");
     amqp.confirm_select().expect("confirms");
-    // More than lies in buffers between the gateway and whoever reads.
+    // More than fits into buffers between the gateway and the reader.
     let publish = |amqp: &mut Amqp| {
         amqp.publish("", "kept", true, &[b'x'; 100_000]);
         while !matches!(amqp.next().expect("a confirm"), Incoming::Ack { .. }) {}
@@ -275,13 +275,13 @@ fn a_reader_that_stops_keeps_out_other_backups_and_holds_up_nobody_else() {
     eventually("it is noticed that the reader is gone", || {
         backup(&gatepost, &file).0 == Some(0)
     });
-    // The process does not wait for one either.
+    // A stop does not wait for a reader either.
     let _stalled = ask();
     let mut gatepost = gatepost;
     assert!(gatepost.terminate().0.success());
 }
 
-/// Ctrl-C left `FILE.PID.part`.
+/// The bug: Ctrl-C left `FILE.PID.part`.
 #[test]
 fn an_interrupted_backup_leaves_no_file() {
     let gatepost = Gatepost::prepare(1, "");
@@ -330,7 +330,7 @@ fn a_receiver_without_room_leaves_no_file() {
     let gatepost = Gatepost::start();
     fill(&gatepost);
     let file = gatepost.dir.join("backup.tar");
-    // A limit on the size of files stands for a full disk.
+    // A limit on the size of files simulates a full disk.
     let script = format!(
         "trap '' XFSZ; ulimit -f 4; exec {:?} backup --config {:?} {:?}",
         env!("CARGO_BIN_EXE_gatepost"),
@@ -345,9 +345,9 @@ fn a_receiver_without_room_leaves_no_file() {
     eventually("the next one has room", || backup(&gatepost, &file).0 == Some(0));
 }
 
-/// `gatepost backup - | ssh …`, and back.
+/// `gatepost backup - | ssh …`, and the way back.
 #[test]
-fn an_archive_goes_through_pipes_and_tools_know_it() {
+fn an_archive_works_through_pipes_and_is_a_valid_tar_file() {
     let gatepost = Gatepost::start();
     fill(&gatepost);
     let restored = gatepost.dir.join("restored");
@@ -363,7 +363,7 @@ fn an_archive_goes_through_pipes_and_tools_know_it() {
     assert!(restored.join("log").exists());
 }
 
-/// It has password hashes and messages: no user of the API gets it, whatever the tags.
+/// It contains password hashes and messages, so no user of the API gets it, whatever the tags.
 #[test]
 fn the_network_has_no_way_to_a_backup() {
     let gatepost = Gatepost::start();

@@ -1,11 +1,11 @@
-//! Names that come and go: what a node keeps afterwards does not grow with how often they did.
+//! Names that come and go: what a node keeps must not grow with the number of changes.
 //!
 //! ```console
 //! GATEPOST_CHURN=500000 cargo test -p gatepost --test daemon churn -- --nocapture   # longer; prints what it measured
 //! GATEPOST_CHURN_BINARY=/usr/bin/gatepost cargo test …                              # another build, to compare with
 //! ```
 //!
-//! Another build only prints. No bound is on time.
+//! For another build it only prints. There is no limit on time.
 
 use crate::support::Gatepost;
 use crate::support::amqp::{Amqp, Args};
@@ -25,13 +25,13 @@ fn size() -> u64 {
 }
 
 fn start() -> Gatepost {
-    // Small, so that a short run fills many.
+    // Small segments, so that a short run fills many.
     let mut gatepost = Gatepost::prepare(1, "[store]\nsegment_size = \"64KiB\"\n");
     gatepost.start_under(&WRAPPER);
     gatepost
 }
 
-/// What a node takes.
+/// The node's resources.
 struct Footprint {
     files: u64,
     disk: u64,
@@ -77,7 +77,7 @@ impl fmt::Display for Footprint {
 }
 
 fn count(dir: &Path, files: &mut u64, bytes: &mut u64) {
-    // What is there for a moment only may be gone when it is looked at.
+    // A file may vanish between listing and reading.
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         match entry.metadata() {
             Ok(meta) if meta.is_dir() => count(&entry.path(), files, bytes),
@@ -134,7 +134,7 @@ fn churn_retained(gatepost: &Gatepost, messages: u64) {
     }
 }
 
-/// Opens sessions with a queue that a message waits in, always of the same clients, and has them forgotten.
+/// Opens sessions of the same clients with a queue that holds a message, and deletes them.
 fn churn_sessions(gatepost: &Gatepost, sessions: u64) {
     for n in 0..sessions {
         let client = format!("churn-{}", n % NAMES);
@@ -174,7 +174,7 @@ fn churn_subscriptions(gatepost: &Gatepost, subscriptions: u64) {
     }
 }
 
-/// Publishes to a session that is kept, whose client takes everything.
+/// Publishes to a kept session whose client acknowledges everything.
 fn churn_messages(gatepost: &Gatepost, messages: u64) {
     let mut mqtt = Mqtt::open(gatepost.mqtt, "takes", false);
     assert_eq!(mqtt.subscribe("taken", 1).expect("a SUBACK"), 1);
@@ -195,7 +195,7 @@ fn churn_messages(gatepost: &Gatepost, messages: u64) {
     mqtt.ping().expect("the acknowledgements were read");
 }
 
-/// What exists all the time, in the first segments, and must be there at the end.
+/// Objects that exist all the time, in the first segments, and must be there at the end.
 fn settle_in(gatepost: &Gatepost) {
     let mut amqp = Amqp::open(gatepost.amqp);
     amqp.declare_queue("stays", true).expect("a queue");
@@ -210,7 +210,7 @@ fn churn(gatepost: &Gatepost, size: u64) {
     churn_sessions(gatepost, size / 20);
 }
 
-/// Waits until dead segments went, but no longer than they may take.
+/// Waits until dead segments are deleted, within a time limit.
 fn rest(gatepost: &Gatepost) -> Footprint {
     let began = Instant::now();
     let patience = Duration::from_secs(100);
@@ -222,8 +222,9 @@ fn rest(gatepost: &Gatepost) -> Footprint {
     rested
 }
 
-/// 568,000 declares and deletes of 100 names left 568,000 live keys, 177 MB of disk and 96 MB of memory, also after a
-/// restart; 1.1 million retained messages that were set and cleared 378 MB. Deletions kept each other's segments.
+/// The bug: 568,000 declares and deletes of 100 names left 568,000 live keys, 177 MB of disk and 96 MB of memory, also
+/// after a restart; 1.1 million retained messages that were set and cleared left 378 MB. Deletion records kept each
+/// other's segments alive.
 #[test]
 fn names_that_come_and_go_do_not_fill_the_disk() {
     let size = size();

@@ -24,12 +24,12 @@ fn the_console_works_by_keyboard_and_behind_a_proxy() {
 }
 
 #[test]
-fn the_console_is_for_everybody() {
+fn the_console_is_accessible() {
     node(&mut Gatepost::start(), "console_seen.mjs");
 }
 
 #[test]
-fn the_console_draws_who_talks_to_whom() {
+fn the_console_draws_the_flow_map() {
     let mut gatepost = Gatepost::with(2, "[management]\nflow_interval = \"1s\"\n");
     node(&mut gatepost, "console_flow.mjs");
 }

@@ -1,4 +1,4 @@
-//! `gatepost user` and its like, on a gateway that runs and on one that is stopped, and the API under them.
+//! `gatepost user` and similar verbs, with a running gateway and a stopped one, and the API that they use.
 
 use crate::support::Gatepost;
 use crate::support::daemon::run;
@@ -13,12 +13,12 @@ use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-/// Exit codes as `sysexits.h` has them.
+/// Exit codes of `sysexits.h`.
 const BAD: i32 = 65;
 const NO_USER: i32 = 67;
 const UNAVAILABLE: i32 = 69;
 
-/// Runs the command line for this gateway, with `input` on its standard input. Returns how it ended, and what it said.
+/// Runs the command line for this gateway, with `input` on its standard input. Returns the exit code and the output.
 pub(crate) fn try_control(gatepost: &Gatepost, arguments: &[&str], input: &str) -> (Option<i32>, String) {
     let config = gatepost.config();
     let at = ["--config", config.to_str().expect("a path in Unicode")];
@@ -27,7 +27,7 @@ pub(crate) fn try_control(gatepost: &Gatepost, arguments: &[&str], input: &str) 
     (output.status.code(), String::from_utf8(text).expect("text"))
 }
 
-/// Runs the program, called by this name.
+/// Runs the program under this name.
 pub(crate) fn command_line(name: &str, arguments: &[&str], input: &str) -> Output {
     let mut child = Command::new(env!("CARGO_BIN_EXE_gatepost"))
         .arg0(name)
@@ -37,7 +37,7 @@ pub(crate) fn command_line(name: &str, arguments: &[&str], input: &str) -> Outpu
         .stderr(Stdio::piped())
         .spawn()
         .expect("the command starts");
-    // It may not read it.
+    // The command may not read it.
     let _ = child.stdin.take().expect("a pipe").write_all(input.as_bytes());
     child.wait_with_output().expect("output")
 }
@@ -73,13 +73,13 @@ fn ask(gatepost: &Gatepost, method: &str, path: &str, body: &str) -> String {
     let _ = stream.write_all((head + body).as_bytes());
     let mut answer = Vec::new();
     match stream.read_to_end(&mut answer) {
-        // Behind an answer to a body that was not read to its end, a local socket reports a reset.
+        // After the answer to a body that was not read to its end, a local socket reports a reset.
         Err(error) if error.kind() != ErrorKind::ConnectionReset || answer.is_empty() => panic!("no answer: {error}"),
         _ => String::from_utf8(answer).expect("text"),
     }
 }
 
-/// The whole life of a user, of a vhost, and of what one may do in the other.
+/// Everything that can happen to a user, to a vhost, and to the user's rights in it.
 fn manage(gatepost: &Gatepost) {
     let control = |arguments: &[&str], input: &str| control(gatepost, arguments, input);
     let fails = |arguments: &[&str], input: &str| try_control(gatepost, arguments, input);
@@ -167,7 +167,7 @@ fn manage(gatepost: &Gatepost) {
 
 #[test]
 fn users_are_managed_while_the_gateway_runs() {
-    // Or whoever has no user any more would be anonymous here.
+    // Otherwise a client without a user would be anonymous here.
     let gatepost = Gatepost::with(1, "[mqtt]\nanonymous = \"deny\"\n");
     manage(&gatepost);
     assert!(open(&gatepost, "c", "ann", "s3cret").is_err());
@@ -194,7 +194,7 @@ fn users_are_managed_while_the_gateway_runs() {
 }
 
 #[test]
-fn users_are_managed_while_the_gateway_is_stopped_and_are_there_at_its_start() {
+fn users_managed_while_the_gateway_is_stopped_exist_at_its_start() {
     let mut gatepost = Gatepost::with(1, "");
     gatepost.terminate();
     assert!(!gatepost.data().join("control.sock").exists());
@@ -206,7 +206,7 @@ fn users_are_managed_while_the_gateway_is_stopped_and_are_there_at_its_start() {
         .expect("the new user")
         .ping()
         .expect("served");
-    // After a kill there is a file that nobody listens on.
+    // After a kill the socket's file remains, and nobody listens.
     gatepost.kill();
     control(&gatepost, &["user", "add", "late"], "secret\n");
     control(&gatepost, &["permission", "set", "late", ".*", ".*", ".*"], "");
@@ -320,7 +320,7 @@ fn the_control_socket_speaks_the_management_api() {
     assert!(permissions.contains(r#""user":"eve""#), "{permissions}");
     assert!(ask(&gatepost, "GET", "/api/whoami", "").contains("administrator"));
     assert!(ask(&gatepost, "GET", "/api/overview", "").contains(r#""product_name":"Gatepost""#));
-    // More than there are places for: they wait their turn, and nobody is turned away.
+    // More than there are places for: they wait, and none is refused.
     let idle: Vec<UnixStream> = (0..12)
         .map(|_| UnixStream::connect(&socket).expect("connected"))
         .collect();
@@ -337,7 +337,7 @@ fn a_listener_has_a_vhost_of_its_own() {
     let port = crate::support::daemon::free_port();
     let floor = format!("[listeners.floor]\nprotocol = \"mqtt\"\nbind = [\"127.0.0.1:{port}\"]\nvhost = \"floor\"\n");
     let gatepost = Gatepost::with(1, &floor);
-    // There is none of that name yet.
+    // The vhost does not exist yet.
     assert!(Mqtt::try_open(port, "early", true).is_err());
     control(&gatepost, &["vhost", "add", "floor"], "");
     assert!(Mqtt::try_open(port, "stranger", true).is_err(), "nobody may use it yet");
@@ -367,7 +367,7 @@ fn without_a_data_directory_nothing_is_made() {
 
 #[test]
 fn a_data_directory_too_long_for_a_socket_is_named_as_that() {
-    // The command line said that another process uses the directory, as if that were a mistake.
+    // The bug: the command line reported that another process uses the directory.
     let mut gatepost = Gatepost::prepare(2, "");
     let toml = std::fs::read_to_string(gatepost.config()).expect("a configuration");
     let data = gatepost.dir.join("d".repeat(120));
@@ -388,7 +388,7 @@ fn a_data_directory_too_long_for_a_socket_is_named_as_that() {
     );
 }
 
-/// What [`ask`] does, to a gateway that may be killed meanwhile. Returns the first line.
+/// As [`ask`], for a gateway that may be killed meanwhile. Returns the first line.
 fn try_ask(socket: &Path, method: &str, path: &str, body: &str) -> Option<String> {
     let mut stream = UnixStream::connect(socket).ok()?;
     let length = body.len();
@@ -399,7 +399,8 @@ fn try_ask(socket: &Path, method: &str, path: &str, body: &str) -> Option<String
     String::from_utf8(answer).ok()?.lines().next().map(str::to_owned)
 }
 
-/// Makes users, each with a permission, and changes their tags, until the gateway is gone. Returns those that were acknowledged.
+/// Creates users, each with a permission, and changes their tags, until the gateway is gone. Returns the acknowledged
+/// ones.
 fn make_users(socket: &Path, round: usize, made: &AtomicUsize) -> Vec<String> {
     let mut acknowledged = Vec::new();
     loop {
@@ -430,9 +431,9 @@ fn make_users(socket: &Path, round: usize, made: &AtomicUsize) -> Vec<String> {
     }
 }
 
-/// Whoever was told that a user is there, and what it may do, finds it so after a kill at any moment.
+/// A user and a permission that were acknowledged exist after a kill at any moment.
 #[test]
-fn what_was_acknowledged_of_users_outlives_a_kill() {
+fn acknowledged_changes_of_users_survive_a_kill() {
     let mut gatepost = Gatepost::start();
     let socket = gatepost.data().join("control.sock");
     let mut acknowledged = Vec::new();
@@ -440,7 +441,7 @@ fn what_was_acknowledged_of_users_outlives_a_kill() {
         let made = AtomicUsize::new(0);
         let new = std::thread::scope(|scope| {
             let maker = scope.spawn(|| make_users(&socket, round, &made));
-            // In the middle of whatever comes next.
+            // In the middle of the next request.
             while made.load(Ordering::Relaxed) < 3 + 5 * round {
                 assert!(!maker.is_finished(), "the gateway stopped answering");
                 std::thread::yield_now();

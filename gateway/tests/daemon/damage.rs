@@ -1,4 +1,4 @@
-//! A medium that changes bytes: what the daemon and `gatepost check` make of it.
+//! A medium that changes bytes: how the daemon and `gatepost check` handle it.
 
 use crate::control::{control, open};
 use crate::support::amqp::{Amqp, Incoming};
@@ -34,7 +34,7 @@ pub(crate) fn fill(gatepost: &Gatepost) {
     }
 }
 
-/// Changes a byte of the file that holds `text`, in it, and says which file that was.
+/// Changes a byte within `text` in the file that contains it. Returns the file.
 pub(crate) fn flip(data: &Path, text: &str) -> PathBuf {
     let files = fs::read_dir(data.join("log")).expect("the log");
     for file in files.map(|file| file.expect("a file").path()) {
@@ -56,7 +56,7 @@ fn check(gatepost: &Gatepost, arguments: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), said(&output.stdout) + &said(&output.stderr))
 }
 
-/// What a consumer gets of the queue, by number.
+/// The messages that a consumer of the queue gets, by number.
 fn served(gatepost: &Gatepost, count: usize) -> BTreeSet<u64> {
     let mut amqp = Amqp::open(gatepost.amqp);
     amqp.consume("kept", 0, true).expect("a consumer");
@@ -77,7 +77,7 @@ fn metric(gatepost: &Gatepost, name: &str) -> u64 {
 }
 
 #[test]
-fn a_flipped_byte_costs_one_message_and_is_said_everywhere() {
+fn a_flipped_byte_costs_one_message_and_is_reported_everywhere() {
     let mut gatepost = Gatepost::start();
     fill(&gatepost);
     gatepost.kill();
@@ -117,10 +117,10 @@ fn a_flipped_byte_costs_one_message_and_is_said_everywhere() {
 }
 
 #[test]
-fn a_repair_is_offline_says_what_it_did_and_leaves_no_damage() {
+fn a_repair_is_offline_reports_its_changes_and_leaves_no_damage() {
     let mut gatepost = Gatepost::start();
     fill(&gatepost);
-    // Not while it runs.
+    // Refused while it runs.
     let (code, said) = check(&gatepost, &["--repair"]);
     assert_eq!(code, Some(75), "{said}");
     assert!(said.contains(&gatepost.pid().to_string()), "{said}");
@@ -146,15 +146,15 @@ fn a_repair_is_offline_says_what_it_did_and_leaves_no_damage() {
     assert_eq!(served(&gatepost, all.len()), all);
 }
 
-/// One byte of a queue's definition changed, and `check` spoke of bytes that hold no record.
+/// The bug: one byte of a queue's definition changed, and `check` reported bytes that hold no record.
 #[test]
-fn a_damaged_definition_is_named_with_what_is_known_of_it() {
+fn a_damaged_definition_is_reported_with_its_known_parts() {
     let mut gatepost = Gatepost::start();
     fill(&gatepost);
     gatepost.kill();
     gatepost.start_again();
     gatepost.terminate();
-    // The definition, and no message: that was written first.
+    // The definition and not a message, because it was written first.
     flip(&gatepost.data(), "kept");
     let (code, said) = check(&gatepost, &[]);
     assert_eq!(code, Some(65), "{said}");
@@ -169,7 +169,7 @@ fn a_damaged_definition_is_named_with_what_is_known_of_it() {
     );
 }
 
-/// Changes the last byte of `text` in every record that has it, in the segments that no footer ends yet.
+/// Changes the last byte of `text` in every record that has it, in segments that are not finished by a footer.
 fn flip_all(data: &Path, text: &str) {
     let mut flipped = 0;
     for file in fs::read_dir(data.join("log")).expect("the log") {
@@ -185,11 +185,11 @@ fn flip_all(data: &Path, text: &str) {
     assert!(flipped > 0, "{text:?} is not in the log");
 }
 
-/// How the keys of a user, and of a user's permission in the first vhost, are written.
+/// Prefixes of the keys of a user, and of a user's permission in the first vhost.
 const USER: &str = "\0\0\0\x02";
 const PERMISSION: &str = "\0\0\0\x03\0\0\0\x01";
 
-/// Ann and Bob, who may do everything in the first vhost.
+/// Creates Ann and Bob, who may do everything in the first vhost.
 fn with_users() -> Gatepost {
     let gatepost = Gatepost::start();
     for user in ["ann", "bob"] {
@@ -199,14 +199,14 @@ fn with_users() -> Gatepost {
     gatepost
 }
 
-/// Logs in and is answered by the log.
+/// Logs in, and publishes a message that is confirmed.
 fn publishes(gatepost: &Gatepost, user: &str) -> std::io::Result<()> {
     let mut mqtt = open(gatepost, user, user, "s3cret")?;
     mqtt.publish("plant/1", 1, b"hello");
     mqtt.expect(0x40).map(drop)
 }
 
-/// What is small and precious is in the checkpoint, too.
+/// Small and important records are in the checkpoint too.
 #[test]
 fn a_user_and_a_permission_whose_records_are_damaged_come_back_from_the_checkpoint() {
     let mut gatepost = with_users();
@@ -219,7 +219,7 @@ fn a_user_and_a_permission_whose_records_are_damaged_come_back_from_the_checkpoi
         let line = said.lines().find(|line| line.contains(what));
         assert!(line.is_some_and(|line| line.contains("second copy")), "{what}: {said}");
     }
-    // They are written again, so that the next start has them whatever becomes of the checkpoint.
+    // They are written again, so that the next start has them even without the checkpoint.
     for _ in 0..2 {
         gatepost.start_again();
         for user in ["ann", "bob"] {
@@ -234,9 +234,9 @@ fn a_user_and_a_permission_whose_records_are_damaged_come_back_from_the_checkpoi
     assert!(log.contains("user 'ann'"), "{log}");
 }
 
-/// Where there is no other copy, a user is gone, and a permission is not given. Nobody else notices.
+/// Without another copy, a user is lost, and a permission is not granted. Others are not affected.
 #[test]
-fn a_damaged_user_or_permission_takes_nothing_with_it_but_itself() {
+fn a_damaged_user_or_permission_affects_no_other() {
     let mut gatepost = with_users();
     control(&gatepost, &["user", "add", "eve"], "s3cret\n");
     control(&gatepost, &["permission", "set", "eve", ".*", ".*", ".*"], "");
@@ -249,7 +249,7 @@ fn a_damaged_user_or_permission_takes_nothing_with_it_but_itself() {
     assert!(publishes(&gatepost, "bob").is_err(), "he may do nothing");
     publishes(&gatepost, "eve").expect("she is served");
     Mqtt::open(gatepost.mqtt, "nameless", true).ping().expect("as before");
-    // What is lost can be made again.
+    // What was lost can be created again.
     control(&gatepost, &["user", "add", "ann"], "s3cret\n");
     control(&gatepost, &["permission", "set", "ann", ".*", ".*", ".*"], "");
     control(&gatepost, &["permission", "set", "bob", ".*", ".*", ".*"], "");
@@ -262,10 +262,10 @@ fn a_damaged_user_or_permission_takes_nothing_with_it_but_itself() {
     }
 }
 
-/// A session whose record is damaged comes back from its subscriptions, with what waits for it. A damaged subscription is
-/// gone, and its session and the others are as before.
+/// A session whose record is damaged is rebuilt from its subscriptions, with its messages. A damaged subscription is
+/// lost; its session and the other subscriptions are as before.
 #[test]
-fn a_damaged_session_or_subscription_takes_no_message_of_others_with_it() {
+fn a_damaged_session_or_subscription_costs_no_message_of_others() {
     let mut gatepost = Gatepost::start();
     for (client, filters) in [("boiler", &["plant/+"][..]), ("meter", &["plant/+", "office/+"])] {
         let mut mqtt = Mqtt::open(gatepost.mqtt, client, false);
@@ -284,7 +284,7 @@ fn a_damaged_session_or_subscription_takes_no_message_of_others_with_it() {
     flip_all(&gatepost.data(), "\0\0\x01\x41meter\0office");
     gatepost.start_again();
     assert!(metric(&gatepost, "gatepost_store_quarantined_total") >= 2);
-    // The second of these is not subscribed to by anybody now.
+    // Nobody is subscribed to the second one now.
     publish(&gatepost, "plant/2", "live");
     publish(&gatepost, "office/1", "nobody's");
     publish(&gatepost, "plant/3", "last");

@@ -29,7 +29,7 @@ fn ask(gatepost: &Gatepost, method: &str, path: &str, body: &str) -> (u16, Strin
     (status.expect("a status"), body.to_owned())
 }
 
-/// Bodies of what waits in the queue, which stays there.
+/// Number of messages in the queue, which are requeued.
 fn waiting(gatepost: &Gatepost, queue: &str) -> usize {
     let body = r#"{"count": 100, "ackmode": "ack_requeue_true", "encoding": "auto"}"#;
     let (status, text) = ask(gatepost, "POST", &format!("/api/queues/%2F/{queue}/get"), body);
@@ -80,7 +80,7 @@ fn the_command_line_sets_policies_and_makes_queues() {
     let (code, text) = try_control(&gatepost, &["policy", "set", "bad", ".", "{\"nonsense\": 1}"], "");
     assert_eq!(code, Some(65), "{text}");
     assert!(text.contains("not recognised policy settings"), "{text}");
-    // What was set and said to be is there after a kill, and holds.
+    // Acknowledged settings are there after a kill, and apply.
     gatepost.kill();
     gatepost.start_again();
     publish(&gatepost, "ops.q", 4);
@@ -92,7 +92,7 @@ fn the_command_line_sets_policies_and_makes_queues() {
     assert_eq!(code, Some(65), "{text}");
     done(&gatepost, &["queue", "purge", "ops.q"]);
     done(&gatepost, &["queue", "delete", "ops.q", "--if-empty"]);
-    // On the data directory of one that is stopped, too.
+    // Also on the data directory of a stopped gateway.
     gatepost.terminate();
     done(&gatepost, &["exchange", "declare", "audit", "fanout"]);
     done(&gatepost, &["queue", "declare", "log"]);
@@ -102,7 +102,7 @@ fn the_command_line_sets_policies_and_makes_queues() {
     assert_eq!(status, 204, "{text}");
 }
 
-/// A publish over HTTP would go past what makes all other publishers wait.
+/// Without this check, a publish over HTTP would bypass the pressure that all other publishers obey.
 #[test]
 fn a_publish_while_publishers_wait_is_refused() {
     let mut gatepost = Gatepost::with(1, "");
@@ -116,7 +116,7 @@ fn a_publish_while_publishers_wait_is_refused() {
     assert_eq!(status, 503, "{text}");
     assert!(text.contains("publishers have to wait: low on disk"), "{text}");
     assert_eq!(waiting(&gatepost, "q"), 1);
-    // What makes room is not held up.
+    // Commands that free space are not delayed.
     done(&gatepost, &["queue", "purge", "q"]);
 }
 
@@ -211,10 +211,11 @@ fn definitions_are_imported_at_the_start_and_a_wrong_file_stops_it() {
     }
 }
 
-/// RabbitMQ 3.10.8 exported this file (`GET /api/definitions`) after it was given users with and without passwords, vhosts, rights,
-/// limits, policies of both kinds, parameters, queues and exchanges with arguments, and bindings, over its own API.
+/// RabbitMQ 3.10.8 exported this file (`GET /api/definitions`) after it was given users with and without passwords,
+/// vhosts, rights, limits, policies of both kinds, parameters, queues and exchanges with arguments, and bindings, over
+/// its own API.
 #[test]
-fn what_rabbitmq_3_10_exported_is_imported_whole() {
+fn an_export_of_rabbitmq_3_10_is_imported_completely() {
     let gatepost = Gatepost::with(1, "");
     let file = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/rabbitmq-3.10.8-export.json");
     done(&gatepost, &["definitions", "import", file]);
@@ -222,7 +223,7 @@ fn what_rabbitmq_3_10_exported_is_imported_whole() {
     let ours: Value = serde_json::from_str(&done(&gatepost, &["definitions", "export", "-"])).expect("JSON");
     let listed = |document: &Value, part: &str| -> BTreeSet<String> {
         let entries = document[part].as_array().expect("a list").iter();
-        // Of vhosts it exports no more than the name.
+        // It exports only the names of vhosts.
         let entry = |entry: &Value| {
             if part == "vhosts" {
                 entry["name"].clone()
@@ -244,7 +245,7 @@ fn what_rabbitmq_3_10_exported_is_imported_whole() {
         let lost: Vec<&String> = theirs.difference(&ours).collect();
         assert!(lost.is_empty(), "{part}: {lost:?} of {ours:?}");
     }
-    // The hashes are good, and so are the rights.
+    // The hashes are valid, and so are the rights.
     assert!(
         open(&gatepost, "console", "anna", "anna-s3cret").is_err(),
         "no rights in /"

@@ -1,4 +1,4 @@
-//! What `deploy/` says about the gateway: its ports, its configurations, and the files that it names.
+//! The statements in `deploy/` about the gateway: its ports, its configurations, and the files that it names.
 
 use crate::support::daemon::run;
 use std::collections::BTreeSet;
@@ -13,7 +13,7 @@ fn read(path: &str) -> String {
     fs::read_to_string(deploy().join(path)).unwrap_or_else(|error| panic!("deploy/{path}: {error}"))
 }
 
-/// The ports that the gateway listens on, as `--sample-config` has them. With `network`, only those for other machines.
+/// The ports that the gateway listens on, from `--sample-config`. With `network`, only those for other machines.
 fn listening(network: bool) -> BTreeSet<u16> {
     let output = run(&["--sample-config"], &[]);
     let text = String::from_utf8(output.stdout).expect("text");
@@ -27,7 +27,7 @@ fn listening(network: bool) -> BTreeSet<u16> {
         .collect()
 }
 
-/// The number behind the last colon.
+/// The number after the last colon.
 fn port(address: &str) -> u16 {
     address
         .rsplit(':')
@@ -36,7 +36,8 @@ fn port(address: &str) -> u16 {
         .unwrap_or_else(|| panic!("{address:?} has no port"))
 }
 
-/// The lines below `key:` that are indented more, without their indentation. The chart and compose.yaml keep to plain blocks.
+/// The lines below `key:` that are indented further, without their indentation. The chart and compose.yaml use plain
+/// blocks only.
 fn below<'a>(yaml: &'a str, key: &str) -> Vec<&'a str> {
     let indent = |line: &str| line.len() - line.trim_start().len();
     let mut lines = yaml.lines().skip_while(|line| line.trim() != key);
@@ -48,7 +49,7 @@ fn below<'a>(yaml: &'a str, key: &str) -> Vec<&'a str> {
         .collect()
 }
 
-/// It left out 15673, 15676 and 15671.
+/// The bug: it left out 15673, 15676 and 15671.
 #[test]
 fn the_image_exposes_every_port_that_may_listen() {
     let containerfile = read("container/Containerfile");
@@ -124,7 +125,7 @@ fn the_chart_publishes_ports_of_the_gateway_and_names_values_that_are_there() {
 }
 
 #[test]
-fn configurations_of_the_packages_are_good() {
+fn configurations_of_the_packages_are_valid() {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("deploy-{}", std::process::id()));
     fs::create_dir_all(&directory).expect("a directory");
     let chart = below(&read("helm/gatepost/values.yaml"), "config: |").join("\n");
@@ -150,7 +151,7 @@ fn configurations_of_the_packages_are_good() {
 
 /// Files that compose mounts and that the unit and the image name.
 #[test]
-fn files_that_are_named_are_there() {
+fn named_files_exist() {
     for line in read("container/compose.yaml")
         .lines()
         .filter_map(|line| line.trim().strip_prefix("- ."))

@@ -1,4 +1,5 @@
-//! A process with few file descriptors: backlogs take a bounded number, connections what is left, the log what it needs.
+//! A process with few file descriptors: backlogs use a bounded number, the log always gets its own, and connections get
+//! the rest.
 //!
 //! `GATEPOST_BACKLOG_SEGMENTS` sets how many segments the backlog fills, for a longer run by hand.
 
@@ -18,7 +19,7 @@ fn segments() -> u64 {
 }
 
 fn start() -> Gatepost {
-    // More connections than there are descriptors: the log has the first claim all the same.
+    // More connections than there are descriptors: the log takes precedence.
     let settings = "[store]\nsegment_size = \"64KiB\"\n[limits]\nmax_connections = 1000\n\
                     [protection]\nhalf_open_max = 1000\n";
     let mut gatepost = Gatepost::prepare(1, settings);
@@ -31,7 +32,7 @@ fn open_files(gatepost: &Gatepost) -> u64 {
     open.count() as u64
 }
 
-/// Publishes confirmed messages until they fill so many segments.
+/// Publishes confirmed messages until they fill this many segments.
 fn fill(gatepost: &Gatepost, segments: u64) -> u64 {
     let count = segments * SEGMENT_BYTES / BODY as u64;
     let mut amqp = Amqp::open(gatepost.amqp);
@@ -59,7 +60,8 @@ fn metric(gatepost: &Gatepost, name: &str) -> u64 {
     line.expect("the metric").trim().parse().expect("a number")
 }
 
-/// With 256 descriptors the process ended with 74 after 228,500 messages: each segment of the backlog kept one.
+/// The bug: with 256 descriptors the process ended with exit code 74 after 228,500 messages, since each segment of the
+/// backlog kept one.
 #[test]
 fn a_backlog_of_more_segments_than_descriptors_is_kept_and_served() {
     let gatepost = start();
@@ -97,7 +99,7 @@ fn connections_are_refused_before_the_log_lacks_a_descriptor() {
     });
     let open = open_files(&gatepost);
     assert!(open < LIMIT - 32, "{open} are open");
-    // Neither HTTP nor the log notices. A client makes room for the one that publishes.
+    // Neither HTTP nor the log is affected. One connection is closed, so that the publisher can connect.
     assert_eq!(http_status(gatepost.metrics, "/readyz"), Some(200));
     drop(clients);
     eventually("there is room again", || open_files(&gatepost) < open / 2);

@@ -1,9 +1,9 @@
-//! What the README and the pages of docs/ tell a reader to type, typed.
+//! Types what the README and the pages of docs/ tell a reader to type.
 //!
-//! Each page has a reader of its own: an empty directory, and a gateway that runs there with `gatepost`. The reader types the
-//! lines of the page's `console` blocks one after the other, as they stand but for ports, the name of the machine and files in
-//! `/etc`. Every line must succeed. A block that no test can run is marked `console by-hand`, and a comment above it says why:
-//! `<!-- by hand: the reason -->`.
+//! Each page has a reader of its own: an empty directory, and a gateway that runs there with `gatepost`. The reader
+//! types the lines of the page's `console` blocks one after the other, unchanged except for ports, the name of the
+//! machine and files in `/etc`. Every line must succeed. A block that no test can run is marked `console by-hand`, and
+//! a comment above it gives the reason: `<!-- by hand: the reason -->`.
 
 use crate::support::daemon::{free_port, http_status};
 use crate::support::raw::eventually;
@@ -13,7 +13,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-/// The listeners with their ports, plain and with TLS, as the pages have them.
+/// The listeners with their ports, plain and with TLS, as in the pages.
 const LISTENERS: [(&str, u16, Option<u16>); 7] = [
     ("amqp", 5672, Some(5671)),
     ("mqtt", 1883, Some(8883)),
@@ -24,10 +24,10 @@ const LISTENERS: [(&str, u16, Option<u16>); 7] = [
     ("metrics", 15692, None),
 ];
 
-/// What a reader types where a password is asked for. The README names it.
+/// The reader's answer where a password is asked for. The README names it.
 const PASSWORD: &str = "the-password";
 
-/// Far above what a line needs. It ends one that would wait for ever.
+/// Far more than a line needs. It ends a line that would wait for ever.
 const LINE_LIMIT_SECONDS: &str = "120";
 
 fn repository() -> PathBuf {
@@ -53,12 +53,12 @@ fn pages() -> Vec<String> {
 
 /// A block of code of a page.
 struct Block {
-    /// Where its first line is.
+    /// Line number of its first line.
     line: usize,
-    /// What stands behind the three backticks.
+    /// The text after the three backticks.
     info: String,
     lines: Vec<String>,
-    /// Whether the comment above it says why it is by hand.
+    /// Whether the comment above it gives the reason why it is by hand.
     says_why: bool,
 }
 
@@ -108,11 +108,11 @@ fn is_gateway(command: &str) -> bool {
     words.chunks(2).all(|pair| matches!(pair, ["--config" | "--data", _]))
 }
 
-/// Somebody with a page and a terminal.
+/// A reader with a page and a terminal.
 struct Reader {
     page: String,
     directory: PathBuf,
-    /// Ports as the pages have them, and those to use instead: the others may be somebody else's.
+    /// Ports of the pages, and the free ports to use instead.
     ports: Vec<(u16, u16)>,
     environment: Vec<(String, String)>,
     /// Addresses of the listeners with TLS. Without a certificate they would be refused.
@@ -153,7 +153,7 @@ impl Reader {
         reader
     }
 
-    /// The files that the pages name as being there.
+    /// Creates the files that the pages expect.
     fn prepare_files(&self) {
         let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients");
         fs::copy(
@@ -172,7 +172,7 @@ impl Reader {
                  acl_file /etc/mosquitto/acl\ninclude_dir /etc/mosquitto/conf.d\n",
             ),
         );
-        // `s3cret`, as mosquitto_passwd hashed it.
+        // `s3cret`, hashed by mosquitto_passwd.
         write("etc/mosquitto/passwords", &format!("ann:{}\n", crate::access::HASH));
         write("etc/mosquitto/acl", "user ann\ntopic readwrite plant/#\n");
         write("etc/gatepost/jwks.json", "{\"keys\": []}");
@@ -184,7 +184,7 @@ impl Reader {
         .expect("definitions");
     }
 
-    /// A text of a page as it is to be here: with other ports, in this directory, on this machine.
+    /// Adapts a text of a page to other ports, this directory and this machine.
     fn here(&self, text: &str) -> String {
         let text = text
             .replace("edge.plant.example", "localhost")
@@ -217,7 +217,7 @@ impl Reader {
         command
     }
 
-    /// Types a line as it is given, and the password if it is asked for. Returns what came of it.
+    /// Types a line unchanged, and the password if it is asked for. Returns the result.
     fn try_run(&self, line: &str) -> (bool, String) {
         let mut child = self
             .shell(line, &["timeout", LINE_LIMIT_SECONDS])
@@ -240,7 +240,7 @@ impl Reader {
         text
     }
 
-    /// Starts a gateway. One that runs is stopped first, as by Ctrl-C.
+    /// Starts a gateway. A running one is stopped first, as by Ctrl-C.
     fn start(&mut self, line: &str) {
         self.stop();
         let log = OpenOptions::new()
@@ -286,7 +286,7 @@ impl Reader {
         fs::read_to_string(self.directory.join("log")).unwrap_or_default()
     }
 
-    /// Types all that the page says.
+    /// Types everything that the page says.
     fn follow(&mut self) {
         self.start("gatepost");
         for block in blocks(&self.page.clone()) {
@@ -300,11 +300,11 @@ impl Reader {
                 if is_gateway(command) {
                     self.start(&line);
                 } else if command.starts_with("mosquitto_sub ") {
-                    // It would wait for messages. With -E it ends when it has been answered.
+                    // It would wait for messages. With -E it ends when the subscription is answered.
                     let text = self.run(&format!("{line} -E"));
                     assert!(!text.contains("denied"), "{}: {line}\n{text}", self.page);
                 } else {
-                    // So that an answer that is an error fails.
+                    // With these options, curl fails if the answer is an error.
                     self.run(&line.replace("curl ", "curl --fail --silent --show-error "));
                 }
             }
@@ -331,7 +331,7 @@ impl Drop for Reader {
     }
 }
 
-/// That the lines did what the page says, and did not only succeed.
+/// Checks that the lines did what the page says, and did not only succeed.
 fn check(reader: &Reader) {
     match reader.page.as_str() {
         "README.md" => assert!(reader.run("gatepost permission list").contains("plant")),
@@ -343,7 +343,7 @@ fn check(reader: &Reader) {
         }
         "docs/security.md" => {
             let device = format!("-p 1883 -u plant-1 -P {PASSWORD}");
-            // Both clients end with 0 all the same.
+            // Both clients exit with 0 anyway.
             let told = |command: String| reader.run(&reader.here(&command));
             let publish = |topic| told(format!("mosquitto_pub {device} -V 5 -q 1 -t {topic} -m 1"));
             let subscribe = |topic| told(format!("mosquitto_sub {device} -i one -E -t {topic}"));
@@ -359,7 +359,7 @@ fn check(reader: &Reader) {
 }
 
 #[test]
-fn what_the_pages_tell_to_type_works() {
+fn the_commands_in_the_pages_work() {
     std::thread::scope(|scope| {
         for page in pages() {
             if !blocks(&page).iter().any(|block| block.info == "console") {
@@ -379,7 +379,7 @@ fn what_the_pages_tell_to_type_works() {
 }
 
 #[test]
-fn blocks_that_are_not_run_say_why() {
+fn blocks_that_are_not_run_have_a_reason() {
     for page in pages() {
         for block in blocks(&page) {
             let place = format!("{page}:{}", block.line);
@@ -393,7 +393,7 @@ fn blocks_that_are_not_run_say_why() {
 }
 
 #[test]
-fn configurations_in_the_pages_are_good() {
+fn configurations_in_the_pages_are_valid() {
     let mut checked = 0;
     for page in pages() {
         for block in blocks(&page).iter().filter(|block| block.info == "toml") {

@@ -1,5 +1,5 @@
-//! `kill -9`: what was promised is there when the daemon comes back. The clients here keep the book of what they were
-//! promised, and nothing else counts.
+//! `kill -9`: everything that was confirmed is there when the daemon starts again. The clients record what was
+//! confirmed to them.
 
 use crate::support::amqp::{Amqp, Incoming};
 use crate::support::mqtt::Mqtt;
@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::io::Result;
 
 #[test]
-fn a_hundred_thousand_confirmed_messages_outlive_kill_nine() {
+fn a_hundred_thousand_confirmed_messages_survive_kill_nine() {
     const COUNT: u64 = 100_000;
     let mut gatepost = Gatepost::start();
     let (amqp, mqtt) = (gatepost.amqp, gatepost.mqtt);
@@ -43,7 +43,7 @@ fn a_hundred_thousand_confirmed_messages_outlive_kill_nine() {
             continue;
         };
         let n = number(&delivery.body);
-        // An acknowledgement may be lost with the process; its message then comes again, in its place.
+        // An acknowledgement may be lost with the process. Its message then comes again, in its place.
         if n < of_queue.acked {
             assert!(delivery.redelivered, "{n} was acknowledged and comes again unmarked");
             continue;
@@ -71,7 +71,7 @@ fn a_hundred_thousand_confirmed_messages_outlive_kill_nine() {
     }
 }
 
-/// How far a consumer came, as numbers that follow the last one.
+/// A consumer's progress, as numbers that follow the last one.
 struct Progress {
     handed_out: u64,
     acked: u64,
@@ -84,7 +84,7 @@ fn publish_and_wait_for_confirms(port: u16, queue: &str, count: u64) -> Result<(
     let mut covered = 0;
     for n in 0..count {
         amqp.publish("", queue, true, &body(n));
-        // A window keeps both directions going.
+        // A window keeps both directions busy.
         while n + 1 - covered > 4_000 {
             covered = confirm(&mut amqp, &mut confirmed, covered)?;
         }
@@ -95,7 +95,7 @@ fn publish_and_wait_for_confirms(port: u16, queue: &str, count: u64) -> Result<(
     Ok(())
 }
 
-/// Reads one confirm, and returns up to which publish all are confirmed now.
+/// Reads one confirm. Returns up to which publish all are confirmed now.
 pub(crate) fn confirm(amqp: &mut Amqp, beyond: &mut BTreeSet<u64>, mut covered: u64) -> Result<u64> {
     match amqp.next()? {
         Incoming::Ack { tag, multiple: true } => covered = covered.max(tag),
@@ -110,7 +110,7 @@ pub(crate) fn confirm(amqp: &mut Amqp, beyond: &mut BTreeSet<u64>, mut covered: 
 
 fn consume_and_ack(port: u16, queue: &str, handed_out: u64, acked: u64) -> Result<Progress> {
     let mut amqp = Amqp::open(port);
-    // So that exactly this many are handed out: the window closes behind them.
+    // Exactly this many are delivered, because the window is full then.
     let window = u16::try_from(handed_out - acked).expect("a window");
     amqp.consume(queue, window, false)?;
     for n in 0..handed_out {
@@ -122,7 +122,7 @@ fn consume_and_ack(port: u16, queue: &str, handed_out: u64, acked: u64) -> Resul
             amqp.ack(delivery.tag, true);
         }
     }
-    // An answer after the last acknowledgement says that it has arrived.
+    // An answer after the last acknowledgement shows that it has arrived.
     amqp.depth(queue)?;
     Ok(Progress { handed_out, acked })
 }
@@ -160,12 +160,12 @@ fn receive_and_ack(port: u16, client_id: &str, handed_out: u64, acked: u64) -> R
 }
 
 #[test]
-fn every_definition_and_handshake_that_was_answered_outlives_kill_nine() {
+fn every_answered_definition_and_handshake_survives_kill_nine() {
     python(&mut Gatepost::start(), "durability.py");
 }
 
 #[test]
-fn a_queue_says_what_its_confirms_stand_for() {
+fn a_queue_reports_its_durability() {
     python(
         &mut Gatepost::with(2, "[store]\ninterval = \"100ms\"\n"),
         "durability_modes.py",
@@ -173,7 +173,7 @@ fn a_queue_says_what_its_confirms_stand_for() {
 }
 
 #[test]
-fn the_first_question_after_a_restart_finds_everything() {
+fn the_first_request_after_a_restart_finds_everything() {
     let mut gatepost = Gatepost::start();
     Amqp::open(gatepost.amqp).declare_queue("work", true).expect("a queue");
     publish_and_wait_for_confirms(gatepost.amqp, "work", 1_000).expect("all confirmed");

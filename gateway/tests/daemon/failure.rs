@@ -1,5 +1,5 @@
-//! A log that cannot be written: confirms stop at once, health turns red, the process ends and says why, and the next
-//! start misses nothing that was confirmed.
+//! A log that cannot be written: confirms stop at once, health fails, the process ends with the reason, and the next
+//! start has everything that was confirmed.
 
 use crate::durability::{body, confirm, number};
 use crate::support::Gatepost;
@@ -17,14 +17,14 @@ fn a_failed_write_stops_confirms_turns_health_red_and_ends_the_process() {
     amqp.declare_queue("work", true).expect("a queue");
     drop(amqp);
     gatepost.kill();
-    // Room that was set aside reaches beyond the limit that follows; what is made within it fails in the middle.
+    // Spare files were allocated before the limit that follows. They are removed, so that the failure comes early.
     for file in fs::read_dir(gatepost.data().join("log")).expect("the log") {
         let path = file.expect("a file").path();
         if path.extension().is_some_and(|extension| extension == "free") {
             fs::remove_file(path).expect("a spare to remove");
         }
     }
-    // No file beyond 1 or 2 MiB: shells count differently.
+    // No file larger than 1 or 2 MiB: shells count differently.
     gatepost.start_under(&["sh", "-c", "ulimit -f 2048; exec \"$0\" \"$@\""]);
     let (metrics, red) = (gatepost.metrics, AtomicBool::new(false));
     let confirmed = std::thread::scope(|scope| {
@@ -95,10 +95,10 @@ fn noted(beyond: &mut BTreeSet<u64>, mut covered: u64, tag: u64, multiple: bool)
 }
 
 #[test]
-fn a_start_that_cannot_write_says_so_and_ends() {
+fn a_start_that_cannot_write_ends_with_the_reason() {
     let mut gatepost = Gatepost::with(1, "[store]\nsegment_size = \"8MiB\"\n");
     gatepost.kill();
-    // Enough to start: nothing is written before there is something to log.
+    // Enough to start: nothing is written before there is a record.
     gatepost.start_under(&["sh", "-c", "ulimit -f 32; exec \"$0\" \"$@\""]);
     let mut amqp = Amqp::open(gatepost.amqp);
     amqp.confirm_select().expect("confirms");

@@ -1,4 +1,4 @@
-//! The flow map under traffic of all protocols: what appears on it, what leaves it, and who may see it.
+//! The flow map under traffic of all protocols: which edges appear and disappear, and who may see it.
 
 use crate::support::Gatepost;
 use crate::support::amqp::Amqp;
@@ -36,7 +36,7 @@ fn flow(gatepost: &Gatepost) -> Value {
     serde_json::from_str(&body).expect("JSON")
 }
 
-/// The edges between nodes of these kinds and names. Nothing stands for any name.
+/// The edges between nodes of these kinds and names. An absent name matches any.
 fn edges(flow: &Value, (from_kind, from): (&str, &str), (to_kind, to): (&str, &str)) -> Vec<Value> {
     let nodes = flow["nodes"].as_array().expect("nodes");
     let is = |id: &Value, kind: &str, name: &str| {
@@ -61,7 +61,7 @@ fn publish_slowly(mut sensor: Mqtt, stop: &AtomicBool) {
 
 /// `sensor` (MQTT) publishes a message a second. An AMQP queue and a STOMP subscription get it.
 #[test]
-fn an_edge_of_one_message_a_second_appears_on_the_flow_map_and_a_gone_one_leaves() {
+fn an_edge_of_one_message_a_second_appears_on_the_flow_map_and_an_idle_one_is_removed() {
     let gatepost = Gatepost::with(2, "[management]\nflow_interval = \"1s\"\n");
     let mut store = Amqp::open(gatepost.amqp);
     store.declare_queue("readings", true).expect("declared");
@@ -123,7 +123,7 @@ fn an_edge_of_one_message_a_second_appears_on_the_flow_map_and_a_gone_one_leaves
         assert!(metrics.contains(&line), "{line} in {metrics}");
         stop.store(true, Ordering::Relaxed);
     });
-    // Nobody publishes: the edges leave, and their nodes with them.
+    // Without publishes the edges are removed, and their nodes with them.
     eventually("an empty map", || {
         let flow = flow(&gatepost);
         flow["edges"].as_array().expect("edges").is_empty() && flow["nodes"].as_array().expect("nodes").is_empty()

@@ -1,5 +1,5 @@
-//! Peers that are broken, hostile, or just slow. The offender gets its protocol's error, or the end; whoever behaves
-//! well beside it notices nothing.
+//! Clients that are broken, hostile, or just slow. The offender gets its protocol's error or is disconnected;
+//! well-behaved clients are not affected.
 
 use crate::support::Gatepost;
 use crate::support::amqp::{self, Amqp, Args, Incoming};
@@ -15,15 +15,15 @@ use std::time::{Duration, Instant};
 
 const MIB: u64 = 1 << 20;
 
-/// A well-behaved pair: a device that publishes at QoS 1 and a backend that consumes, all the while.
+/// A well-behaved pair: a device that publishes at QoS 1 and a backend that consumes, during the whole test.
 struct Bystanders {
     done: Arc<AtomicBool>,
     round_trips: Arc<AtomicU32>,
-    /// Ends with the slowest round trip.
+    /// Returns the slowest round trip.
     pair: JoinHandle<Duration>,
 }
 
-/// Longer than anything takes that is not stuck, on whatever machine.
+/// Longer than anything takes on any machine, unless it is stuck.
 const HANG: Duration = Duration::from_secs(60);
 
 impl Bystanders {
@@ -60,7 +60,7 @@ impl Bystanders {
         }
     }
 
-    /// Ends them after a few more round trips, and checks that they never waited long.
+    /// Ends the pair after a few more round trips, and checks that it never waited long.
     fn were_served(self) {
         let during = self.round_trips.load(Ordering::Relaxed);
         while self.round_trips.load(Ordering::Relaxed) < during + 20 && !self.pair.is_finished() {
@@ -97,7 +97,7 @@ fn garbage_on_every_port_is_answered_and_closed() {
             let _ = stream.shutdown(Shutdown::Write);
             read_to_end(stream);
         }
-        // All the protocols on the wrong port, a TLS hello among them.
+        // All protocols on the wrong port, with a TLS hello among them.
         let others: [&[u8]; 5] = [
             b"GET / HTTP/1.1\r\n\r\n",
             b"AMQP\x00\x00\x09\x01",
@@ -154,7 +154,7 @@ fn half_open_and_slow_handshakes_are_given_up_after_their_time() {
             stream
         })
         .collect();
-    // One byte now and then is no progress worth waiting for.
+    // One byte from time to time does not extend the handshake.
     let dribble: Vec<_> = ports
         .into_iter()
         .map(|port| {
@@ -179,7 +179,7 @@ fn half_open_and_slow_handshakes_are_given_up_after_their_time() {
 }
 
 #[test]
-fn wrong_passwords_in_a_row_cost_the_others_nothing() {
+fn wrong_passwords_in_a_row_do_not_affect_others() {
     let gatepost = Gatepost::start();
     let bystanders = Bystanders::beside(&gatepost);
     let mqtt = b"\x10\x1b\x00\x04MQTT\x04\xc2\x00\x00\x00\x01c\x00\x05guest\x00\x05wrong";
@@ -203,13 +203,13 @@ fn wrong_passwords_in_a_row_cost_the_others_nothing() {
     bystanders.were_served();
 }
 
-/// A daemon whose memory is full long before a flood is over, however fast the log is: what it may take is the budget's matter,
+/// A daemon whose memory is full long before a flood is over, however fast the log is. The budget limits the memory,
 /// and publishers wait for the log.
 fn with_little_memory() -> Gatepost {
     Gatepost::with(2, "[memory]\nbudget = \"48MiB\"\n")
 }
 
-/// Publishes a hundred thousand messages of a kilobyte past a reader that has stopped reading.
+/// Publishes a hundred thousand messages of a kilobyte for a client that has stopped reading.
 fn past_a_stopped_reader(gatepost: &Gatepost, stopped: &TcpStream) {
     const COUNT: u32 = 100_000;
     let bystanders = Bystanders::beside(gatepost);
@@ -305,7 +305,7 @@ fn a_slow_reader_gets_everything_in_order() {
 }
 
 #[test]
-fn ten_thousand_channels_end_at_the_limit_with_its_name() {
+fn ten_thousand_channels_are_refused_at_the_limit() {
     let gatepost = Gatepost::start();
     let bystanders = Bystanders::beside(&gatepost);
     let mut greedy = Amqp::logged_in(gatepost.amqp).expect("a connection");
@@ -355,10 +355,10 @@ fn ten_thousand_subscriptions_of_one_client_are_served() {
     bystanders.were_served();
 }
 
-/// What `gatepost-bench hostile` measures as p99, here as work: how much of it one hold of the lock had. One message once
-/// held up everybody for seconds.
+/// What `gatepost-bench hostile` measures as p99, counted here as the work of one hold of the lock. The bug: one
+/// message delayed everybody for seconds.
 #[test]
-fn filters_and_bindings_that_all_match_stretch_no_hold() {
+fn filters_and_bindings_that_all_match_do_not_lengthen_a_hold() {
     const LEVELS: usize = 11;
     const BINDINGS: u32 = 100;
     const KEYS: u32 = 200;
@@ -451,12 +451,12 @@ fn tables_too_big_or_too_deep_end_their_connection_and_nothing_else() {
             Err(_) => Some((501, String::new())),
         }
     };
-    // A mebibyte in one frame: over the frame limit.
+    // A mebibyte in one frame exceeds the frame limit.
     let (code, _) = declare(&vec![0; 1 << 20]).expect("refused");
     assert_eq!(code, 501);
-    // A length that claims four gigabytes.
+    // A length of four gigabytes.
     assert_eq!(declare(b"\x01kS\xff\xff\xff\xff").expect("refused").0, 501);
-    // Ten thousand tables within each other, in less than a frame: refused, and no stack grows with them.
+    // Ten thousand nested tables in less than a frame: refused, without deep recursion.
     let mut nested = Vec::new();
     for _ in 0..10_000 {
         let length = u32::try_from(nested.len()).expect("a length").to_be_bytes();
@@ -464,27 +464,27 @@ fn tables_too_big_or_too_deep_end_their_connection_and_nothing_else() {
     }
     assert!(nested.len() < 131_000);
     assert_eq!(declare(&nested).expect("refused").0, 501);
-    // A hundred thousand entries that say nothing are slow for nobody.
+    // A hundred thousand void entries delay nobody.
     let void: Vec<u8> = b"\x01kV".repeat(40_000);
     declare(&void);
     bystanders.were_served();
 }
 
 #[test]
-fn a_flood_of_connections_leaves_room_for_those_who_stay() {
+fn a_flood_of_connections_does_not_lock_others_out() {
     let gatepost = Gatepost::with(2, "[limits]\nmax_connections = 100\n");
     let bystanders = Bystanders::beside(&gatepost);
     let ports = [gatepost.amqp, gatepost.mqtt, gatepost.stomp];
     for n in 0..3_000 {
         drop(try_tcp(ports[n % 3]));
     }
-    // Who does not log in gives way to one who does.
+    // Connections that do not log in are closed for one that does.
     let crowd: Vec<_> = (0..300).map(|_| try_tcp(gatepost.mqtt)).collect();
     eventually("a connection past the crowd", || {
         Mqtt::try_open(gatepost.mqtt, "in a hurry", true).is_ok()
     });
     drop(crowd);
-    // Over the limit those who would stay are turned away, and let in again when there is room.
+    // Over the limit, connections are refused, and accepted again when there is room.
     let mut crowd = Vec::new();
     while let Ok(client) = Mqtt::try_open(gatepost.mqtt, &format!("crowd {}", crowd.len()), true) {
         crowd.push(client);

@@ -1,4 +1,4 @@
-//! The three protocols together.
+//! Messages between the three protocols.
 
 use crate::support::amqp::{Amqp, Args};
 use crate::support::daemon::http;
@@ -17,13 +17,13 @@ fn devices_backends_and_pages_meet_across_three_io_threads() {
 }
 
 #[test]
-fn names_properties_and_promises_survive_the_crossing() {
+fn names_properties_and_durability_survive_between_protocols() {
     python(&mut Gatepost::start(), "interop.py");
 }
 
-/// What the receiver's protocol cannot say is left out, and the operator can see that it was.
+/// Properties that the receiver's protocol cannot express are left out, and counted for the operator.
 #[test]
-fn what_is_lost_between_protocols_is_counted() {
+fn properties_lost_between_protocols_are_counted() {
     let gatepost = Gatepost::start();
     let mut device = Mqtt::open(gatepost.mqtt, "device", true);
     device.subscribe("alarm", 1).expect("a subscription");

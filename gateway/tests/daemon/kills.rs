@@ -1,5 +1,5 @@
-//! `kill -9`, again and again, under load of all protocols, with many queues and compaction running: what was promised is
-//! there when the daemon comes back.
+//! `kill -9` again and again under load of all protocols, with many queues and compaction running: everything that was
+//! confirmed is there when the daemon starts again.
 //!
 //! `GATEPOST_KILL_ROUNDS=200 cargo test --release -p gatepost --test daemon kills -- --nocapture` runs two hundred rounds.
 
@@ -15,14 +15,14 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Rounds, unless `GATEPOST_KILL_ROUNDS` says otherwise.
+/// Rounds, unless `GATEPOST_KILL_ROUNDS` is set.
 const ROUNDS: u64 = 20;
-/// Queues a publisher goes round. The first is not consumed before the end: what it holds is scattered over all
-/// segments, and compaction has to move it before they can be recycled.
+/// Queues that a publisher uses in turn. The first is not consumed before the end: its messages are scattered over all
+/// segments, and compaction has to move them before segments can be recycled.
 const MANY: u64 = 40;
 
 #[test]
-fn kills_under_load_lose_nothing_that_was_promised() {
+fn kills_under_load_lose_nothing_that_was_confirmed() {
     let rounds = std::env::var("GATEPOST_KILL_ROUNDS").map_or(ROUNDS, |n| n.parse().expect("a number of rounds"));
     let settings = "[store]\nsegment_size = \"64KiB\"\n";
     let mut gatepost = Gatepost::with(2, settings);
@@ -50,7 +50,7 @@ fn kills_under_load_lose_nothing_that_was_promised() {
             scope.spawn(|| book.consume_by_stomp(stomp, &stop));
             scope.spawn(|| book.publish_to_many(amqp));
             scope.spawn(|| book.consume_many(amqp, &stop));
-            // From the first moments to well into it; a different point each time.
+            // From the first moments to well into the load; a different time in each round.
             std::thread::sleep(Duration::from_millis(60 + (round * 67) % 400));
             compacted += records_compacted(metrics);
             gatepost.kill();
@@ -81,7 +81,7 @@ fn many(n: u64) -> String {
     format!("many-{n}")
 }
 
-/// What `/metrics` says; 0 if it does not answer.
+/// A value of `/metrics`; 0 if it does not answer.
 fn records_compacted(port: u16) -> u64 {
     let text = http(port, "/metrics").unwrap_or_default();
     let line = text
@@ -90,11 +90,11 @@ fn records_compacted(port: u16) -> u64 {
     line.and_then(|n| n.trim().parse().ok()).unwrap_or(0)
 }
 
-/// What the daemon promised, by the number in the body.
+/// What the daemon has confirmed, by the number in the body.
 struct Book {
     queue: Ledger,
     session: Ledger,
-    /// Of the queue that STOMP clients use.
+    /// The queue that STOMP clients use.
     page: Ledger,
     /// By queue. The numbers are those of the first, which counts for all.
     many: Vec<Ledger>,
@@ -107,10 +107,11 @@ struct Book {
 /// One durable destination.
 #[derive(Default)]
 struct Ledger {
-    /// The next number to publish. One that was not confirmed in its round is not published again: it may be there.
+    /// The next number to publish. A number that was not confirmed in its round is not published again, because it may
+    /// be in the queue.
     next: AtomicU64,
     confirmed: Mutex<BTreeSet<u64>>,
-    /// Received by a consumer, in whichever round.
+    /// Numbers received by a consumer in any round.
     seen: Mutex<BTreeSet<u64>>,
 }
 
@@ -119,7 +120,7 @@ impl Ledger {
         self.confirmed.lock().expect("the book").extend(numbers);
     }
 
-    /// Notes a delivery, and checks what one round must keep: numbers only go up, and what came before is marked.
+    /// Records a delivery, and checks the rules within a round: numbers increase, and redelivered messages are marked.
     fn receive(&self, n: u64, last: &mut Option<u64>, marked: Option<bool>) {
         assert!(last.is_none_or(|last| last < n), "{n} after {last:?}: out of order");
         *last = Some(n);
@@ -130,7 +131,7 @@ impl Ledger {
         );
     }
 
-    /// Confirmed numbers that nobody received.
+    /// Confirmed numbers that were not received.
     fn missing(&self) -> Vec<u64> {
         let seen = self.seen.lock().expect("the book");
         self.confirmed
@@ -142,8 +143,8 @@ impl Ledger {
     }
 }
 
-// Each of these runs until the connection breaks, because the process is gone. What breaks before that is found by the
-// checks: it would leave nothing to check.
+// Each of these runs until the connection breaks because the process was killed. If it breaks earlier, the checks at
+// the end find too few messages.
 impl Book {
     fn new() -> Book {
         Book {
@@ -210,7 +211,7 @@ impl Book {
         let _ = consume();
     }
 
-    /// Goes round the queues, and waits for confirms as it goes.
+    /// Publishes to the queues in turn, and waits for confirms.
     fn publish_to_many(&self, port: u16) {
         let publish = || -> Result<()> {
             let mut amqp = Amqp::try_open(port)?;
@@ -343,7 +344,8 @@ impl Book {
             let mut last = None;
             while !stop.load(Ordering::Relaxed) {
                 if let Some(publish) = device.next()?.into_publish() {
-                    // DUP marks the same packet id sent again; a message handed out before may come under a new one.
+                    // DUP marks the same packet id sent again. A message that was delivered before may come with a new
+                    // id.
                     self.session.receive(number(&publish.payload), &mut last, None);
                     device.ack(publish.id);
                 }
@@ -394,7 +396,7 @@ impl Book {
                 "the subscription of {name} was answered"
             );
             drop(device);
-            // Clean, so that it is gone.
+            // A clean session, so that it is deleted.
             Mqtt::open(mqtt, &name, true);
         }
     }

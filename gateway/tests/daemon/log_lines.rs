@@ -1,4 +1,4 @@
-//! What the log says about clients, as an operator reads it at the level `info`.
+//! What the log at level `info` says about clients.
 
 use crate::support::Gatepost;
 use crate::support::amqp::{Amqp, Args};
@@ -8,7 +8,7 @@ use crate::support::stomp::Stomp;
 use std::fs;
 use std::io::Write as _;
 
-/// Waits for a line in which all `parts` stand.
+/// Waits for a line that contains all `parts`.
 fn line(gatepost: &Gatepost, parts: &[&str]) {
     eventually(&format!("a line with {parts:?}"), || {
         let log = gatepost.log();
@@ -17,7 +17,7 @@ fn line(gatepost: &Gatepost, parts: &[&str]) {
 }
 
 #[test]
-fn a_client_s_way_through_the_gateway_is_in_the_log() {
+fn connection_login_and_close_of_a_client_are_in_the_log() {
     let gatepost = Gatepost::start();
     let mut first = Mqtt::open(gatepost.mqtt, "press-7", true);
     line(
@@ -35,7 +35,7 @@ fn a_client_s_way_through_the_gateway_is_in_the_log() {
             "client=\"press-7\"",
         ],
     );
-    // The same client again: the first connection gives way.
+    // The same client again: the first connection is closed.
     let mut second = Mqtt::open(gatepost.mqtt, "press-7", true);
     line(
         &gatepost,
@@ -84,7 +84,7 @@ fn errors_that_clients_are_told_are_in_the_log() {
         &gatepost,
         &["told of an error", "channel 1 closed: 406 PRECONDITION_FAILED"],
     );
-    // A prefetch in bytes, which nobody builds: 540, and the connection ends.
+    // A prefetch in bytes is not implemented: 540, and the connection ends.
     let mut amqp = Amqp::open(gatepost.amqp);
     amqp.method(1, (60, 10), Args::new().long(1).short(0).octet(0));
     amqp.flush().expect("sent");
@@ -92,7 +92,7 @@ fn errors_that_clients_are_told_are_in_the_log() {
         &gatepost,
         &["INFO", "told of an error", "connection closed: 540 NOT_IMPLEMENTED"],
     );
-    // MQTT 3 has no more than 0x80 for it.
+    // MQTT 3 has only 0x80 for it.
     let mut mqtt = Mqtt::open(gatepost.mqtt, "m", true);
     assert_eq!(mqtt.subscribe(&["+"; 33].join("/"), 0).expect("an answer"), 0x80);
     line(&gatepost, &["told of an error", "1 of 1 subscriptions refused"]);
@@ -120,7 +120,7 @@ fn a_vhost_that_is_not_there_is_in_the_log() {
         &gatepost,
         &["closed for an error", "protocol=\"stomp\"", "user=\"guest\"", "astray"],
     );
-    // All frames of a handshake at once: their answers change nothing.
+    // All frames of a handshake at once: the answers do not matter.
     let frame = |payload: &[u8]| {
         let size = u32::try_from(payload.len()).expect("short").to_be_bytes();
         [&[1, 0, 0][..], &size, payload, &[0xCE]].concat()
@@ -137,7 +137,7 @@ fn a_vhost_that_is_not_there_is_in_the_log() {
 }
 
 #[test]
-fn a_client_that_is_made_to_wait_for_its_quota_is_in_the_log_once() {
+fn a_client_over_its_quota_is_in_the_log_once() {
     let gatepost = Gatepost::with(1, "[protection]\nclient_publishes_per_second = 50\n");
     let mut publisher = Mqtt::open(gatepost.mqtt, "eager", true);
     for id in 1..=150 {
@@ -153,7 +153,7 @@ fn a_client_that_is_made_to_wait_for_its_quota_is_in_the_log_once() {
 }
 
 #[test]
-fn what_does_not_come_to_a_login_is_in_the_log() {
+fn connections_without_a_login_are_in_the_log() {
     let gatepost = Gatepost::start();
     for (port, bytes, parts) in [
         (gatepost.mqtt, &b"GET / HTTP/1.1\r\n\r\n"[..], ["WARN", "speaks HTTP"]),
@@ -192,9 +192,9 @@ fn what_does_not_come_to_a_login_is_in_the_log() {
     assert!(!gatepost.log().contains("s3cret"), "no password in the log");
 }
 
-/// A probe that only looks whether somebody listens comes every few seconds.
+/// A probe that only checks whether the port is open comes every few seconds.
 #[test]
-fn who_connects_and_says_nothing_leaves_no_line() {
+fn a_silent_connection_leaves_no_line() {
     let gatepost = Gatepost::start();
     for _ in 0..5 {
         drop(tcp(gatepost.mqtt));
@@ -216,10 +216,10 @@ fn who_connects_and_says_nothing_leaves_no_line() {
 }
 
 #[test]
-fn a_crowd_leaves_few_lines_and_the_number_of_the_others() {
+fn many_equal_events_leave_few_lines_and_a_count() {
     let gatepost = Gatepost::start();
     let mut amqp = Amqp::open(gatepost.amqp);
-    // A channel closed for an error, and opened again, more often than lines are written.
+    // A channel is closed for an error and opened again, more often than lines are logged.
     for round in 0..200 {
         let passive = Args::new().short(0).text("missing").octet(1).long(0);
         amqp.call(1, (50, 10), passive, (50, 11)).expect_err("not there");
@@ -271,7 +271,7 @@ fn a_reload_takes_up_the_log_s_file_and_format_and_the_names_and_limits_of_liste
             .unwrap_or_default()
             .contains("listener's max_connections")
     });
-    // A file that cannot be opened refuses all of it.
+    // If the file cannot be opened, the whole reload is refused.
     fs::write(gatepost.config(), before.clone() + "[log]\ntarget = \"/nowhere/log\"\n").expect("written");
     gatepost.signal("HUP");
     eventually("the refusal", || {

@@ -1,9 +1,9 @@
-//! The real daemon under real clients: pika, amqplib, paho-mqtt, mqtt.js, stomp.py and stompjs as they are installed
-//! from their registries, and bare sockets for what those would never send.
+//! The real daemon with real clients: pika, amqplib, paho-mqtt, mqtt.js, stomp.py and stompjs as installed from their
+//! registries, and bare sockets for bytes that those would never send.
 //!
-//! Every test starts a daemon of its own, on ports and data of its own, so all of them run side by side. What a client
-//! does is a script in `gateway/tests/clients/`, made of cases that also run by hand against any broker (see
-//! `harness.py` there); a test here runs one script, or keeps a book of its own about what the daemon promised.
+//! Every test starts a daemon of its own, with its own ports and data, so all tests run side by side. Client actions
+//! are scripts in `gateway/tests/clients/`, made of cases that also run by hand against any broker (see `harness.py`
+//! there). A test here runs one script, or keeps its own record of what the daemon confirmed.
 
 mod access;
 mod amqp;

@@ -1,11 +1,11 @@
-//! Floods of everything that a client can make: refused in the protocol's words, others are served meanwhile, and neither the
-//! process nor its next start outgrows the budget.
+//! Floods of every kind of object that a client can create: they are refused in the protocol's words, others are served
+//! meanwhile, and neither the process nor its next start exceeds the budget.
 //!
 //! ```console
 //! GATEPOST_MEMORY_BUDGET=100MiB cargo test -p gatepost --test daemon memory -- --nocapture   # prints what it measured
 //! ```
 //!
-//! The bounds are generous: allocators keep what was freed, and a debug build is as large as it is.
+//! The bounds are wide: allocators keep freed memory, and a debug build is large.
 
 use crate::support::Gatepost;
 use crate::support::amqp::{Amqp, Args, Incoming, close_reason};
@@ -16,7 +16,7 @@ use crate::support::stomp::Stomp;
 use std::fmt::Write as _;
 use std::io::{Result, Write as _};
 
-/// As small as the test is short. A larger one makes the figures more exact.
+/// Small, so that the test is short. A larger one makes the figures more exact.
 fn budget() -> (String, u64) {
     let text = std::env::var("GATEPOST_MEMORY_BUDGET").unwrap_or_else(|_| "12MiB".to_owned());
     let mib = text.strip_suffix("MiB").and_then(|n| n.parse::<u64>().ok());
@@ -38,7 +38,7 @@ fn refused(gatepost: &Gatepost, kind: &str) -> u64 {
     metric(gatepost, &format!("gatepost_objects_refused_total{{kind=\"{kind}\"}}"))
 }
 
-/// The most that the process has occupied since it started.
+/// Maximum resident memory of the process since it started.
 fn peak(gatepost: &Gatepost) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", gatepost.pid())).expect("a status");
     let line = status
@@ -48,7 +48,7 @@ fn peak(gatepost: &Gatepost) -> u64 {
     1024 * line.trim().trim_end_matches(" kB").parse::<u64>().expect("kilobytes")
 }
 
-/// MQTT 5 with a session that is kept for an hour.
+/// An MQTT 5 client with a session that is kept for an hour.
 fn open_v5(port: u16, client_id: &str) -> Mqtt {
     try_open_v5(port, client_id).unwrap_or_else(|e| panic!("MQTT 5: {e}"))
 }
@@ -60,7 +60,7 @@ fn try_open_v5(port: u16, client_id: &str) -> Result<Mqtt> {
     Mqtt::try_speak(port, &body)
 }
 
-/// Publishes retained messages until one is refused. Returns how many were taken.
+/// Publishes retained messages until one is refused. Returns how many were accepted.
 fn retain_until_refused(mqtt: &mut Mqtt) -> u64 {
     const WINDOW: usize = 500;
     let mut kept = 0;
@@ -131,7 +131,7 @@ fn call_until_refused(amqp: &mut Amqp, id: (u16, u16), args: impl Fn(u64) -> Arg
     unreachable!("it is refused some time")
 }
 
-/// Messages go from one client to another.
+/// Checks that messages go from one client to another.
 fn serves(gatepost: &Gatepost, subscriber: &mut Mqtt) -> Result<()> {
     let mut publisher = Mqtt::try_open(gatepost.mqtt, "", true)?;
     publisher.publish("alive", 1, b"yes");
@@ -142,10 +142,10 @@ fn serves(gatepost: &Gatepost, subscriber: &mut Mqtt) -> Result<()> {
     subscriber.ping()
 }
 
-/// Little, so that what a login takes is not in what is measured.
+/// Small, so that the memory of logins does not matter in the measurement.
 const HASHING: &str = "[auth]\nhashing_memory = \"1MiB\"\nargon2_memory = \"64KiB\"\n";
 
-/// A daemon with the budget, and a sheet for what is measured.
+/// A daemon with the budget, and a report for the figures.
 fn start() -> (Gatepost, Report) {
     let (text, _) = budget();
     let memory = format!("[memory]\nbudget = \"{text}\"\n{HASHING}");
@@ -160,10 +160,10 @@ fn start() -> (Gatepost, Report) {
     (gatepost, report)
 }
 
-/// What was measured, for people.
+/// The figures, for people.
 struct Report {
     text: String,
-    /// What the process occupied when nobody had come yet.
+    /// Resident memory before the first client.
     empty: u64,
     at: u64,
 }
@@ -181,7 +181,7 @@ impl Report {
             grown >> 10,
             resident >> 10
         );
-        // What is allocated once, for the first of its kind, is much of a small budget.
+        // Memory that is allocated once, for the first object of a kind, is a large part of a small budget.
         let right = if budget().1 < 64 << 20 { 0.5..1.7 } else { 0.85..1.15 };
         assert!(right.contains(&ratio), "{}", self.text);
     }
@@ -195,7 +195,7 @@ fn floods_are_refused_in_the_protocol_s_words_and_a_start_needs_no_more_than_bef
 
     let mut retains = open_v5(gatepost.mqtt, "retains");
     let retained = retain_until_refused(&mut retains);
-    // Bodies so small stay in memory, as long as there is room for them.
+    // Such small bodies stay in memory as long as there is room.
     let counted = used(&gatepost, "retained") + metric(&gatepost, "gatepost_message_memory_bytes");
     report.line(&gatepost, "retained", retained, counted);
     assert!(refused(&gatepost, "retained") > 0);
@@ -263,7 +263,7 @@ fn kept_sessions_are_refused_with_connack() {
     let (sessions, refusal) = (0..).find_map(refused).expect("it is refused some time");
     assert_eq!(refusal, "refused with 3");
     report.line(&gatepost, "sessions", sessions, counted() - before);
-    // In version 5 the reason is named.
+    // In version 5 the code names the reason.
     let refused = |n| try_open_v5(gatepost.mqtt, &format!("device-v5-{n}")).err();
     let refusal = (0..100).find_map(refused).expect("it is refused, too");
     assert_eq!(refusal.to_string(), "refused with 151");
@@ -272,7 +272,7 @@ fn kept_sessions_are_refused_with_connack() {
     start_again(gatepost, report);
 }
 
-/// What was taken is there after a kill, and neither the process nor its next start has outgrown the budget.
+/// What was accepted is there after a kill, and neither the process nor its next start exceeds the budget.
 fn start_again(mut gatepost: Gatepost, mut report: Report) {
     let (_, budget) = budget();
     let empty = report.empty;
@@ -320,8 +320,8 @@ fn start_again(mut gatepost: Gatepost, mut report: Report) {
 }
 
 #[test]
-fn half_sent_packets_hold_up_nobody_and_fit_in_the_budget() {
-    // 60 of 15 MiB took 846 MiB with a budget of 64.
+fn half_sent_packets_delay_nobody_and_fit_in_the_budget() {
+    // The bug: 60 of 15 MiB took 846 MiB with a budget of 64.
     let (gatepost, report) = start();
     let (_, budget) = budget();
     let mut subscriber = Mqtt::open(gatepost.mqtt, "subscriber", true);
@@ -341,7 +341,7 @@ fn half_sent_packets_hold_up_nobody_and_fit_in_the_budget() {
         .map(|n| Mqtt::open(gatepost.mqtt, &format!("half-{n}"), true))
         .collect();
     for mqtt in &mut halves {
-        // As much as the gateway takes: it stops reading when there is no more memory.
+        // As much as the gateway accepts: it stops reading when there is no more memory.
         let stream = &mut mqtt.stream;
         stream.set_nonblocking(true).expect("non-blocking");
         let _ = stream.write(&packet[..SIZE / 4]);
@@ -359,7 +359,7 @@ fn half_sent_packets_hold_up_nobody_and_fit_in_the_budget() {
         metric(&gatepost, "gatepost_buffers_bytes") >> 10,
         metric(&gatepost, "gatepost_buffers_bytes_max") >> 10
     );
-    // They give up, and large packets that are sent at once complete, one after the other.
+    // They disconnect, and large packets that are sent at once complete, one after the other.
     drop(halves);
     eventually("the memory is given back", || {
         metric(&gatepost, "gatepost_buffers_bytes") == 0
@@ -380,24 +380,24 @@ fn half_sent_packets_hold_up_nobody_and_fit_in_the_budget() {
     serves(&gatepost, &mut subscriber).expect("served");
 }
 
-/// What clients have without having asked for an object: unfinished small packets, deliveries in flight to sessions, counts of
-/// what came back. None of it was counted; ten thousand connections with 15 KiB each, or one packet id that is never
-/// acknowledged, went far beyond the budget.
+/// The bug: memory besides objects was not counted: unfinished small packets, deliveries in flight to sessions, counts
+/// of returned messages. Ten thousand connections with 15 KiB each, or one packet id that is never acknowledged, went
+/// far beyond the budget.
 #[test]
-fn small_buffers_and_what_is_in_flight_fit_in_the_budget() {
+fn small_buffers_and_deliveries_in_flight_fit_in_the_budget() {
     let (gatepost, report) = start();
     let (_, budget) = budget();
     let mut subscriber = Mqtt::open(gatepost.mqtt, "subscriber", true);
     assert_eq!(subscriber.subscribe("alive", 1).expect("a SUBACK"), 1);
 
-    // A hundred times the part for packets, in pieces that are each too small for a part of their own.
+    // A hundred times the pool for packets, in pieces that are too small to be counted one by one.
     let input_max = metric(&gatepost, "gatepost_buffers_bytes_max");
     let topic = b"\x00\x05small\x00\x01";
     let half: Vec<u8> = [&[0x32, 0xFF, 0x7F][..], topic, &[b'x'; 15_000]].concat();
     let crowd: Vec<Mqtt> = (0..200)
         .map(|n| {
             let mut mqtt = Mqtt::open(gatepost.mqtt, &format!("half-{n}"), true);
-            // The rest never comes. Whoever is not read takes what fits in the socket.
+            // The rest never comes. If the connection is not read, as much is sent as fits into the socket.
             mqtt.stream.write_all(&half).expect("sent");
             mqtt
         })
@@ -407,7 +407,7 @@ fn small_buffers_and_what_is_in_flight_fit_in_the_budget() {
     });
     serves(&gatepost, &mut subscriber).expect("served");
     let buffered = metric(&gatepost, "gatepost_buffers_bytes");
-    // Each may have read one small portion more.
+    // Each may have read one more small piece.
     assert!(buffered < input_max + 200 * (4 << 10), "{buffered} of {input_max}");
     drop(crowd);
 
@@ -438,7 +438,7 @@ fn small_buffers_and_what_is_in_flight_fit_in_the_budget() {
     let counted = used(&gatepost, "sessions") - before;
     assert!(counted > 4 * 1_000 * 40, "{counted}");
 
-    // All of a quorum queue comes back, over and over.
+    // All messages of a quorum queue are returned, again and again.
     let mut amqp = Amqp::open(gatepost.amqp);
     let table = b"\x0cx-queue-typeS\x00\x00\x00\x06quorum\x10x-delivery-limitI\xFF\xFF\xFF\xFF";
     let args = Args::new().short(0).text("back").octet(2).bytes(table);
@@ -456,7 +456,7 @@ fn small_buffers_and_what_is_in_flight_fit_in_the_budget() {
             other => panic!("{other:?}"),
         }
     }
-    // basic.nack: all of them, back into the queue.
+    // basic.nack with requeue for all of them.
     amqp.method(1, (60, 120), Args::new().longlong(5_000).octet(3));
     amqp.flush().expect("sent");
     eventually("counts of returns", || used(&gatepost, "queues") > before + 5_000 * 24);
@@ -465,7 +465,7 @@ fn small_buffers_and_what_is_in_flight_fit_in_the_budget() {
     serves(&gatepost, &mut subscriber).expect("served");
 }
 
-/// STOMP has one word for everything, and ends the connection with it.
+/// STOMP has only ERROR, which ends the connection.
 #[test]
 fn stomp_is_refused_with_an_error() {
     let (gatepost, _) = start();
@@ -491,14 +491,14 @@ fn stomp_is_refused_with_an_error() {
     assert!(text.contains("no memory left for queues"), "{text}");
 }
 
-/// Topics of the following test, of 64 KiB each: four times the budget.
+/// Topics of the following test, with bodies of 64 KiB: four times the budget.
 const BULK: u32 = 4 * 16 * 16;
 
 fn bulk_body(n: u32) -> Vec<u8> {
     format!("{n:07}\n").repeat(8 << 10).into_bytes()
 }
 
-/// All that is retained comes, each message once and whole.
+/// Checks that all retained messages come, each once and complete.
 fn reads_bulk(gatepost: &Gatepost, client: &str) -> Mqtt {
     let mut mqtt = Mqtt::open(gatepost.mqtt, client, true);
     assert_eq!(mqtt.subscribe("bulk/+", 0).expect("a SUBACK"), 0);
@@ -511,7 +511,7 @@ fn reads_bulk(gatepost: &Gatepost, client: &str) -> Mqtt {
     mqtt
 }
 
-/// Retained messages stayed in memory for ever, whatever the budget.
+/// The bug: retained messages stayed in memory for ever, whatever the budget.
 #[test]
 fn retained_messages_of_several_times_the_budget_are_served_from_the_log() {
     let budget: u64 = 16 << 20;
@@ -540,7 +540,7 @@ fn retained_messages_of_several_times_the_budget_are_served_from_the_log() {
         let mut first = reads_bulk(&gatepost, "first");
         reads_bulk(&gatepost, "second");
         let grown = gatepost.resident().saturating_sub(empty);
-        // The allocator keeps some of what was freed.
+        // The allocator keeps some freed memory.
         assert!(
             grown <= budget / 2 * 3,
             "grew by {grown} of {budget}, with restart: {restart}"

@@ -1,5 +1,5 @@
-//! What Prometheus and the dashboards made for it see: the format, RabbitMQ's families, single objects, and our own dashboard
-//! and alerts against a real Prometheus (Debian's package `prometheus`).
+//! Metrics as Prometheus and dashboards read them: the format, RabbitMQ's families, single objects, and our own
+//! dashboard and alerts with a real Prometheus (Debian's package `prometheus`).
 
 use crate::support::Gatepost;
 use crate::support::amqp::Amqp;
@@ -31,8 +31,8 @@ fn families(page: &str) -> Vec<(String, String)> {
     split.map(|(name, kind)| (name.to_owned(), kind.to_owned())).collect()
 }
 
-/// What Grafana's dashboard 10991 (RabbitMQ-Overview) and its like ask for. A panel that subtracts or joins is empty where
-/// one of its families is not there yet.
+/// The families that Grafana's dashboard 10991 (RabbitMQ-Overview) and similar ones need. A panel that subtracts or
+/// joins is empty if one of its families does not exist yet.
 #[test]
 fn all_families_of_the_dashboard_are_there_at_zero() {
     let gatepost = Gatepost::start();
@@ -111,7 +111,7 @@ fn all_families_of_the_dashboard_are_there_at_zero() {
     ] {
         has(&text, &format!("rabbitmq_message_size_bytes_bucket{{le=\"{le}\"}} 0"));
     }
-    // Every panel joins on it: there must be one series for each target.
+    // Every panel joins on it, so there must be one series for each target.
     assert_eq!(text.matches("\nrabbitmq_identity_info{").count(), 1);
     assert!(text.contains("rabbitmq_endpoint=\"aggregated\"} 1\n"));
 }
@@ -204,7 +204,7 @@ fn queues_channels_and_connections_are_shown_one_by_one() {
     );
     has(&both, r#"rabbitmq_detailed_queue_consumers{vhost="/",queue="work"} 0"#);
     has(&both, "rabbitmq_detailed_connections_opened_total 1");
-    // Of a vhost that is not there; and without a family, who this is and nothing else.
+    // An unknown vhost; and without a family, only the identity.
     for path in [
         "/metrics/detailed?family=queue_coarse_metrics&vhost=nowhere",
         "/metrics/detailed",
@@ -217,7 +217,7 @@ fn queues_channels_and_connections_are_shown_one_by_one() {
     assert_eq!(http_status(gatepost.metrics, "/metrics/nothing"), Some(404));
 }
 
-/// Every panel of a dashboard joins on the identity: a target that only has that must still have it once.
+/// Every panel of a dashboard joins on the identity. A page with nothing else must have it exactly once.
 #[test]
 fn detailed_without_family_is_identity_only() {
     let gatepost = Gatepost::start();
@@ -237,7 +237,7 @@ fn detailed_without_family_is_identity_only() {
 }
 
 #[test]
-fn single_objects_are_bounded_and_what_is_left_out_is_counted() {
+fn single_objects_are_bounded_and_the_others_counted() {
     let gatepost = Gatepost::with(1, "[metrics]\nper_object_limit = 10\n");
     let mut amqp = Amqp::open(gatepost.amqp);
     for n in 0..25 {
@@ -250,7 +250,7 @@ fn single_objects_are_bounded_and_what_is_left_out_is_counted() {
 }
 
 #[test]
-fn publishers_and_consumers_are_counted_by_protocol_from_what_is_there() {
+fn publishers_and_consumers_are_counted_by_protocol() {
     let gatepost = Gatepost::start();
     let mut mqtt = Mqtt::open(gatepost.mqtt, "m", true);
     mqtt.subscribe("a/#", 0).expect("a subscription");
@@ -305,7 +305,7 @@ impl Prometheus {
 
     /// The answer to a query of the API.
     fn api(&self, path: &str) -> Option<Value> {
-        // In 1.0 an answer comes in one piece.
+        // In HTTP 1.0 an answer comes in one piece.
         let mut stream = TcpStream::connect(("127.0.0.1", self.port)).ok()?;
         write!(stream, "GET {path} HTTP/1.0\r\n\r\n").ok()?;
         let mut answer = String::new();
@@ -357,7 +357,7 @@ fn the_dashboard_and_the_alerts_hold_against_a_real_prometheus() {
     let checked = checked.expect("promtool is installed (apt install prometheus; .ci/run does)");
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
 
-    // With certificates, whose end is shown and alerted of.
+    // With certificates, whose expiry is shown and has an alert.
     let authority = Authority::new();
     let gatepost = Gatepost::with(2, &authority.settings(""));
     let mut amqp = Amqp::open(gatepost.amqp);
@@ -416,7 +416,7 @@ fn the_dashboard_and_the_alerts_hold_against_a_real_prometheus() {
         assert!(alerts.iter().all(|alert| alert["health"] != "err"), "{answer}");
         alerts.iter().all(|alert| alert["health"] == "ok")
     });
-    // What the disk of the machine has to say is its own affair.
+    // The free disk of the test's machine is not tested.
     for alert in prometheus.api("/api/v1/rules").expect("rules")["data"]["groups"][0]["rules"]
         .as_array()
         .expect("alerts")

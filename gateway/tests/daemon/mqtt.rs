@@ -8,17 +8,17 @@ fn messages_arrive_in_order_at_their_qos_and_retained_ones_replay() {
 }
 
 #[test]
-fn sessions_are_kept_taken_over_and_expire_and_wills_fire() {
+fn sessions_are_kept_taken_over_and_expire_and_wills_are_published() {
     python(&mut Gatepost::start(), "mqtt_sessions.py");
 }
 
 #[test]
-fn what_only_version_5_has_is_there() {
+fn features_of_version_5_work() {
     python(&mut Gatepost::start(), "mqtt_five.py");
 }
 
 #[test]
-fn the_wire_is_spoken_to_the_letter_and_faults_get_their_code() {
+fn the_wire_format_is_exact_and_faults_get_their_code() {
     python(&mut Gatepost::start(), "mqtt_wire.py");
 }
 
@@ -28,6 +28,6 @@ fn mosquitto_bridges_both_ways_over_restarts_of_both() {
 }
 
 #[test]
-fn mqtt_js_finds_everything_in_place() {
+fn mqtt_js_works() {
     node(&mut Gatepost::start(), "mqtt.mjs");
 }

@@ -1,4 +1,4 @@
-//! What an operator does to a gateway that runs: probes it, sends it signals, changes its configuration.
+//! What an operator does with a running gateway: probes, signals, changes of the configuration.
 
 use crate::support::Gatepost;
 use crate::support::amqp::Amqp;
@@ -13,9 +13,10 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::time::Duration;
 
-/// 128 half-sent requests took all places for 30 s, and `/healthz` said nothing: an orchestrator kills such a gateway.
+/// The bug: 128 half-sent requests took all places for 30 s, and `/healthz` did not answer. An orchestrator kills such
+/// a gateway.
 #[test]
-fn probes_are_answered_while_a_crowd_sends_half_requests() {
+fn probes_are_answered_during_many_half_sent_requests() {
     let gatepost = Gatepost::start();
     let crowd: Vec<TcpStream> = (0..300)
         .map(|_| {
@@ -54,7 +55,7 @@ fn metrics_are_for_this_machine_until_they_are_opened_and_probes_are_for_all() {
     );
     gatepost.start_with_environment(&[(everywhere.0, &everywhere.1)]);
     assert_eq!(http_status(gatepost.metrics, "/metrics"), Some(200));
-    // A machine without a network has no such address, and nobody who could ask from there.
+    // A machine without a network has no such address, and nobody could connect from there.
     let Some(address) = outward_address() else { return };
     let outside = SocketAddr::new(address, gatepost.metrics);
     assert_eq!(status_at(outside, "/healthz"), Some(200));
@@ -68,9 +69,9 @@ fn metrics_are_for_this_machine_until_they_are_opened_and_probes_are_for_all() {
     assert_eq!(status_at(outside, "/metrics"), Some(200));
 }
 
-/// They ended the process at once, as a shell's `kill -QUIT` or a log rotation script may send them.
+/// The bug: they ended the process at once, for example a shell's `kill -QUIT` or a log rotation script.
 #[test]
-fn signals_that_mean_nothing_end_nothing_and_one_writes_the_state_to_the_log() {
+fn unused_signals_are_ignored_and_one_logs_the_state() {
     let gatepost = Gatepost::start();
     for signal in ["QUIT", "USR2", "USR1"] {
         gatepost.signal(signal);
@@ -105,7 +106,8 @@ fn other_users_cannot_read_messages_or_the_log() {
                 directories.push(path);
             } else {
                 files += 1;
-                // Who writes to the control socket is an administrator: its group is, as with other sockets.
+                // A process that may write to the control socket is an administrator: its group may, as with other
+                // sockets.
                 let expected = if path.ends_with("control.sock") { 0o660 } else { 0o640 };
                 assert_eq!(mode(&path), expected, "{}", path.display());
             }
@@ -122,7 +124,7 @@ fn configure(gatepost: &Gatepost, before: &str, after: &str) {
 }
 
 #[test]
-fn a_reload_applies_what_it_can_and_says_what_needs_a_restart() {
+fn a_reload_applies_some_keys_and_names_those_that_need_a_restart() {
     let before = "[mqtt]\nanonymous = \"loopback\"\n[limits]\nmax_queues = 1\n[store]\nopen_files = 100\n[memory]\nbudget = \"64MiB\"\n";
     let after = "[mqtt]\nanonymous = \"deny\"\n[limits]\nmax_queues = 2\n[store]\nopen_files = 200\n[memory]\nbudget = \"32MiB\"\n";
     let gatepost = Gatepost::with(1, before);
@@ -157,7 +159,7 @@ fn a_reload_applies_what_it_can_and_says_what_needs_a_restart() {
         "{log}"
     );
     assert!(Mqtt::try_open(gatepost.mqtt, "m", true).is_err(), "the new rule holds");
-    // Of the engine that runs, and for a connection that was there before.
+    // For the running engine, and for a connection that existed before.
     amqp.declare_queue("second", true).expect("the new limit holds");
     assert!(amqp.declare_queue("third", true).is_err(), "and is one");
     eventually("half of the memory", || objects_max() < 0.6 * objects_before);
@@ -179,7 +181,7 @@ fn a_configuration_that_is_refused_changes_nothing() {
         "{log}"
     );
     drop(Mqtt::open(gatepost.mqtt, "m", true));
-    // Mended, it is taken.
+    // After the mistake is corrected, it is accepted.
     configure(&gatepost, broken, "[mqtt]\nanonymous = \"deny\"\n");
     gatepost.signal("HUP");
     eventually("the reload", || {
@@ -189,8 +191,8 @@ fn a_configuration_that_is_refused_changes_nothing() {
 }
 
 #[test]
-fn a_reload_goes_on_in_a_new_log_file_also_where_the_configuration_is_refused() {
-    // logrotate moves the file away: the gateway went on writing to that.
+fn a_reload_reopens_the_log_file_even_if_the_configuration_is_refused() {
+    // The bug: after logrotate had moved the file away, the gateway continued to write to it.
     let directory = tempfile::tempdir().expect("a directory");
     let (path, moved) = (directory.path().join("gatepost.log"), directory.path().join("moved"));
     let settings = format!("[log]\ntarget = {path:?}\n");
@@ -264,7 +266,7 @@ fn a_password_file_that_is_missing_is_refused_by_the_check() {
 }
 
 #[test]
-fn what_a_limit_refused_is_counted_by_its_key() {
+fn refusals_are_counted_by_the_key_of_the_limit() {
     let gatepost = Gatepost::start();
     let mut client = Mqtt::open(gatepost.mqtt, "wild", true);
     let filter = ["+"; 33].join("/");
@@ -279,9 +281,10 @@ fn what_a_limit_refused_is_counted_by_its_key() {
     }
 }
 
-/// `systemctl start` would wait for the message and then end a gateway that serves, and a reload would never be done.
+/// The bug otherwise: `systemctl start` would wait for the message and then end a gateway that serves, and a reload
+/// would never end.
 #[test]
-fn a_service_manager_is_told_of_the_start_of_reloads_of_life_and_of_the_end() {
+fn a_service_manager_is_notified_of_start_reload_liveness_and_stop() {
     let mut gatepost = Gatepost::prepare(1, "");
     let path = gatepost.dir.join("notify");
     let socket = UnixDatagram::bind(&path).expect("a socket");
@@ -293,7 +296,7 @@ fn a_service_manager_is_told_of_the_start_of_reloads_of_life_and_of_the_end() {
             .unwrap_or_else(|error| panic!("{wanted}: {error}"));
         String::from_utf8_lossy(&buffer[..size]).into_owned()
     };
-    // What comes between is a sign of life.
+    // Messages in between report that the process is alive.
     let next = |wanted: &str| loop {
         let text = told(wanted);
         if text != "WATCHDOG=1" {

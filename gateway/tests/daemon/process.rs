@@ -1,5 +1,5 @@
-//! Verbs about the process of a gateway: `gatepost reload`, `rotate-logs`, `set-log-level`, `environment`, `report`, `stop` and
-//! `await-startup`, and the same names as rabbitmqctl has them.
+//! Verbs about the process of a gateway: `gatepost reload`, `rotate-logs`, `set-log-level`, `environment`, `report`,
+//! `stop` and `await-startup`, and rabbitmqctl's names for them.
 
 use crate::control::{command_line, control, try_control};
 use crate::support::Gatepost;
@@ -26,7 +26,7 @@ fn json(text: &str) -> Value {
 }
 
 #[test]
-fn a_reload_answers_what_it_took_up_and_what_needs_a_restart() {
+fn a_reload_prints_applied_keys_and_those_that_need_a_restart() {
     let gatepost = Gatepost::with(1, "# more\n[mqtt]\nanonymous = \"loopback\"\n");
     drop(Mqtt::open(gatepost.mqtt, "m", true));
     configure(
@@ -53,7 +53,7 @@ fn a_reload_answers_what_it_took_up_and_what_needs_a_restart() {
         ]
     );
     assert!(Mqtt::try_open(gatepost.mqtt, "m", true).is_err(), "the new rule holds");
-    // What is wrong is told, and nothing is changed: also where the command line itself cannot use the file.
+    // Errors are printed, and nothing changes, even if the command line itself cannot use the file.
     configure(
         &gatepost,
         "[mqtt]\nanonymous = \"loopback\"\n[limits]\nmax_conections = 5\nmax_queues = -1\n",
@@ -69,13 +69,13 @@ fn a_reload_answers_what_it_took_up_and_what_needs_a_restart() {
         Mqtt::try_open(gatepost.mqtt, "m", true).is_err(),
         "the rule still holds"
     );
-    // `environment` has what is in effect.
+    // `environment` prints what is in effect.
     let keys = control(&gatepost, &["environment", "--changed", "--format", "table"], "");
     assert!(keys.contains("mqtt.anonymous\t\"deny\"\t\"loopback\""), "{keys}");
     assert!(!keys.contains("max_queues"), "{keys}");
     let all = json(&control(&gatepost, &["environment", "--json"], ""));
     assert!(all.as_array().is_some_and(|keys| keys.len() > 100));
-    // Over the network only administrators may; nobody stops it from there.
+    // Over the network only administrators may reload, and nobody can stop the gateway.
     let url = format!("http://127.0.0.1:{}", gatepost.management);
     let output = command_line("gatepost", &["reload", "--url", &url], "");
     assert_eq!(output.status.code(), Some(URL_NEEDS_LOGIN), "{output:?}");
@@ -100,11 +100,11 @@ fn the_log_s_level_and_file_change_while_the_gateway_runs() {
         text().contains("until the next reload or start")
     });
     drop(Mqtt::open(gatepost.mqtt, "quiet", true));
-    // A refused login is a warning, and comes later than the lines that are no longer written.
+    // A refused login is a warning. It comes later than the lines that are not logged any more.
     assert!(crate::control::open(&gatepost, "loud", "guest", "wrong").is_err());
     eventually("the warning", || text().contains("login refused"));
     assert!(!text().contains("client connected"), "{}", text());
-    // What the configuration says holds again after a reload.
+    // After a reload the configuration's level applies again.
     control(&gatepost, &["reload"], "");
     drop(Mqtt::open(gatepost.mqtt, "heard", true));
     eventually("lines at info", || text().contains("client connected"));
@@ -114,7 +114,7 @@ fn the_log_s_level_and_file_change_while_the_gateway_runs() {
 }
 
 #[test]
-fn a_report_has_what_a_stranger_needs_and_no_message() {
+fn a_report_has_the_data_for_diagnosis_and_no_messages() {
     let gatepost = Gatepost::with(1, "[limits]\nmax_queues = 77\n");
     let mut amqp = Amqp::open(gatepost.amqp);
     amqp.declare_queue("q", true).expect("a queue");
@@ -148,7 +148,7 @@ fn a_gateway_is_waited_for_and_stopped() {
     assert_eq!(http_status(gatepost.metrics, "/readyz"), Some(200));
     let output = command_line("gatepostctl", &[&["stop"][..], &at].concat(), "");
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    // It had ended when the command came back: the directory can be used.
+    // The gateway had ended when the command returned: the directory can be used.
     assert!(control(&gatepost, &["user", "list"], "").contains("guest"));
     assert!(gatepost.wait_for_end(Duration::from_secs(60)).0.success());
     assert!(
@@ -182,7 +182,7 @@ fn a_configuration_is_checked_by_a_verb_too() {
 }
 
 #[test]
-fn top_draws_what_goes_on_and_leaves_the_terminal_as_it_was() {
+fn top_draws_frames_and_restores_the_terminal() {
     let gatepost = Gatepost::with(1, "");
     let mut amqp = Amqp::open(gatepost.amqp);
     amqp.declare_queue("watched", true).expect("a queue");
@@ -212,7 +212,7 @@ fn top_draws_what_goes_on_and_leaves_the_terminal_as_it_was() {
     assert!(output.status.success(), "{output:?}");
 }
 
-/// Each file that the package takes is there, or is made by the script that makes them.
+/// Each file of the package exists, or is made by the script.
 #[test]
 fn the_package_has_its_pages_and_completions() {
     let crate_dir = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,4 +1,4 @@
-//! What keeps a few from taking the gateway from all.
+//! Limits that keep a few clients from blocking all others.
 
 use crate::support::daemon::{free_port, http};
 use crate::support::mqtt::Mqtt;
@@ -9,7 +9,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::Arc;
 
-/// CONNACK of MQTT 5 with these codes begins so.
+/// Reason codes of an MQTT 5 CONNACK.
 const BAD_CREDENTIALS: u8 = 0x86;
 const NOT_AUTHORIZED: u8 = 0x87;
 const BANNED: u8 = 0x8A;
@@ -27,7 +27,7 @@ fn rule(gatepost: &Gatepost, rule: &str) -> u64 {
     metric(gatepost, &format!("gatepost_protection_total{{rule=\"{rule}\"}}"))
 }
 
-/// A listener whose clients say where they come from.
+/// A listener whose clients name their addresses in a PROXY header.
 fn proxied(port: u16, more: &str) -> String {
     format!(
         "[listeners.proxied]\nprotocol = \"mqtt\"\nbind = [\"127.0.0.1:{port}\"]\nproxy_protocol = true\n\
@@ -45,7 +45,7 @@ fn connect(client: &str, login: Option<(&str, &str)>) -> Vec<u8> {
     [&[0x10, u8::try_from(body.len()).expect("short")], &body[..]].concat()
 }
 
-/// The code of the CONNACK that a client gets which comes from `address`; `None`: it is just closed.
+/// The code of the CONNACK for a client from `address`; `None`: it is closed without one.
 fn knock(port: u16, address: Option<&str>, client: &str, login: Option<(&str, &str)>) -> Option<u8> {
     let mut stream = tcp(port);
     let header = address.map(|address| format!("PROXY TCP4 {address} 198.51.100.1 50000 1883\r\n"));
@@ -59,7 +59,7 @@ fn knock(port: u16, address: Option<&str>, client: &str, login: Option<(&str, &s
 }
 
 #[test]
-fn without_room_clients_are_told_so_in_their_protocols_words() {
+fn over_the_limit_clients_are_refused_in_their_protocols_words() {
     let settings = "[limits]\nmax_connections = 3\n[protection]\nrefusals_max = 16\n";
     let mut gatepost = Gatepost::with(1, settings);
     python(&mut gatepost, "no_room.py");
@@ -73,7 +73,7 @@ fn without_room_clients_are_told_so_in_their_protocols_words() {
 }
 
 #[test]
-fn failed_logins_are_held_back_and_then_banned_and_good_ones_never_count() {
+fn failed_logins_are_delayed_then_banned_and_successful_ones_never_count() {
     let port = free_port();
     let settings = proxied(port, "")
         + "[protection]\nlogin_failures_free = 2\nlogin_failures_max = 5\nlogin_ban = \"1h\"\nlogin_failures_window = \"1h\"\n";
@@ -131,7 +131,7 @@ fn an_address_that_connects_too_fast_is_closed_and_others_are_not() {
 #[test]
 fn a_listener_that_accepts_so_many_a_second_makes_the_others_wait() {
     let gatepost = Gatepost::with(1, "[protection]\nlistener_connections_per_second = 2\n");
-    // Nobody is refused.
+    // None is refused.
     let mut open: Vec<Mqtt> = (0..5)
         .map(|n| Mqtt::open(gatepost.mqtt, &format!("c{n}"), true))
         .collect();
@@ -142,7 +142,7 @@ fn a_listener_that_accepts_so_many_a_second_makes_the_others_wait() {
 }
 
 #[test]
-fn the_oldest_connections_that_do_not_log_in_give_way() {
+fn the_oldest_connections_without_a_login_are_closed_for_new_ones() {
     let gatepost = Gatepost::with(
         1,
         "[protection]\nhalf_open_max = 5\n[limits]\nhandshake_timeout = \"1h\"\n",
@@ -156,7 +156,7 @@ fn the_oldest_connections_that_do_not_log_in_give_way() {
     let mut open: Vec<Mqtt> = (0..20)
         .map(|n| Mqtt::open(gatepost.mqtt, &format!("c{n}"), true))
         .collect();
-    // Who is in stays, and the last of those who wait can still come in.
+    // Connected clients stay, and the newest of those that wait can still log in.
     assert!(rule(&gatepost, "half_open") >= 15);
     for mqtt in &mut open {
         mqtt.ping().expect("served");
@@ -185,9 +185,9 @@ fn upgraded(port: u16) -> TcpStream {
     stream
 }
 
-/// Whatever a client waits with: TLS, its upgrade, or its login behind either.
+/// At every stage of a client: TLS, the upgrade, or the login after either.
 #[test]
-fn those_who_are_half_way_through_tls_or_a_websocket_give_way_too() {
+fn unfinished_tls_and_websocket_handshakes_are_closed_for_new_connections() {
     let authority = Authority::new();
     let limits = "[protection]\nhalf_open_max = 5\n[limits]\nhandshake_timeout = \"1h\"\n";
     let gatepost = Gatepost::with(1, &(authority.settings("") + limits));
@@ -213,9 +213,9 @@ fn those_who_are_half_way_through_tls_or_a_websocket_give_way_too() {
     drop(newest);
 }
 
-/// Code 0x97, whatever carries the protocol.
+/// Code 0x97 over every transport.
 #[test]
-fn who_finds_no_room_is_told_so_over_tls_and_websocket_too() {
+fn over_the_limit_clients_are_refused_over_tls_and_websocket_too() {
     let authority = Authority::new();
     let gatepost = Gatepost::with(1, &(authority.settings("") + "[limits]\nmax_connections = 2\n"));
     let in_it = ["a", "b"].map(|name| Mqtt::open(gatepost.mqtt, name, true));
@@ -232,7 +232,7 @@ fn who_finds_no_room_is_told_so_over_tls_and_websocket_too() {
         .write_all(&[&[0x82, 0x80 | size, 0, 0, 0, 0], &hello[..]].concat())
         .expect("sent");
     let answer = read_to_end(websocket);
-    // Behind the header of its frame, and then the close.
+    // After the header of its frame; then the close frame.
     assert_eq!((answer[2], answer[5]), (0x20, 0x97), "{answer:?}");
     assert_eq!(answer[answer.len() - 4..answer.len() - 2], [0x88, 2], "{answer:?}");
     drop(in_it);
@@ -262,7 +262,7 @@ fn a_publisher_over_its_quota_waits_and_loses_nothing() {
         listener.flush().expect("sent");
     }
     publisher.ping().expect("served");
-    // A second's worth came at once, and two seconds were waited for, in pieces.
+    // A second's worth came at once, and the publisher waited two seconds, in several steps.
     let waits = rule(&gatepost, "publish_quota");
     assert!(waits >= 2);
     let throttled = |protocol: &str| {
@@ -288,7 +288,7 @@ fn a_user_over_its_quota_waits_in_each_protocol_and_loses_nothing() {
 }
 
 #[test]
-fn a_client_that_does_not_read_is_closed_in_its_time() {
+fn a_client_that_does_not_read_is_closed_after_its_time_limit() {
     let gatepost = Gatepost::with(1, "[protection]\nslow_reader_timeout = \"1s\"\n");
     let mut stuck = Mqtt::open(gatepost.mqtt, "stuck", true);
     stuck.subscribe("t", 0).expect("subscribed");

@@ -1,4 +1,4 @@
-//! The PROXY protocol in front of every protocol.
+//! The PROXY protocol with every protocol.
 
 use crate::support::Gatepost;
 use crate::support::daemon::free_port;
@@ -18,7 +18,7 @@ fn v2(command: u8) -> Vec<u8> {
     [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[command, 0x11, 0, 12], &addresses].concat()
 }
 
-/// Sends all of it, in pieces of `size` bytes, and returns what comes until the peer closes or `wanted` bytes are there.
+/// Sends all of it in pieces of `size` bytes. Returns what comes until the peer closes or `wanted` bytes have come.
 fn ask(port: u16, bytes: &[u8], size: usize, wanted: usize) -> Vec<u8> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).expect("connected");
     stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a limit");
@@ -48,19 +48,19 @@ fn listener(name: &str, port: u16, more: &str) -> String {
 }
 
 #[test]
-fn a_header_says_who_the_client_is_and_nobody_behind_a_proxy_is_local() {
+fn a_header_names_the_client_and_no_client_behind_a_proxy_is_local() {
     let (strict, open) = (free_port(), free_port());
     let settings = listener("strict", strict, "") + &listener("open", open, "anonymous = \"allow\"");
     let gatepost = Gatepost::with(1, &(settings + "[log]\nlevel = \"debug\"\n"));
     for header in [V1, b"PROXY UNKNOWN\r\n", &v2(0x20), &v2(0x21)] {
         let all = [header, CONNECT].concat();
         for size in [1, 11, all.len()] {
-            // Anonymous clients log in from this machine only; a proxy on it does not make its clients local.
+            // Anonymous clients may log in from this machine only; a proxy on it does not make its clients local.
             assert_eq!(ask(strict, &all, size, 4), REFUSED, "{header:?}");
             assert_eq!(ask(open, &all, size, 4), CONNACK, "{header:?}");
         }
     }
-    // What the client speaks is told by what comes behind the header.
+    // The client's protocol is guessed from the bytes after the header.
     assert_eq!(ask(strict, &[V1, b"AMQP\x00\x00\x09\x01"].concat(), usize::MAX, 1), b"");
     let log = gatepost.log();
     assert!(
@@ -81,7 +81,7 @@ fn without_a_good_header_or_from_elsewhere_there_is_no_session() {
     for bytes in [CONNECT, b"PROXY TCP4 nonsense\r\n", b"", &V1[..20], &v2(0x21)[..20]] {
         assert_eq!(ask(port, bytes, usize::MAX, 4), b"", "{bytes:?}");
     }
-    // A header where none is taken is no MQTT.
+    // Without `proxy_protocol` a header is not valid MQTT.
     assert_eq!(ask(gatepost.mqtt, &[V1, CONNECT].concat(), usize::MAX, 4), b"");
     assert_eq!(ask(elsewhere, &[V1, CONNECT].concat(), usize::MAX, 4), b"");
     assert_eq!(ask(port, &[V1, CONNECT].concat(), usize::MAX, 4), CONNACK);
@@ -105,7 +105,7 @@ fn a_header_comes_before_a_websocket_and_before_amqp_and_stomp() {
         assert_eq!(ask(web, &before(request), 7, 12), b"HTTP/1.1 101");
         assert_eq!(ask(amqp, &before(b"AMQP\x00\x00\x09\x01"), 7, 3), [1, 0, 0]);
         let connect = b"CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\n\n\0";
-        // guest is a user of this machine.
+        // guest may log in from this machine only.
         assert_eq!(ask(stomp, &before(connect), 7, 5), b"ERROR");
     }
 }
@@ -114,7 +114,7 @@ fn a_header_comes_before_a_websocket_and_before_amqp_and_stomp() {
 fn amqp_login(user: &str, password: &str) -> Vec<u8> {
     let response = format!("\0{user}\0{password}");
     let mut arguments = vec![0, 10, 0, 11];
-    // A client that says so is told why it is refused; others only see the connection close.
+    // A client with this capability is told why it is refused; others are only disconnected.
     arguments.extend_from_slice(
         b"\x00\x00\x00\x31\x0ccapabilitiesF\x00\x00\x00\x1f\x1cauthentication_failure_closet\x01\x05",
     );
@@ -126,8 +126,8 @@ fn amqp_login(user: &str, password: &str) -> Vec<u8> {
     [&b"AMQP\x00\x00\x09\x01\x01\x00\x00"[..], &size, &arguments, b"\xCE"].concat()
 }
 
-/// As RabbitMQ ships, everybody knows the password of `guest`, so it is good on the machine itself only. (Over HTTP: a test
-/// beside `api::login`.)
+/// As RabbitMQ ships, the password of `guest` is public, so it is valid on the machine itself only. (For HTTP there is
+/// a test beside `api::login`.)
 #[test]
 fn guest_remote_refused_all_protocols() {
     let [mqtt, amqp, stomp] = std::array::from_fn(|_| free_port());
@@ -138,7 +138,7 @@ fn guest_remote_refused_all_protocols() {
     let connect = b"\x10\x1b\x00\x04MQTT\x04\xc2\x00\x3c\x00\x01w\x00\x05guest\x00\x05guest";
     let stomp_connect = b"CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\n\n\0";
     let far = |bytes: &[u8]| [V1, bytes].concat();
-    // Near, each of them logs in.
+    // On this machine, each of them can log in.
     assert_eq!(ask(gatepost.mqtt, connect, usize::MAX, 4), CONNACK);
     assert_eq!(ask(gatepost.stomp, stomp_connect, usize::MAX, 9), b"CONNECTED");
     let near = ask(gatepost.amqp, &amqp_login("guest", "guest"), usize::MAX, 8);
@@ -150,7 +150,7 @@ fn guest_remote_refused_all_protocols() {
         refused.starts_with("ERROR") && refused.contains("non-loopback access denied"),
         "{refused}"
     );
-    // It waits for our close-ok: so it is read up to what it has to say.
+    // It waits for our close-ok, so only its message is read.
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, amqp)).expect("connected");
     stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a limit");
     stream.write_all(&far(&amqp_login("guest", "guest"))).expect("sent");

@@ -1,4 +1,4 @@
-//! MQTT over QUIC, under a client that is not quinn.
+//! MQTT over QUIC, with a client that does not use quinn.
 
 use crate::support::daemon::free_port;
 use crate::support::tls::Authority;
@@ -31,7 +31,7 @@ fn aioquic_speaks_mqtt() {
     let authority = Authority::new();
     let mut gatepost = start(&authority, 2, "", "[limits]\nhandshake_timeout = \"3s\"\n");
     python(&mut gatepost, "mqtt_quic.py");
-    // Nobody is left behind, not even those who vanished without a word and those who never opened a stream.
+    // No connection remains, not even of clients that vanished or never opened a stream.
     let log = gatepost.log();
     assert!(log.contains("no stream within limits.handshake_timeout"), "{log}");
     assert!(
@@ -58,7 +58,7 @@ fn handshakes_are_bounded_early_data_is_taken_if_allowed_and_lost_connections_ar
     gatepost.terminate();
 }
 
-/// The address on a datagram proves nothing, so it counts once the handshake is done.
+/// The address of a datagram may be forged, so it counts once the handshake is done.
 #[test]
 fn an_address_that_connects_too_fast_by_quic_is_closed() {
     let authority = Authority::new();
@@ -73,9 +73,9 @@ fn an_address_that_connects_too_fast_by_quic_is_closed() {
     gatepost.terminate();
 }
 
-/// What an idle client costs. The figure is printed; the bound only says that it is no order of magnitude more.
+/// Memory of an idle client. The figure is printed; the bound only excludes another order of magnitude.
 #[test]
-fn an_idle_connection_has_its_measure() {
+fn an_idle_connection_takes_little_memory() {
     let authority = Authority::new();
     let mut gatepost = start(&authority, 1, "", "");
     python(&mut gatepost, "mqtt_quic_idle.py");

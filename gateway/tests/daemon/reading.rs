@@ -1,7 +1,7 @@
-//! A medium whose reads fail: nothing is lost for that, and who waits is told.
+//! A medium whose reads fail: nothing is lost, and operators can see it.
 //!
-//! A read is made to fail without help from the system: a directory takes the place of a segment's file, so that opening
-//! it fails, though not as a file does that is gone.
+//! A read fails without help from the system: a directory takes the place of a segment's file, so that opening it
+//! fails, but differently from a missing file.
 
 use crate::support::amqp::{Amqp, Incoming};
 use crate::support::daemon::{Gatepost, http, http_status};
@@ -10,9 +10,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Messages of each of two queues, one after the other.
+/// Messages of each of two queues, in alternation.
 const COUNT: u32 = 150;
-/// Few files open, so that the others are opened when they are read, and a small cache, so that they are.
+/// Few open files, so that the others are opened for each read, and a small cache, so that they are read.
 const SETTINGS: &str = "[store]\nsegment_size = \"64KiB\"\nopen_files = 1\ncache = \"64KiB\"\n";
 
 fn fill(gatepost: &Gatepost) {
@@ -76,7 +76,8 @@ fn metric(gatepost: &Gatepost, name: &str) -> u64 {
     line.expect("the metric").trim().parse().expect("a number")
 }
 
-/// One EIO dropped 62 intact messages, reads that failed for 3 seconds 984, and the health endpoint stayed green.
+/// The bug: one EIO dropped 62 intact messages, reads that failed for 3 seconds 984, and the health endpoint reported
+/// no failure.
 #[test]
 fn a_queue_waits_for_what_cannot_be_read_and_nothing_is_lost() {
     let gatepost = Gatepost::with(1, SETTINGS);

@@ -1,4 +1,4 @@
-//! What a newcomer pastes first: the README's example and the lines of the banner.
+//! The README's example, and the commands of the banner.
 
 use crate::support::{Gatepost, python};
 

@@ -1,4 +1,4 @@
-//! Starting and stopping: what an operator, a script and a service manager see.
+//! Starting and stopping, as seen by an operator, a script and a service manager.
 
 use crate::support::amqp::Amqp;
 use crate::support::daemon::{self, Gatepost, http, http_status};
@@ -20,7 +20,7 @@ fn the_banner_says_where_everything_is_and_readiness_comes_soon() {
         log.contains(&gatepost.data().display().to_string()),
         "the data directory in:\n{log}"
     );
-    // With a slash at its end it would name a vhost without a name.
+    // With a slash at its end it would name a vhost with an empty name.
     assert!(
         log.contains(&format!("amqp://guest:guest@localhost:{}  ", gatepost.amqp)),
         "{log}"
@@ -28,9 +28,10 @@ fn the_banner_says_where_everything_is_and_readiness_comes_soon() {
     println!("ready {:?} after the spawn", gatepost.ready_after);
 }
 
-/// In the container's configuration nobody is made at the first start, and the banner told people to log in as `guest`.
+/// The bug: in the container's configuration no user is created at the first start, but the banner told people to log
+/// in as `guest`.
 #[test]
-fn the_banner_names_guest_only_where_it_is() {
+fn the_banner_names_guest_only_if_it_exists() {
     let gatepost = Gatepost::with(1, "[auth]\ndefault_user = \"\"\n");
     eventually("the banner", || gatepost.log().contains("Try it, from this machine"));
     eventually("its last line", || gatepost.log().contains("in a browser: the console"));
@@ -80,7 +81,7 @@ fn ends_in_good_order(signal: &str) {
     amqp.confirm_select().expect("confirms");
     let mut device = Mqtt::open(gatepost.mqtt, "device", false);
     device.subscribe("kept/#", 1).expect("a subscription");
-    // Published and not waited for: the end must take what arrived with it.
+    // Published without waiting: the stop must process what has arrived.
     for n in 0..100 {
         amqp.publish("", "kept", true, format!("{n}").as_bytes());
     }
@@ -140,12 +141,12 @@ fn a_directory_in_use_is_refused_and_its_owner_is_named() {
         gatepost.pid()
     );
     assert!(said.contains(path(&gatepost.data())), "the directory in: {said}");
-    // The first one is none the worse for it.
+    // The first gateway is not affected.
     Amqp::open(gatepost.amqp).declare_queue("q", true).expect("a queue");
 }
 
 #[test]
-fn a_lock_left_behind_by_a_killed_process_is_no_obstacle() {
+fn a_lock_file_of_a_killed_process_does_not_prevent_a_start() {
     let mut gatepost = Gatepost::start();
     gatepost.kill();
     gatepost.start_again();
@@ -187,7 +188,7 @@ fn the_configuration_is_checked_without_starting() {
 }
 
 #[test]
-fn everything_wrong_in_the_configuration_is_said_with_file_and_line() {
+fn all_errors_in_the_configuration_are_reported_with_file_and_line() {
     let gatepost = Gatepost::prepare(1, "[limits]\nmax_conections = 5\n[store]\ndurability = \"sometimes\"\n");
     let refused = daemon::run(&["--check-config", "--config", path(&gatepost.config())], &[]);
     let said = errors(&refused);
@@ -203,7 +204,7 @@ fn everything_wrong_in_the_configuration_is_said_with_file_and_line() {
         said.contains(&format!("gatepost.toml:{}:", line("durability"))),
         "the second problem in: {said}"
     );
-    // The daemon itself refuses likewise.
+    // The daemon itself refuses it in the same way.
     let refused = daemon::run(&["--config", path(&gatepost.config())], &[]);
     assert_eq!(refused.status.code(), Some(78));
     assert!(errors(&refused).contains(&unknown));
@@ -222,7 +223,7 @@ fn the_configuration_in_effect_is_printed_with_the_environment_over_the_file() {
     assert!(printed(&[]).contains("max_connections = 5"));
     let text = printed(&[("GATEPOST__LIMITS__MAX_CONNECTIONS", "500")]);
     assert!(text.contains("max_connections = 500"), "{text}");
-    // What it prints can be read again.
+    // Its output can be read again.
     fs::write(gatepost.config(), text).expect("the file");
     assert!(printed(&[]).contains("max_connections = 500"));
 

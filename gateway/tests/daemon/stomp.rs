@@ -8,11 +8,11 @@ fn destinations_acknowledgements_and_transactions_do_what_they_say() {
 }
 
 #[test]
-fn the_wire_is_spoken_to_the_letter_and_faults_get_their_words() {
+fn the_wire_format_is_exact_and_faults_get_their_texts() {
     python(&mut Gatepost::start(), "stomp_wire.py");
 }
 
 #[test]
-fn stompjs_finds_everything_in_place() {
+fn stompjs_works() {
     node(&mut Gatepost::start(), "stomp.mjs");
 }

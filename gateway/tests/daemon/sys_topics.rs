@@ -9,7 +9,7 @@ use std::fs;
 
 type Told = BTreeMap<String, String>;
 
-/// Reads figures until that one has come, and returns it.
+/// Reads topics until this one has come, and returns its value.
 fn read_until(mqtt: &mut Mqtt, told: &mut Told, figure: &str) -> String {
     loop {
         let packet = mqtt.next().expect("a packet");
@@ -24,7 +24,7 @@ fn read_until(mqtt: &mut Mqtt, told: &mut Told, figure: &str) -> String {
 }
 
 #[test]
-fn figures_are_retained_for_those_who_ask_and_follow_what_happens() {
+fn values_are_retained_and_follow_the_traffic() {
     let gatepost = Gatepost::with(1, "[mqtt]\nsys_interval = \"1s\"\n");
     let mut amqp = Amqp::open(gatepost.amqp);
     amqp.declare_queue("all", true).expect("declared");
@@ -41,7 +41,7 @@ fn figures_are_retained_for_those_who_ask_and_follow_what_happens() {
     for id in 1..=5 {
         assert_eq!(publisher.expect(0x40).expect("confirmed"), [0, id]);
     }
-    // Each round tells what has changed, this among it.
+    // Each round publishes what has changed, this topic among it.
     while read_until(&mut watcher, &mut told, "publish/messages/received") != "5" {}
     let mut late = Mqtt::open(gatepost.mqtt, "late", true);
     late.subscribe("$SYS/broker/#", 0).expect("subscribed");
@@ -56,7 +56,7 @@ fn figures_are_retained_for_those_who_ask_and_follow_what_happens() {
     ] {
         assert!(retained.contains_key(figure), "{figure}: {retained:?}");
     }
-    // None of them came to the queue that is bound with `#`: the five readings lie there.
+    // None of them came to the queue that is bound with `#`: it holds only the five readings.
     assert_eq!(amqp.depth("all").expect("declared"), 5);
     // The same numbers by protocol, for Prometheus.
     let metrics = http(gatepost.metrics, "/metrics").expect("metrics");
@@ -72,7 +72,7 @@ fn figures_are_retained_for_those_who_ask_and_follow_what_happens() {
     ] {
         assert!(metrics.lines().any(|l| l == line), "{line}");
     }
-    // Off: what is retained would be out of date, and is cleared.
+    // Turned off: the retained values would be out of date, so they are cleared.
     let toml = fs::read_to_string(gatepost.config()).expect("the configuration");
     fs::write(gatepost.config(), toml.replace("\"1s\"", "\"0s\"")).expect("written");
     gatepost.signal("HUP");

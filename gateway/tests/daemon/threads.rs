@@ -1,5 +1,5 @@
-//! What several I/O threads could get wrong between them. The further ones help while turns queue; what they do to the
-//! queue of turns is tested beside it, in `gateway/src/threads/tests.rs`.
+//! Errors that only several I/O threads can make. Further threads help while turns queue; the queue of turns has tests
+//! of its own in `gateway/src/threads/tests.rs`.
 
 use crate::support::Gatepost;
 use crate::support::amqp::{Amqp, Args, Incoming};
@@ -43,7 +43,7 @@ fn each_of_many_publishers_keeps_its_order_to_each_of_many_consumers() {
                         1 + (n % 60_000) as u16,
                         &body(publisher, n),
                     );
-                    // In lots of a hundred: the receive maximum is a thousand.
+                    // In groups of a hundred: the receive maximum is a thousand.
                     if n % 100 == 99 {
                         (0..100).for_each(|_| drop(mqtt.expect(0x40).expect("a PUBACK")));
                     }
@@ -101,7 +101,7 @@ fn a_session_taken_over_again_and_again_ends_with_one_owner_and_all_its_messages
         for _ in 0..4 {
             scope.spawn(|| {
                 while !done.load(Ordering::Relaxed) {
-                    // Another one may take it over before its CONNACK, or at any time after.
+                    // Another client may take it over before its CONNACK, or at any time after.
                     if let Ok(mut device) = Mqtt::try_open(port, "device", false) {
                         assert!(device.present, "the session is never forgotten");
                         let _ = device.ping();
@@ -159,7 +159,8 @@ fn deleting_a_queue_under_its_publisher_and_consumer_hangs_nobody() {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
                 let mut consumer = Amqp::open(port);
-                // It may not be there, or go at any time: 404 or a server's cancel, and never silence.
+                // The queue may not exist, or be deleted at any time: then 404 or a cancel must come, but never
+                // silence.
                 if consumer.consume("q", 10, false).is_ok() {
                     while !matches!(consumer.next(), Ok(Incoming::Method(60, 30, _)) | Err(_)) {}
                 }
@@ -172,7 +173,7 @@ fn deleting_a_queue_under_its_publisher_and_consumer_hangs_nobody() {
             owner.delete_queue("q").expect("deleted");
         }
         done.store(true, Ordering::Relaxed);
-        // Releases a consumer that waits for a cancel on the last one.
+        // Releases a consumer that waits for a cancel of the last queue.
         owner.declare_queue("q", true).expect("declared");
         owner.delete_queue("q").expect("deleted");
     });
@@ -190,15 +191,15 @@ fn an_exclusive_queue_is_gone_for_other_threads_when_its_connection_is() {
         owner
             .call(0, (10, 50), Args::new().short(200).text("bye").long(0), (10, 51))
             .expect("closed");
-        // Free to be anybody's: not locked, and with other properties.
+        // Any connection may use the name: not locked, and with other properties.
         other.declare_queue(&name, true).expect("declared by another");
         other.delete_queue(&name).expect("deleted");
     }
 }
 
-/// Forty connections have something to say at once: that is more than a round of one thread carries.
+/// Forty connections have work at once, more than one thread handles in a round.
 #[test]
-fn a_thread_that_helps_keeps_every_order_and_loses_nothing() {
+fn a_helping_thread_keeps_the_order_and_loses_nothing() {
     const CLIENTS: usize = 40;
     const MESSAGES: u32 = 4_000;
     let gatepost = Gatepost::with(2, "");
@@ -209,12 +210,12 @@ fn a_thread_that_helps_keeps_every_order_and_loses_nothing() {
             client
         })
         .collect();
-    // The second thread comes for the second long round, so that once may not be enough.
+    // The second thread helps from the second long round on, so one attempt may not be enough.
     for round in 0..100 {
-        // Stopped, so that all of it is there when it goes on.
+        // Stopped, so that all of it is there when the process continues.
         gatepost.signal("STOP");
         for (n, client) in clients.iter_mut().enumerate() {
-            // Around in a circle, so that each wakes another one.
+            // In a circle, so that each wakes another one.
             let topic = format!("to/{}", (n + 1) % CLIENTS);
             (0..MESSAGES).for_each(|number| client.publish(&topic, 0, &number.to_be_bytes()));
             client.flush().expect("sent");
@@ -242,10 +243,11 @@ fn turns_of_the_second_thread(gatepost: &Gatepost) -> u64 {
     turns.and_then(|n| n.parse().ok()).expect("the second thread's turns")
 }
 
-/// Connections come in crowds: after a power cut all devices of a plant are back in a second. Some give up half-way. Those that
-/// are at work lose nothing by it and keep their order, and nothing is left of those that gave up.
+/// Connections come in crowds: after a power cut all devices of a plant reconnect within a second, and some give up
+/// half-way. Clients at work must lose nothing and keep their order, and the abandoned connections must leave nothing
+/// behind.
 #[test]
-fn storms_of_connects_and_handshakes_cost_nobody_a_message() {
+fn storms_of_connects_and_handshakes_cost_no_message() {
     const CROWD: usize = 300;
     let gatepost = Gatepost::with(2, "");
     let (amqp, mqtt) = (gatepost.amqp, gatepost.mqtt);
@@ -264,7 +266,7 @@ fn storms_of_connects_and_handshakes_cost_nobody_a_message() {
             sent
         });
         for round in 0..3 {
-            // Connected and silent, a byte, half a CONNECT, and a whole one whose answer nobody waits for.
+            // Connections that send nothing, a byte, half a CONNECT, and a whole one whose answer is not awaited.
             let half: Vec<TcpStream> = (0..CROWD)
                 .map(|n| {
                     let mut stream = tcp(if n % 2 == 0 { mqtt } else { amqp });

@@ -1,4 +1,4 @@
-//! TLS on the listeners, under clients of every kind and under what is no client.
+//! TLS on the listeners, with clients of every kind and with bytes that are not TLS.
 
 use crate::support::daemon::{free_port, http};
 use crate::support::raw::{eventually, read_to_end, tcp};
@@ -24,7 +24,7 @@ fn ask<const N: usize>(stream: &mut TlsStream, hello: &[u8]) -> std::io::Result<
     Ok(answer)
 }
 
-/// How the daemon said that a connection was not to be.
+/// The daemon's refusal of a connection.
 fn refusal(stream: &mut TlsStream) -> String {
     ask::<4>(stream, CONNECT).expect_err("refused").to_string()
 }
@@ -45,7 +45,7 @@ fn both_versions_are_spoken_with_good_ciphers_and_no_older_one() {
         ];
         assert!(expected.contains(&suite), "{suite:?}");
     }
-    // OpenSSL's client, told to offer nothing better.
+    // OpenSSL's client, told to offer only this.
     for (offer, taken) in [
         ("-tls1_1 -cipher ALL:@SECLEVEL=0", false),
         ("-tls1_2 -cipher AES256-SHA:@SECLEVEL=0", false),
@@ -97,7 +97,7 @@ fn plain_text_on_a_tls_port_and_tls_on_a_plain_one_are_told_apart() {
     let gatepost = Gatepost::with(1, &authority.settings(""));
     let mut plain = tcp(authority.mqtts);
     plain.write_all(CONNECT).expect("sent");
-    // Closed at once, and not when the handshake's time is up.
+    // Closed at once, before the handshake's time limit.
     assert_eq!(read_to_end(plain), b"");
     eventually("a line", || {
         gatepost.log().contains("plain text where the listener has TLS")
@@ -123,7 +123,7 @@ fn plain_text_on_a_tls_port_and_tls_on_a_plain_one_are_told_apart() {
 }
 
 #[test]
-fn a_certificate_is_asked_for_held_against_its_ca_and_may_be_revoked() {
+fn a_client_certificate_is_requested_verified_and_may_be_revoked() {
     let authority = Authority::new();
     for (name, serial) in [("guest", 2), ("lost", 3)] {
         authority.sign(name, &[], serial);
@@ -192,13 +192,13 @@ fn sessions_resume_over_a_restart_and_not_at_another_listener() {
         gatepost.kill();
         gatepost.start_again();
         assert_eq!(shake(authority.mqtts), HandshakeKind::Resumed);
-        // It may ask more of its clients than the first one did.
+        // The other listener may demand more of its clients than the first.
         assert_eq!(shake(authority.amqps), HandshakeKind::Full);
     }
 }
 
 #[test]
-fn a_handshake_cut_or_bent_at_any_byte_harms_nobody_else() {
+fn a_handshake_cut_or_changed_at_any_byte_affects_no_other() {
     let authority = Authority::new();
     let gatepost = Gatepost::with(1, &authority.settings(""));
     let client = Arc::new(authority.client(None, &[&TLS12, &TLS13]));
@@ -231,7 +231,7 @@ fn a_handshake_cut_or_bent_at_any_byte_harms_nobody_else() {
 }
 
 #[test]
-fn a_handshake_has_its_time_and_no_more() {
+fn a_handshake_has_a_time_limit() {
     let authority = Authority::new();
     let settings = authority.settings("") + "[limits]\nhandshake_timeout = \"1s\"\n";
     let gatepost = Gatepost::with(1, &settings);
@@ -300,14 +300,14 @@ fn metrics_and_health_are_served_over_tls() {
         let mut stream = connect(&client, "localhost", port);
         write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").expect("sent");
         let mut answer = String::new();
-        // To its end in good order: with `close_notify`, or the read would fail.
+        // With `close_notify` at the end, otherwise the read would fail.
         stream.read_to_string(&mut answer).expect("an answer");
         assert!(
             answer.starts_with("HTTP/1.1 200") && answer.contains(expected),
             "{answer}"
         );
     }
-    // Plain HTTP there, and half a handshake, get nothing and harm nobody.
+    // Plain HTTP there, and half a handshake, get no answer and affect nobody.
     let mut plain = tcp(port);
     plain.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").expect("sent");
     assert_eq!(read_to_end(plain), b"");
@@ -322,7 +322,7 @@ fn metrics_and_health_are_served_over_tls() {
 }
 
 #[test]
-fn wrong_files_are_named_with_what_is_wrong() {
+fn unusable_files_are_named_with_the_reason() {
     let authority = Authority::new();
     authority.sign("other", &["localhost"], 2);
     let directory = authority.directory();
@@ -411,7 +411,7 @@ fn a_client_that_asks_for_a_name_sees_its_certificate() {
         &authority.settings(&format!("sni_certs = [{cert:?}]\nsni_keys = [{key:?}]")),
     );
     let client = Arc::new(authority.client(None, &[&TLS12, &TLS13]));
-    // The client holds the certificate against the name.
+    // The client checks the certificate against the name.
     for name in ["localhost", "plant.example", "line7.plant.example", "127.0.0.1"] {
         let mut stream = connect(&client, name, authority.mqtts);
         assert_eq!(ask(&mut stream, CONNECT).expect(name), CONNACK);
@@ -467,7 +467,7 @@ fn an_alternative_name_can_name_the_user() {
 }
 
 #[test]
-fn cert_dev_makes_what_the_daemon_and_a_client_need() {
+fn cert_dev_makes_certificates_for_daemon_and_clients() {
     let authority = Authority::new();
     let directory = authority.path("dev");
     let dir = directory.display().to_string();
@@ -511,7 +511,7 @@ fn cert_dev_makes_what_the_daemon_and_a_client_need() {
     assert!(published.status.success(), "{published:?}");
 }
 
-/// A record is decrypted when all of it is there: until then it is memory that the peer can make the daemon hold.
+/// A record is decrypted when it is complete. Until then it is memory that the peer makes the daemon hold.
 #[test]
 fn records_that_do_not_end_count_as_buffers() {
     let authority = Authority::new();

@@ -1,4 +1,4 @@
-//! Connections over TLS once the handshake is done: how they end, and who reads slowly. And what comes before TLS.
+//! Connections over TLS after the handshake: how they end, and slow readers. Also bytes before TLS.
 
 use crate::control::control;
 use crate::support::Gatepost;
@@ -35,7 +35,7 @@ fn both_sides_may_end_with_close_notify_and_ours_always_comes() {
             assert_eq!(ask(&mut stream, CONNECT).expect("served"), ACCEPTED);
             stream
         };
-        // rustls takes an end without close_notify for an attack, and says UnexpectedEof.
+        // rustls takes an end without close_notify for an attack, and reports UnexpectedEof.
         let to_its_end = |stream: &mut TlsStream| stream.read_to_end(&mut Vec::new());
         let mut polite = open();
         polite.write_all(DISCONNECT).expect("sent");
@@ -44,12 +44,12 @@ fn both_sides_may_end_with_close_notify_and_ours_always_comes() {
         let mut wrong = open();
         wrong.write_all(CONNECT).expect("sent");
         assert_eq!(to_its_end(&mut wrong).expect("close_notify"), 0);
-        // A client that says that nothing follows, and keeps its socket open.
+        // A client that says that it sends no more, and keeps its socket open.
         let mut done = open();
         done.conn.send_close_notify();
         done.flush().expect("sent");
         assert_eq!(to_its_end(&mut done).expect("close_notify"), 0);
-        // One that just closes its socket is gone, and nobody waits for it.
+        // A client that just closes its socket is gone; the daemon does not wait for it.
         drop(open().sock);
     }
     eventually("all gone", || {
@@ -71,7 +71,7 @@ fn a_slow_reader_gets_all_of_it() {
         slow.write_all(b"\x82\x06\x00\x01\x00\x01t\x01").expect("sent");
         let mut suback = [0; 5];
         slow.read_exact(&mut suback).expect("an answer");
-        // More than all buffers on the way, and within what the client may leave unacknowledged.
+        // More than fits into all buffers on the way, and within the client's limit of unacknowledged messages.
         let mut publisher = Mqtt::open(gatepost.mqtt, "publisher", true);
         for id in 1..=COUNT {
             publisher.publish("t", id, &vec![u8::try_from(id).expect("small"); SIZE]);
@@ -106,19 +106,20 @@ fn a_proxy_header_comes_before_tls() {
     let gatepost = Gatepost::with(1, &(settings + "[log]\nlevel = \"debug\"\n"));
     let client = Arc::new(authority.client(None, &[&TLS12, &TLS13]));
     let header = b"PROXY TCP4 192.0.2.7 198.51.100.1 50000 8883\r\n";
-    // It comes from 192.0.2.7, and anonymous clients log in from this machine only.
+    // The client's address is 192.0.2.7, and anonymous clients may log in from this machine only.
     let refused = [0x20, 2, 0, 5];
     let mut behind = connect_behind(&client, header, port);
     assert_eq!(ask(&mut behind, CONNECT).expect("an answer"), refused);
     assert!(gatepost.log().contains("192.0.2.7:50000"), "{}", gatepost.log());
-    // The handshake where the header should be, and plain text behind it.
+    // A handshake in place of the header, and plain text after the header.
     ask(&mut connect(&client, "localhost", port), CONNECT).expect_err("no header");
     let mut plain = crate::support::raw::tcp(port);
     plain.write_all(&[header, CONNECT].concat()).expect("sent");
     assert_eq!(crate::support::raw::read_to_end(plain), b"");
 }
 
-/// What the list said went by the port of our end: wrong where two addresses share it, and where a PROXY header names another.
+/// The bug: the list decided by the port of our end, which is wrong if two addresses share it or a PROXY header names
+/// another.
 #[test]
 fn the_list_of_connections_says_which_are_encrypted() {
     let authority = Authority::new();
@@ -165,7 +166,7 @@ fn the_list_of_connections_says_which_are_encrypted() {
     );
 }
 
-/// A ticket brings the certificate of the first handshake with it. It must not outlive the certificate.
+/// A ticket contains the certificate of the first handshake, and must not be valid for longer than it.
 #[test]
 fn a_session_is_not_resumed_with_a_certificate_that_has_expired_since() {
     let authority = Authority::new();

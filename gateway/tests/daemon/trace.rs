@@ -1,4 +1,4 @@
-//! Single messages, followed through the real binary over all protocols.
+//! Follows single messages through the real binary, with all protocols.
 
 use crate::control::{control, try_control};
 use crate::support::Gatepost;
@@ -51,7 +51,7 @@ fn hops(message: &Value) -> Vec<String> {
     hops.iter().map(text).collect()
 }
 
-/// A durable queue whose dead go to the queue `dead`.
+/// A durable queue whose dead letters go to the queue `dead`.
 fn declare_dying(amqp: &mut Amqp, name: &str) {
     let mut table = Vec::new();
     for (key, value) in [("x-dead-letter-exchange", ""), ("x-dead-letter-routing-key", "dead")] {
@@ -149,7 +149,7 @@ fn an_mqtt_publish_is_followed_to_its_amqp_consumer_and_a_rejected_one_to_the_de
         .find(|hop| hop["hop"] == "dead_lettered");
     assert_eq!(dead.expect("dead-lettered")["routing_key"], "dead");
     assert_eq!((&trace["state"], &trace["caught"]), (&json!("following"), &json!(2)));
-    // The last place of the last message is gone: so is the trace's work.
+    // The message's last place is deleted, so the trace is complete.
     store
         .call(1, (50, 30), Args::new().short(0).text("dead").octet(0), (50, 31))
         .expect("purged");
@@ -206,7 +206,7 @@ fn a_trace_is_for_monitors() {
 }
 
 #[test]
-fn what_is_wrong_with_a_trace_that_was_asked_for_is_said() {
+fn an_invalid_request_for_a_trace_is_refused_with_the_reason() {
     let gatepost = Gatepost::with(1, "");
     for (body, why) in [
         ("{}", "say what to trace: topic, routing_key, exchange or property"),
@@ -256,7 +256,7 @@ fn what_is_wrong_with_a_trace_that_was_asked_for_is_said() {
     start(&gatepost, &json!({ "topic": "a" }));
 }
 
-/// The same from the command line: what an operator publishes by hand is traced, too.
+/// The same from the command line: messages that an operator publishes are traced too.
 #[test]
 fn messages_are_traced_from_the_command_line() {
     let gatepost = Gatepost::with(1, "");
@@ -285,7 +285,7 @@ fn messages_are_traced_from_the_command_line() {
         (&json!(id), &json!("following"))
     );
     control(&gatepost, &["get", "orders", "--remove"], "");
-    // All that is to be followed has ended, so this ends, too.
+    // All messages to be followed have ended, so this ends too.
     let followed = control(&gatepost, &["trace", "show", id, "--follow", "--json"], "");
     let rows: Vec<Value> = followed
         .lines()

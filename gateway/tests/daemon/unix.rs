@@ -1,4 +1,4 @@
-//! Unix sockets beside ports.
+//! Unix sockets in addition to ports.
 
 use crate::support::Gatepost;
 use std::io::{Read as _, Write as _};
@@ -18,7 +18,7 @@ fn ask(path: &Path, hello: &[u8], answer: usize) -> Vec<u8> {
 
 #[test]
 fn every_protocol_is_spoken_on_unix_sockets_by_users_of_this_machine() {
-    // A socket's path is short: 107 bytes on Linux.
+    // A socket's path is short: at most 107 bytes on Linux.
     let directory = tempfile::tempdir().expect("a directory");
     let path = |name: &str| directory.path().join(name);
     let listener = |name: &str| {
@@ -31,7 +31,7 @@ fn every_protocol_is_spoken_on_unix_sockets_by_users_of_this_machine() {
     let settings = listener("mqtt") + &listener("amqp") + &listener("stomp");
     let mut gatepost = Gatepost::with(1, &settings);
     let speak = || {
-        // Without a name, and as guest: both are kept for users of this machine.
+        // Anonymous, and as guest: both are for clients on this machine only.
         let connack = ask(&path("mqtt"), b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01u", 4);
         assert_eq!(connack, [0x20, 2, 0, 0]);
         let connected = ask(
@@ -44,7 +44,7 @@ fn every_protocol_is_spoken_on_unix_sockets_by_users_of_this_machine() {
         assert_eq!(ask(&path("amqp"), b"AMQP\x00\x00\x09\x01", 3), [1, 0, 0]);
     };
     speak();
-    // Killed, it leaves its files behind; they are in nobody's way.
+    // A killed gateway leaves the sockets' files, which do not prevent the next start.
     gatepost.kill();
     assert!(path("mqtt").exists());
     gatepost.start_again();

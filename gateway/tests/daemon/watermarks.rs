@@ -1,4 +1,4 @@
-//! Memory and disk run low: publishers wait, or are refused in their protocol's words; consumers always flow.
+//! Low memory and low disk: publishers wait, or are refused in their protocol's words; consumers are always served.
 
 use crate::durability::body;
 use crate::support::amqp::{Amqp, Incoming};
@@ -8,7 +8,7 @@ use crate::support::{Gatepost, python};
 /// More than any disk has.
 const PLENTY: &str = "100000000GiB";
 
-/// A queue `before` with a hundred messages, as they were before the disk ran low.
+/// A queue `before` with a hundred messages from before the disk ran low.
 fn with_messages(mut gatepost: Gatepost) -> Gatepost {
     let mut amqp = Amqp::open(gatepost.amqp);
     amqp.declare_queue("before", true).expect("a queue");
@@ -42,13 +42,13 @@ fn metric(gatepost: &Gatepost, name: &str) -> f64 {
 }
 
 #[test]
-fn on_low_memory_publishers_are_told_wait_and_go_on() {
-    // Of a mebibyte, messages that cannot leave memory may fill four fifths.
+fn on_low_memory_publishers_are_told_to_wait_and_continue() {
+    // Messages that cannot leave memory may fill four fifths of a mebibyte.
     python(&mut Gatepost::with(2, "[memory]\nbudget = \"1MiB\"\n"), "low_memory.py");
 }
 
 #[test]
-fn on_low_disk_publishers_wait_and_consumers_flow() {
+fn on_low_disk_publishers_wait_and_consumers_are_served() {
     let mut gatepost = with_messages(Gatepost::start());
     gatepost.start_with_environment(&[("GATEPOST__DISK__FREE_LIMIT", PLENTY)]);
     python(&mut gatepost, "low_disk.py");
@@ -57,7 +57,7 @@ fn on_low_disk_publishers_wait_and_consumers_flow() {
 }
 
 #[test]
-fn on_a_full_disk_durable_publishes_are_refused_and_consumers_flow() {
+fn on_a_full_disk_durable_publishes_are_refused_and_consumers_served() {
     let mut gatepost = with_messages(Gatepost::start());
     gatepost.start_with_environment(&[("GATEPOST__DISK__RESERVE", PLENTY)]);
     let answer = http(gatepost.metrics, "/readyz").expect("an answer");
@@ -70,7 +70,7 @@ fn on_a_full_disk_durable_publishes_are_refused_and_consumers_flow() {
     python(&mut gatepost, "full_disk.py");
     assert_eq!(metric(&gatepost, "gatepost_disk_full"), 1.0);
     assert!(metric(&gatepost, "gatepost_publishes_refused_total") >= 3.0);
-    // There is room again: everything goes on as before.
+    // There is room again: publishers continue.
     assert!(gatepost.terminate().0.success());
     gatepost.start_again();
     assert_eq!(http_status(gatepost.metrics, "/readyz"), Some(200));

@@ -1,4 +1,4 @@
-//! MQTT, STOMP and AMQP over WebSocket: real clients, and raw sockets for what those would never send.
+//! MQTT, STOMP and AMQP over WebSocket: real clients, and raw sockets for bytes that those would never send.
 
 use crate::support::daemon::free_port;
 use crate::support::tls::{self, Authority};
@@ -9,18 +9,18 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
 #[test]
-fn paho_finds_mqtt_in_place() {
+fn paho_works_over_websocket() {
     python_over_websocket(&mut Gatepost::start(), "mqtt_delivery.py");
 }
 
 #[test]
-fn mqtt_js_finds_mqtt_in_place() {
+fn mqtt_js_works_over_websocket() {
     node_over_websocket(&mut Gatepost::start(), "mqtt.mjs");
 }
 
 /// The page is a file, so its origin is `null`.
 #[test]
-fn the_example_page_and_the_clients_in_a_browser_find_everything_in_place() {
+fn the_example_page_and_browser_clients_work() {
     let mut gatepost = Gatepost::prepare(1, "");
     gatepost.start_with_environment(&[
         ("GATEPOST__LISTENERS__WEB_MQTT__ORIGINS", "[\"null\"]"),
@@ -29,10 +29,10 @@ fn the_example_page_and_the_clients_in_a_browser_find_everything_in_place() {
     node(&mut gatepost, "browser.mjs");
 }
 
-/// As a page on the internet has it. Browsers offer `http/1.1` for a WebSocket over TLS, which was refused: the listener took the
-/// name of its protocol only.
+/// As for a page on the internet. The bug: browsers offer `http/1.1` for a WebSocket over TLS, which was refused,
+/// because the listener accepted only the name of its protocol.
 #[test]
-fn the_example_page_and_the_clients_in_a_browser_find_everything_in_place_over_tls() {
+fn the_example_page_and_browser_clients_work_over_tls() {
     let authority = Authority::new();
     let (mqtt, stomp) = (free_port(), free_port());
     let page = "origins = [\"null\"]";
@@ -150,7 +150,7 @@ const CONNACK: &[u8] = &[0x20, 2, 0, 0];
 const STOMP_CONNECT: &[u8] = b"CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\n\n\0";
 
 #[test]
-fn what_asks_for_no_websocket_is_told_what_is_here() {
+fn a_request_without_an_upgrade_is_told_the_protocol_of_the_port() {
     let gatepost = Gatepost::start();
     let plain = "GET /ws HTTP/1.1\r\nHost: localhost\r\n\r\n";
     let cases = [
@@ -214,7 +214,7 @@ fn bytes_may_come_one_by_one_or_all_at_once() {
 }
 
 #[test]
-fn a_mistake_is_told_by_its_close_code() {
+fn a_mistake_is_answered_with_its_close_code() {
     let gatepost = Gatepost::with(1, "[limits]\nwebsocket_message_max = \"2KiB\"\n");
     let large = [&[0x82, 0x80 | 126, 8, 1][..], &[0; 4]].concat();
     for (what, frame, code) in [
@@ -241,7 +241,7 @@ fn a_client_that_closes_is_answered() {
     assert_eq!(raw.rest(), b"");
 }
 
-/// RabbitMQ closes first and loses what it had to say.
+/// RabbitMQ closes first and loses its last frames.
 #[test]
 fn the_last_error_and_the_last_receipt_come_before_the_close() {
     let gatepost = Gatepost::start();
@@ -258,7 +258,7 @@ fn the_last_error_and_the_last_receipt_come_before_the_close() {
     let (receipt, code) = last_words(&[masked(0x81, goodbye)]);
     assert!(receipt.starts_with("RECEIPT\nreceipt-id:bye"), "{receipt}");
     assert_eq!(code, 1000);
-    // What follows the goodbye is not read, not even to find that it is wrong.
+    // Frames after DISCONNECT are not read, not even to find that they are wrong.
     let (receipt, _) = last_words(&[masked(0x81, goodbye), b"\x81\x01x".to_vec()]);
     assert!(receipt.starts_with("RECEIPT"), "{receipt}");
     let (error, code) = last_words(&[masked(0x81, b"NONSENSE\n\n\0")]);
@@ -267,7 +267,7 @@ fn the_last_error_and_the_last_receipt_come_before_the_close() {
 }
 
 #[test]
-fn stomp_goes_out_as_text_unless_it_is_none() {
+fn stomp_is_sent_as_text_unless_it_is_not_utf_8() {
     let gatepost = Gatepost::start();
     let mut raw = Raw::open(gatepost.web_stomp, "/ws/", "");
     // Joined in one message, then split anywhere.
@@ -303,9 +303,9 @@ fn stomp_goes_out_as_text_unless_it_is_none() {
 }
 
 #[test]
-fn a_silent_peer_is_asked_and_a_half_open_one_is_closed() {
+fn a_silent_peer_is_pinged_and_a_half_open_one_closed() {
     let gatepost = Gatepost::with(1, "[limits]\nwebsocket_ping = \"1s\"\nhandshake_timeout = \"2s\"\n");
-    // Nothing, half a request, and a refusal that is not read: all end.
+    // A silent client, half a request, and a refusal that is not read: all are closed.
     for bytes in ["", "GET /ws HTTP/1.1\r\nHost: loc"] {
         let mut raw = Raw::connect(gatepost.web_mqtt);
         raw.send(bytes.as_bytes());
@@ -341,7 +341,7 @@ fn pages_from_elsewhere_are_not_users_of_this_machine() {
         let said = String::from_utf8(raw.frame().1).expect("text");
         said.split('\n').next().expect("a verb").to_owned()
     };
-    // guest logs in from this machine only.
+    // guest may log in from this machine only.
     assert_eq!(answer(gatepost.web_stomp, "http://localhost:8000"), "CONNECTED");
     assert_eq!(answer(gatepost.web_stomp, "https://evil.example"), "ERROR");
     assert_eq!(answer(gatepost.web_stomp, "null"), "ERROR");
@@ -386,21 +386,21 @@ fn a_listener_has_its_own_vhost_anonymous_rule_and_number_of_connections() {
     let user = b"\x10\x1b\x00\x04MQTT\x04\xc2\x00\x3c\x00\x01w\x00\x05guest\x00\x05guest";
     let held: Vec<Raw> = (0..2)
         .map(|n| {
-            // The refused client above may still count for a moment.
+            // The refused client above may still be counted for a moment.
             loop {
                 let mut raw = Raw::connect(port);
                 let mut connect = user.to_vec();
                 connect[14] = b'a' + n;
                 raw.send(&connect);
                 let mut connack = [0; 4];
-                // One that was refused may still be on its way out.
+                // A refused connection may not have ended yet.
                 if raw.0.read_exact(&mut connack).is_ok() && connack == CONNACK {
                     return raw;
                 }
             }
         })
         .collect();
-    // Told in MQTT's words: the server is unavailable.
+    // In MQTT's words: the server is unavailable.
     assert_eq!(answer(&mut Raw::connect(port)), [0x20, 2, 0, 3], "two are there");
     assert_eq!(
         answer(&mut Raw::connect(gatepost.mqtt)),
@@ -408,7 +408,7 @@ fn a_listener_has_its_own_vhost_anonymous_rule_and_number_of_connections() {
         "elsewhere there is room"
     );
     drop(held);
-    // Nobody has made that vhost, so clients of the listener that name none hear that it is missing.
+    // That vhost does not exist, so clients of the listener that name none are told that it is missing.
     let mut raw = Raw::connect(plant);
     raw.send(STOMP_CONNECT);
     let said = String::from_utf8(raw.rest()).expect("text");
@@ -442,6 +442,6 @@ fn websockets_are_spoken_over_tls() {
         stream.read_to_end(&mut rest).expect("closed in good order");
         assert_eq!(rest, [0x88, 2, 0x03, 0xE8]);
     }
-    // No HTTP is spoken in these (RFC 7301 3.2).
+    // No HTTP is served there (RFC 7301 3.2).
     offering(&[b"mqtt"]).read(&mut [0]).expect_err("refused");
 }

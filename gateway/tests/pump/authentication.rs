@@ -1,4 +1,4 @@
-//! Logins in rounds: before a connection has an engine, and again while it is used.
+//! Logins of several rounds: before a connection has an engine, and again during its session.
 
 use crate::{client, packet, publish, text, world};
 use gatepost_core::command::Login;
@@ -22,14 +22,14 @@ fn auth(reason: u8, data: u8) -> Vec<u8> {
     packet(0xF0, &[reason, 8, 0x15, 0, 1, b'M', 0x16, 0, 1, data])
 }
 
-/// Turns, until the connection waits for somebody else.
+/// Runs turns until the connection waits for something else.
 fn turns(w: &mut World, pipe: Pipe) {
     while w.is_ready(pipe) {
         w.turn_of(pipe, usize::MAX);
     }
 }
 
-/// What the client says is answered with `answer`. Returns what it said.
+/// Answers the client's message with `answer`. Returns the message.
 fn answer(w: &mut World, pipe: Pipe, answer: Event) -> String {
     turns(w, pipe);
     let (mut said, mut answer) = (String::new(), Some(answer));
@@ -81,7 +81,7 @@ fn a_client_is_asked_before_it_gets_an_engine() {
 }
 
 #[test]
-fn a_client_that_leaves_in_the_middle_leaves_nothing_behind() {
+fn a_client_that_disconnects_during_a_login_leaves_nothing() {
     let mqtt = Mqtt::default();
     let mut w = world(1, &mqtt);
     let pipe = w.open(&mqtt);
@@ -94,7 +94,7 @@ fn a_client_that_leaves_in_the_middle_leaves_nothing_behind() {
 }
 
 #[test]
-fn messages_go_both_ways_while_a_client_proves_itself_again() {
+fn messages_flow_during_re_authentication() {
     let mqtt = Mqtt::default();
     let mut w = world(1, &mqtt);
     let other = client(&mut w, &mqtt, "other", false);
@@ -107,7 +107,7 @@ fn messages_go_both_ways_while_a_client_proves_itself_again() {
     w.settle();
     w.drain(pipe);
     w.drain(other);
-    // A message that has to wait for the disk is in front of it: the login does not wait.
+    // A message before it has to wait for the disk; the login does not wait.
     w.set_pressure(Some(Pressure::Backlog));
     w.feed(pipe, b"\x32\x0a\x00\x04from\x00\x07\x001");
     w.feed(pipe, &auth(AGAIN, b'1'));
@@ -134,7 +134,8 @@ fn messages_go_both_ways_while_a_client_proves_itself_again() {
 
 #[test]
 fn a_link_cannot_become_another_users() {
-    // Rights are a link's user's. Whoever took over its connection could otherwise go on as somebody else.
+    // Rights belong to a link's user. Otherwise whoever took over its connection could continue with another user's
+    // rights.
     let mqtt = Mqtt::default();
     let mut w = world(1, &mqtt);
     let pipe = logged_in(&mut w, &mqtt);

@@ -1,5 +1,5 @@
-//! A user with few rights at every door, through a real session of each protocol: the refusal in the protocol's own words,
-//! and what becomes of the connection.
+//! A user with few rights, with a real session of each protocol: the refusal in the protocol's own words, and what
+//! happens to the connection.
 //!
 //! The user `u` may do nothing; `part` may configure, write to and read from names that begin with `part`, and from
 //! `amq.topic` the topics below `ok`.
@@ -25,7 +25,7 @@ fn world(protocols: &[&dyn Protocol]) -> World {
     w
 }
 
-/// What a peer sends, and what it hears until nobody has anything left to do.
+/// Sends the bytes. Returns the answer, once nothing more happens.
 fn say(w: &mut World, pipe: Pipe, bytes: &[u8]) -> Vec<u8> {
     w.feed(pipe, bytes);
     w.settle();
@@ -80,7 +80,7 @@ mod amqp {
         assert_eq!(heard[7..11], [0, 20, 0, 11], "channel.open-ok");
     }
 
-    /// The text and the method of the `channel.close` that was heard, and nothing else.
+    /// Text and method of the only frame received, a `channel.close`.
     fn refusal(heard: &[u8], channel: u16) -> (String, (u16, u16)) {
         assert_eq!(heard[..3], [&[1][..], &channel.to_be_bytes()].concat(), "{heard:?}");
         assert_eq!(heard[7..13], [0, 20, 0, 40, 1, 147], "channel.close 403: {heard:?}");
@@ -142,9 +142,9 @@ mod amqp {
         );
     }
 
-    /// RabbitMQ's texts: a channel error each, and the connection goes on.
+    /// RabbitMQ's texts. Each is a channel error, and the connection stays open.
     #[test]
-    fn every_door_answers_403_on_its_channel() {
+    fn every_refused_method_is_answered_with_403_on_its_channel() {
         let amqp = Amqp::new(Default::default());
         let mut w = world(&[&amqp]);
         let guest = open(&mut w, &amqp, "guest");
@@ -216,7 +216,7 @@ mod amqp {
         }
         refused_transaction(&mut w, u);
         assert!(w.ended(u).is_none(), "the connection goes on");
-        // Nothing was done, and who may, still does.
+        // Nothing was done, and a user with rights still can.
         let heard = say(&mut w, guest, &declare_queue(1, "q", PASSIVE));
         assert_eq!(heard[7..11], [0, 50, 0, 11], "the queue is there, and empty");
         assert_eq!(heard[13..17], [0, 0, 0, 0]);
@@ -308,7 +308,7 @@ mod mqtt {
     }
 
     #[test]
-    fn a_filter_outside_of_the_grant_is_refused_and_its_neighbour_is_not() {
+    fn a_filter_outside_of_the_grant_is_refused_and_the_next_one_is_not() {
         let mqtt = Mqtt::default();
         let mut w = world(&[&mqtt]);
         for (version, refused) in [(4, 0x80), (5, 0x87)] {
@@ -316,7 +316,7 @@ mod mqtt {
             let heard = say(&mut w, pipe, &subscribe(version, &["#", "ok/+", "no/1"]));
             let codes = &heard[heard.len() - 3..];
             assert_eq!((heard[0], codes), (0x90, &[refused, 1, refused][..]), "{heard:?}");
-            // The refused ones get nothing, the other one does.
+            // The refused filters get no messages, the other one does.
             let guest = open(&mut w, &mqtt, 4, "guest");
             say(
                 &mut w,
@@ -334,8 +334,8 @@ mod mqtt {
         }
     }
 
-    /// MQTT 5 has a word for it, and the connection goes on; MQTT 3 has none, and it ends, as at RabbitMQ. A QoS 0 message
-    /// has no answer in either.
+    /// MQTT 5 has a code for it, and the connection stays open. MQTT 3 has none, so it is closed, as in RabbitMQ. A QoS
+    /// 0 message has no answer in either version.
     #[test]
     fn a_publish_outside_of_the_grant_is_refused_by_reason_or_by_the_end_of_the_connection() {
         let mqtt = Mqtt::default();
@@ -357,7 +357,7 @@ mod mqtt {
             }
         }
         let allowed = open(&mut w, &mqtt, 5, "part");
-        // 0x10: nobody subscribes.
+        // 0x10: no subscribers.
         let heard = say(&mut w, allowed, &publish(5, "ok/1", 1, 7));
         assert!(
             matches!(heard[..], [0x40, 2, 0, 7] | [0x40, _, 0, 7, 0x10, ..]),
@@ -394,9 +394,9 @@ mod stomp {
         pipe
     }
 
-    /// An ERROR each, with the text of the fault, and the connection ends: STOMP knows no smaller refusal.
+    /// Each gets an ERROR with the text of the fault, and the connection is closed: STOMP has no smaller refusal.
     #[test]
-    fn every_door_answers_with_an_error_that_ends_the_connection() {
+    fn every_refused_frame_is_answered_with_an_error_and_the_close() {
         let stomp = Stomp::new(Default::default());
         let mut w = world(&[&stomp]);
         let guest = open(&mut w, &stomp, "guest");

@@ -1,4 +1,5 @@
-//! The pump in the simulated world, under real sessions: what no client from outside could arrange at will.
+//! The pump in the simulated world with real sessions: situations that a client from outside cannot bring about
+//! reliably.
 
 mod authentication;
 mod denied;
@@ -54,7 +55,7 @@ fn subscribe(filter: &str) -> Vec<u8> {
 
 const CONNACK: &[u8] = &[0x20, 2, 0, 0];
 
-/// A client that has its CONNACK.
+/// A client that has received its CONNACK.
 fn client(w: &mut World, mqtt: &Mqtt, client_id: &str, will: bool) -> Pipe {
     let pipe = w.open(mqtt);
     w.feed(pipe, &connect(client_id, will));
@@ -72,12 +73,12 @@ fn subscriber(w: &mut World, mqtt: &Mqtt, filter: &str) -> Pipe {
 }
 
 #[test]
-fn a_login_is_answered_by_a_wake_and_what_follows_it_waits() {
+fn a_login_is_answered_by_a_wake_and_later_packets_wait() {
     let mqtt = Mqtt::default();
     let mut w = world(1, &mqtt);
     let pipe = w.open(&mqtt);
     w.feed(pipe, &connect("c", false));
-    // Pipelined behind the CONNECT, as MQTT 5 4.13 allows.
+    // Pipelined after the CONNECT, as MQTT 5 4.13 allows.
     w.feed(pipe, &subscribe("t"));
     while w.is_ready(pipe) {
         w.turn_of(pipe, usize::MAX);
@@ -91,8 +92,8 @@ fn a_login_is_answered_by_a_wake_and_what_follows_it_waits() {
 
 #[test]
 fn the_first_publish_on_a_full_disk_waits_where_it_cannot_be_refused() {
-    // A connection was told of pressure only once it had published: its first publish was refused, and MQTT 3 has no word
-    // for that but the end of the connection.
+    // The bug: a connection was told of pressure only after it had published. Its first publish was refused, which MQTT
+    // 3 can only express by closing the connection.
     let mqtt = Mqtt::default();
     let mut w = world(1, &mqtt);
     let kept = w.open(&mqtt);
@@ -115,7 +116,7 @@ fn the_first_publish_on_a_full_disk_waits_where_it_cannot_be_refused() {
 }
 
 #[test]
-fn a_slow_log_holds_up_only_who_needs_it() {
+fn a_slow_log_delays_only_publishes_that_need_it() {
     let mqtt = Mqtt::default();
     let mut w = world(1, &mqtt);
     let listener = subscriber(&mut w, &mqtt, "#");
@@ -135,7 +136,7 @@ fn a_slow_log_holds_up_only_who_needs_it() {
     assert_eq!(w.drain(listener), publish("a", 0, "waits"));
 }
 
-/// An MQTT 5 CONNECT of a session that outlives its connection, with a will to the topic `will`.
+/// An MQTT 5 CONNECT of a session that is kept, with a will to the topic `will`.
 fn connect_v5(client_id: &str) -> Vec<u8> {
     let mut body = b"\x00\x04MQTT\x05\x04\x00\x00".to_vec();
     // Session Expiry Interval: 60 s. No properties of the will.
@@ -147,7 +148,7 @@ fn connect_v5(client_id: &str) -> Vec<u8> {
     packet(0x10, &body)
 }
 
-/// Things happen in the order that the seed has, until nobody is called.
+/// Runs events in the order that the seed chooses, until nothing is ready.
 fn shuffle(w: &mut World) {
     for _ in 0..60 {
         let pipes: Vec<Pipe> = w.pipes().filter(|pipe| w.is_ready(*pipe)).collect();
@@ -164,7 +165,7 @@ fn shuffle(w: &mut World) {
     w.settle();
 }
 
-/// Turns of all that are called. The log does nothing meanwhile.
+/// Runs the turns of all ready connections. The log does nothing meanwhile.
 fn turns(w: &mut World) {
     while let Some(pipe) = w.pipes().find(|pipe| w.is_ready(*pipe)) {
         w.turn_of(pipe, usize::MAX);
@@ -172,8 +173,8 @@ fn turns(w: &mut World) {
 }
 
 #[test]
-fn while_a_sync_does_not_return_only_who_needs_the_log_waits() {
-    // A slow disk once stalled everybody. Nothing here says that there is pressure: the engine finds out by itself.
+fn while_a_sync_is_pending_only_publishes_that_need_the_log_wait() {
+    // The bug: a slow disk stalled everybody. The test does not set any pressure: the engine finds out by itself.
     let (mqtt, stomp) = (Mqtt::default(), Stomp::new(gatepost_stomp::Settings::default()));
     let settings = Settings {
         log_backlog_bytes_max: 16 << 10,
@@ -201,7 +202,7 @@ fn while_a_sync_does_not_return_only_who_needs_the_log_waits() {
     w.settle();
     assert!(w.drain(transient).starts_with(b"CONNECTED\n"));
 
-    // From here on nothing is written, let alone synced, until the very end.
+    // From here on nothing is written or synced until the very end.
     let payload = "x".repeat(100);
     let mut sent = 0;
     while w.buffered_bytes(durable) == 0 {
@@ -234,8 +235,8 @@ fn while_a_sync_does_not_return_only_who_needs_the_log_waits() {
 }
 
 #[test]
-fn what_a_client_said_before_it_came_back_counts_first() {
-    // Its goodbye was overtaken by its own next CONNECT, and its will was published.
+fn packets_before_a_reconnect_are_handled_first() {
+    // The bug: the client's DISCONNECT was overtaken by its own next CONNECT, and its will was published.
     let mqtt = Mqtt::default();
     for seed in 0..200 {
         let mut w = world(seed, &mqtt);
@@ -286,7 +287,7 @@ fn publish_v5(topic: &str, payload: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_goodbye_may_change_the_expiry_though_its_client_is_back_before_it_is_read() {
+fn a_disconnect_read_after_the_reconnect_still_changes_the_expiry() {
     let mqtt = Mqtt::default();
     let mut w = world(1, &mqtt);
     let old = w.open(&mqtt);
@@ -296,7 +297,7 @@ fn a_goodbye_may_change_the_expiry_though_its_client_is_back_before_it_is_read()
     w.close(old);
     let new = w.open(&mqtt);
     w.feed(new, &connect_v5("device"));
-    // The new connection comes as far as it can before the old one has a turn.
+    // The new connection proceeds as far as it can before the old one has a turn.
     w.turn_of(new, usize::MAX);
     w.answer_logins(|_| Event::authenticated("guest"));
     while w.is_ready(new) {
@@ -344,8 +345,9 @@ fn connections_that_wait_for_each_other_may_all_break() {
 }
 
 #[test]
-fn what_had_arrived_before_a_write_failed_counts() {
-    // The connection ended at the failed write, and a goodbye that lay unread before it was lost: its will was published.
+fn input_that_arrived_before_a_failed_write_is_handled() {
+    // The bug: the connection ended at the failed write, and an unread DISCONNECT before it was lost: the will was
+    // published.
     let mqtt = Mqtt::default();
     for says_goodbye in [true, false] {
         let mut w = world(1, &mqtt);
@@ -354,7 +356,7 @@ fn what_had_arrived_before_a_write_failed_counts() {
         w.feed(device, &subscribe("command"));
         w.settle();
         w.drain(device);
-        // It takes nothing, so that something is left to be written.
+        // The socket accepts nothing, so that there is output left to write.
         w.set_room(device, 0);
         w.feed(listener, &publish("command", 0, "stop"));
         w.settle();
@@ -378,8 +380,8 @@ fn what_had_arrived_before_a_write_failed_counts() {
 }
 
 #[test]
-fn a_connection_that_waits_for_another_gives_up_in_its_time() {
-    // Its timers did not run while it waited: it was there for as long as the old connection did not go.
+fn a_connection_that_waits_for_another_times_out() {
+    // The bug: its timers did not run while it waited, so it stayed for as long as the old connection did.
     let mqtt = Mqtt::default();
     let mut w = world(1, &mqtt);
     let old = client(&mut w, &mqtt, "device", false);
@@ -402,7 +404,7 @@ fn a_connection_that_waits_for_another_gives_up_in_its_time() {
     assert!(w.ended(new).is_some(), "it is closed");
     w.settle();
     assert!(!w.is_attached(new));
-    // The old one was told, and is gone too; the client may come again.
+    // The old connection was told and has ended too; the client may connect again.
     assert!(w.ended(old).is_some());
     client(&mut w, &mqtt, "device", false);
 }

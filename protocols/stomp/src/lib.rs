@@ -21,6 +21,7 @@ mod frame;
 #[cfg(feature = "fuzzing")]
 mod fuzz;
 mod map;
+mod message;
 mod properties;
 mod session;
 mod settings;

@@ -5,13 +5,22 @@
 use crate::destination::push_reply_to;
 use crate::frame::Version;
 use crate::frame::escape::escape;
-use crate::frame::message::Context;
 use crate::properties::{is_server_owned, push_line};
 use base64::Engine as _;
-use gatepost_core::interop::Field;
+use gatepost_core::interop::{Drops, Field};
 use gatepost_core::message::{Dialect, Message};
-use gatepost_core::properties::{Properties, Value};
+use gatepost_core::properties::{Codecs, Properties, Value};
 use gatepost_core::time::Wall;
+
+/// The part of a MESSAGE frame that does not depend on the subscription.
+#[derive(Clone, Copy)]
+pub(crate) struct Context<'a> {
+    pub(crate) version: Version,
+    pub(crate) topic_exchange: &'a str,
+    pub(crate) drops: &'a Drops,
+    pub(crate) codecs: &'a Codecs,
+    pub(crate) now: Wall,
+}
 
 /// Appends the header lines of a message that did not come in by STOMP.
 pub(crate) fn push_foreign(out: &mut Vec<u8>, context: &Context<'_>, message: &Message, properties: &Properties) {

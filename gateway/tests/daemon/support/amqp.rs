@@ -1,5 +1,5 @@
-//! AMQP 0-9-1 spelled out on a socket: fast enough to keep a daemon busy from one thread, and with nothing in between
-//! that would retry, reorder or forget.
+//! AMQP 0-9-1 written by hand on a socket: fast enough to keep a daemon busy from one thread, and without a library
+//! that retries, reorders or drops anything.
 
 use super::raw::try_tcp;
 use std::io::{Error, ErrorKind, Read as _, Result, Write as _};
@@ -13,14 +13,14 @@ pub(crate) struct Amqp {
     output: Vec<u8>,
 }
 
-/// A frame as it came.
+/// A frame as received.
 #[derive(Debug)]
 pub(crate) struct Frame {
     pub(crate) kind: u8,
     pub(crate) payload: Vec<u8>,
 }
 
-/// What a client that publishes and consumes is told.
+/// What a client that publishes and consumes receives.
 #[derive(Debug)]
 pub(crate) enum Incoming {
     Ack { tag: u64, multiple: bool },
@@ -123,7 +123,7 @@ impl Amqp {
         self.expect(answer)
     }
 
-    /// The next method must be this one.
+    /// Reads the next method, which must be this one.
     pub(crate) fn expect(&mut self, (class, method): (u16, u16)) -> Result<Vec<u8>> {
         match self.next()? {
             Incoming::Method(c, m, args) if (c, m) == (class, method) => Ok(args),
@@ -137,7 +137,7 @@ impl Amqp {
         Ok(messages(&self.call(1, (50, 10), args, (50, 11))?))
     }
 
-    /// Passive declare: how many messages are ready.
+    /// Declares passively. Returns how many messages are ready.
     pub(crate) fn depth(&mut self, name: &str) -> Result<u32> {
         let args = Args::new().short(0).text(name).octet(1).bytes(b"");
         Ok(messages(&self.call(1, (50, 10), args, (50, 11))?))
@@ -201,7 +201,7 @@ impl Amqp {
         Ok(())
     }
 
-    /// Sends what is buffered and returns the next thing that comes. Heartbeats are skipped.
+    /// Sends what is buffered. Returns the next method or delivery; heartbeats are skipped.
     pub(crate) fn next(&mut self) -> Result<Incoming> {
         let payload = loop {
             let frame = self.next_frame()?;

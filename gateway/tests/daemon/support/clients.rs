@@ -1,8 +1,8 @@
-//! The clients other people wrote: pinned, installed once under the target directory, run as scripts.
+//! Third-party clients: pinned, installed once under the target directory, and run as scripts.
 //!
-//! A script finds the daemon in environment variables, runs its cases and exits with 0 if all of them held. A line it
-//! writes that begins with `@` asks this side to do something to the daemon (`@kill`, `@start`, …) and is answered with
-//! one line on its standard input.
+//! A script finds the daemon in environment variables, runs its cases, and exits with 0 if all passed. A line of its
+//! output that begins with `@` asks this side to do something with the daemon (`@kill`, `@start`, …), and is answered
+//! by one line on its standard input.
 
 use super::Gatepost;
 use std::fs::{self, File};
@@ -48,7 +48,7 @@ pub(crate) fn node_over_websocket(gatepost: &mut Gatepost, script: &str) {
     run(gatepost, command, script);
 }
 
-/// Installs the clients if they are not there yet: for a test whose preparations do not keep that long.
+/// Installs the clients if necessary: for a test whose preparations would expire meanwhile.
 pub(crate) fn have_installed() {
     installed();
 }
@@ -135,7 +135,7 @@ struct Installed {
     node: PathBuf,
 }
 
-/// Installs what is not there yet. Tests of one process wait on the cell, processes beside it on the lock file.
+/// Installs what is missing. Tests of one process wait for the cell, other processes for the lock file.
 fn installed() -> &'static Installed {
     static INSTALLED: OnceLock<Installed> = OnceLock::new();
     INSTALLED.get_or_init(|| {
@@ -178,7 +178,7 @@ fn installed() -> &'static Installed {
     })
 }
 
-/// Runs `steps` unless `directory` holds what `files` say already; the stamp is written last.
+/// Runs `steps` unless they were run for these `files` before; the stamp is written last.
 fn install(directory: &Path, what: &str, files: &[&str], steps: impl Fn(&Path)) {
     let wanted: String = files
         .iter()

@@ -1,6 +1,6 @@
-//! One daemon of a test's own: its binary as built, a directory under the target directory, ports nobody else has.
+//! The daemon of one test: the built binary, a directory under the target directory, ports of its own.
 //!
-//! A test that fails keeps the directory and prints the daemon's log; a daemon that panicked fails its test.
+//! A failing test keeps the directory and prints the daemon's log. If the daemon panicked, the test fails.
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
@@ -12,7 +12,7 @@ use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// A running daemon and where to find it. Ports and data stay the same over restarts.
+/// A running daemon and its ports. Ports and data stay the same over restarts.
 pub(crate) struct Gatepost {
     pub(crate) amqp: u16,
     pub(crate) mqtt: u16,
@@ -24,25 +24,25 @@ pub(crate) struct Gatepost {
     pub(crate) management: u16,
     /// Holds `gatepost.toml`, `data/`, and `log`, which collects the standard error of every run.
     pub(crate) dir: PathBuf,
-    /// From spawn to a `/readyz` that says yes, in the last start.
+    /// From spawn to a positive `/readyz`, in the last start.
     pub(crate) ready_after: Duration,
     process: Option<Child>,
 }
 
 impl Gatepost {
-    /// With two I/O threads, and settings as shipped.
+    /// Starts with two I/O threads and the default settings.
     pub(crate) fn start() -> Self {
         Gatepost::with(2, "")
     }
 
-    /// With `io_threads` and further tables of configuration.
+    /// Starts with `io_threads` and further tables of configuration.
     pub(crate) fn with(io_threads: u32, settings: &str) -> Self {
         let mut gatepost = Gatepost::prepare(io_threads, settings);
         gatepost.start_again();
         gatepost
     }
 
-    /// Directory, ports and configuration, and nothing running yet.
+    /// Creates directory, ports and configuration, and starts nothing.
     pub(crate) fn prepare(io_threads: u32, settings: &str) -> Self {
         let [amqp, mqtt, stomp, web_mqtt, web_stomp, metrics, management] = std::array::from_fn(|_| free_port());
         let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("gatepost-{}-{amqp}", std::process::id()));
@@ -76,7 +76,7 @@ impl Gatepost {
         }
     }
 
-    /// Starts on the data that is there, and returns once it is ready.
+    /// Starts on the existing data. Returns once it is ready.
     pub(crate) fn start_again(&mut self) {
         self.start_with_environment(&[]);
     }
@@ -86,7 +86,7 @@ impl Gatepost {
         self.start_command(Command::new(program()).envs(environment.iter().copied()));
     }
 
-    /// The same, by a command that is given the binary and its arguments and becomes it.
+    /// The same, through a command that gets the binary and its arguments and executes it.
     pub(crate) fn start_under(&mut self, wrapper: &[&str]) {
         let (program, arguments) = wrapper.split_first().expect("a command");
         self.start_command(Command::new(program).args(arguments).arg(BINARY));
@@ -129,14 +129,14 @@ impl Gatepost {
         self.ready_after = began.elapsed();
     }
 
-    /// `kill -9`: the process gets no chance to write anything more.
+    /// `kill -9`: the process cannot write anything more.
     pub(crate) fn kill(&mut self) {
         let mut child = self.process.take().expect("it runs");
         child.kill().expect("a child to kill");
         child.wait().expect("a child to bury");
     }
 
-    /// SIGTERM, as an init system sends it. Returns how it ended, and how long that took.
+    /// SIGTERM, as an init system sends it. Returns the exit status, and how long the stop took.
     pub(crate) fn terminate(&mut self) -> (ExitStatus, Duration) {
         self.signal("TERM");
         self.wait_for_end(Duration::from_secs(30))
@@ -201,7 +201,7 @@ impl Gatepost {
         self.dir.join("data")
     }
 
-    /// Everything all runs wrote.
+    /// The output of all runs.
     pub(crate) fn log(&self) -> String {
         fs::read(self.dir.join("log"))
             .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
@@ -247,7 +247,7 @@ impl Drop for Gatepost {
     }
 }
 
-/// Runs the binary to its end with `arguments`, for what is about its command line.
+/// Runs the binary to its end with `arguments`, for tests of its command line.
 pub(crate) fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
     let child = Command::new(BINARY)
         .args(arguments)
@@ -258,7 +258,7 @@ pub(crate) fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
         .stderr(Stdio::piped())
         .spawn()
         .expect("the daemon starts");
-    // What should refuse to start and serves instead must not hang the suite.
+    // A binary that should refuse to start and serves instead must not block the suite.
     let pid = child.id();
     let (ended, watch) = std::sync::mpsc::channel::<()>();
     let watchdog = std::thread::spawn(move || {
@@ -277,7 +277,7 @@ pub(crate) fn http_status(port: u16, path: &str) -> Option<u16> {
     http(port, path)?.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Whether the daemon is up: ready, or red because its disk is full, when it serves consumers all the same.
+/// Whether the daemon is up: ready, or not ready because its disk is full, since consumers are served then.
 fn serves(port: u16) -> bool {
     http(port, "/readyz").is_some_and(|answer| answer.starts_with("HTTP/1.1 200") || answer.contains("disk is full"))
 }
@@ -297,8 +297,8 @@ pub(crate) fn http(port: u16, path: &str) -> Option<String> {
     Some(String::from_utf8_lossy(&answer).into_owned())
 }
 
-/// A port nobody listens on, below the range from which the kernel gives clients theirs: so that no client of a test
-/// beside this one sits on it when the daemon comes back from a restart.
+/// A free port below the range from which the kernel assigns clients' ports. So no client of another test can have it
+/// when the daemon restarts.
 pub(crate) fn free_port() -> u16 {
     const FIRST: u32 = 10_000;
     const COUNT: u32 = 22_000;
@@ -313,13 +313,13 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
-/// The daemon that [`Gatepost`] starts: the one just built, or the one that [`PROGRAM`] names.
+/// The program of [`Gatepost`]: the one just built, or the one that [`PROGRAM`] names.
 fn program() -> OsString {
     std::env::var_os(PROGRAM).unwrap_or_else(|| BINARY.into())
 }
 
-/// Set by `.ci/arm`, which runs a test against a program for another machine. Not for the daemon itself, which takes its
-/// configuration from variables that begin in the same way.
+/// Set by `.ci/arm`, which runs a test with a program for another machine. The name does not begin with `GATEPOST__`,
+/// since the daemon would take it for a setting.
 const PROGRAM: &str = "GATEPOST_TEST_PROGRAM";
 
 const BINARY: &str = env!("CARGO_BIN_EXE_gatepost");

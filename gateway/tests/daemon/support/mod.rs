@@ -1,5 +1,5 @@
-//! What the tests stand on: the daemon as a process, the third-party clients, and raw sockets for what no decent client
-//! would send. Nothing here knows what is being tested.
+//! Support for the tests: the daemon as a process, third-party clients, and raw sockets for bytes that no client
+//! library sends. Nothing here depends on what is tested.
 
 pub(crate) mod amqp;
 pub(crate) mod clients;

@@ -1,10 +1,10 @@
-//! MQTT 3.1.1 spelled out on a socket, for the same reasons as AMQP beside it.
+//! MQTT 3.1.1 written by hand on a socket, for the same reasons as AMQP beside it.
 
 use super::raw::try_tcp;
 use std::io::{Error, ErrorKind, Read as _, Result, Write as _};
 use std::net::TcpStream;
 
-/// One connection that has its CONNACK.
+/// A connection that has received its CONNACK.
 pub(crate) struct Mqtt {
     pub(crate) stream: TcpStream,
     /// Whether the session existed before.
@@ -14,14 +14,14 @@ pub(crate) struct Mqtt {
     output: Vec<u8>,
 }
 
-/// A packet as it came.
+/// A packet as received.
 #[derive(Debug)]
 pub(crate) struct Packet {
     pub(crate) byte: u8,
     pub(crate) body: Vec<u8>,
 }
 
-/// A PUBLISH taken apart.
+/// A decoded PUBLISH.
 #[derive(Debug)]
 pub(crate) struct Publish {
     pub(crate) topic: String,
@@ -42,7 +42,7 @@ impl Mqtt {
         Mqtt::try_speak(port, &body)
     }
 
-    /// With a CONNECT spelled out.
+    /// Connects with a CONNECT given as bytes.
     pub(crate) fn try_speak(port: u16, connect: &[u8]) -> Result<Self> {
         let stream = try_tcp(port)?;
         let mut mqtt = Mqtt {
@@ -100,7 +100,7 @@ impl Mqtt {
         Ok(self.expect(0x90)?[2])
     }
 
-    /// A PINGREQ and its answer, with nothing in between.
+    /// Sends PINGREQ. Its answer must come next.
     pub(crate) fn ping(&mut self) -> Result<()> {
         self.packet(0xC0, &[]);
         self.expect(0xD0).map(drop)

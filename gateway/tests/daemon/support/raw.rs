@@ -1,10 +1,10 @@
-//! Sockets as no client library opens them.
+//! Sockets without a client library.
 
 use std::io::{ErrorKind, Read as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
-/// A connection to a port of the daemon. Nothing on it waits longer than a test may take.
+/// A connection to a port of the daemon. Reads and writes on it have a time limit.
 pub(crate) fn tcp(port: u16) -> TcpStream {
     try_tcp(port).unwrap_or_else(|e| panic!("port {port}: {e}"))
 }
@@ -17,7 +17,7 @@ pub(crate) fn try_tcp(port: u16) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Reads to the end of the stream, and says what came. Fails if the other side keeps it open.
+/// Reads to the end of the stream and returns the bytes. Fails if the other side keeps it open.
 pub(crate) fn read_to_end(mut stream: TcpStream) -> Vec<u8> {
     let mut all = Vec::new();
     match stream.read_to_end(&mut all) {

@@ -1,4 +1,4 @@
-//! STOMP 1.2 spelled out on a socket.
+//! STOMP 1.2 written by hand on a socket.
 
 use super::raw::try_tcp;
 use std::fmt::Write as _;
@@ -12,7 +12,7 @@ pub(crate) struct Stomp {
     output: Vec<u8>,
 }
 
-/// A frame as it came. Escapes are left as they are.
+/// A frame as received. Escapes are not decoded.
 #[derive(Debug)]
 pub(crate) struct Frame {
     pub(crate) command: String,

@@ -1,4 +1,4 @@
-//! Certificates of a test's own, and a daemon that listens with them.
+//! Certificates for one test, and a daemon that uses them.
 
 use super::daemon::free_port;
 use super::raw::tcp;
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// A CA, and a directory for what it signs.
+/// A CA, and a directory for the certificates that it signs.
 pub(crate) struct Authority {
     issuer: CertifiedIssuer<'static, KeyPair>,
     directory: tempfile::TempDir,
@@ -60,7 +60,7 @@ impl Authority {
         self.sign_for(name, alternative, serial, None);
     }
 
-    /// The same, good for so long only.
+    /// The same, valid for a limited time.
     pub(crate) fn sign_for(&self, name: &str, alternative: &[&str], serial: u64, lifetime: Option<Duration>) {
         let (uris, others): (Vec<&str>, Vec<&str>) = alternative.iter().partition(|name| name.contains([':', '@']));
         let names: Vec<String> = others.into_iter().map(str::to_owned).collect();

@@ -7,7 +7,6 @@ pub(crate) mod ack;
 pub(crate) mod connect;
 pub(crate) mod error;
 pub(crate) mod escape;
-pub(crate) mod message;
 pub(crate) mod receipt;
 pub(crate) mod send;
 pub(crate) mod subscribe;

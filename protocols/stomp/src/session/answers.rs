@@ -2,8 +2,9 @@
 
 use super::{Awaited, State, StompSession};
 use crate::error::Refusal;
-use crate::frame::message::{Context, push_message};
 use crate::frame::receipt::push_receipt;
+use crate::map::Context;
+use crate::message::push_message;
 use crate::session::subscriptions::Life;
 use gatepost_core::command::{Channel, ConsumerToken};
 use gatepost_core::event::{CloseReason, Delivery, Event, Op};

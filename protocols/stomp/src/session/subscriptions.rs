@@ -7,8 +7,8 @@
 //!      └──────────Done(CloseChannel)────────── Closing ◄──────────nothing unsettled is left─────────┘
 //! ```
 
-use crate::frame::message::Opening;
 use crate::frame::subscribe::{AckMode, SubscriptionName};
+use crate::message::Opening;
 use gatepost_core::command::{Channel, ConsumerToken};
 use gatepost_core::properties::Name;
 use std::collections::BTreeMap;

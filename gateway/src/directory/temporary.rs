@@ -11,29 +11,16 @@
 
 use super::hashing::Answer;
 use super::jwt::{Grant, Token};
-use super::people::{Backend, NotLent};
+use super::people::{Backend, NotAdded, TemporaryUser};
 use crate::logging::lines::LineKind;
 use crate::logging::shown;
 use crate::node::Node;
 use gatepost_core::event::{CloseReason, Event, LoginFailure, LoginRefused};
 use gatepost_core::properties::Name;
-use gatepost_core::quota::Quota;
 use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
-
-/// A user from a token or from the HTTP back end.
-pub(crate) struct Lent {
-    pub grant: Grant,
-    pub quota: Arc<Quota>,
-    /// Expiry in Unix seconds. A user of the HTTP back end stays longer while it has connections.
-    pub until: u64,
-    /// Where it comes from: [`Backend::Jwt`] or [`Backend::Http`].
-    pub by: Backend,
-    /// Estimated memory, counted in `auth.outside_memory`.
-    pub bytes: usize,
-}
 
 /// A verified token, and the login that waits for its user to be added.
 pub(crate) struct Granted {
@@ -61,24 +48,24 @@ pub(crate) async fn run(node: &Node, mut granted: mpsc::UnboundedReceiver<Grante
         tokio::select! {
             _ = look.tick() => expire(node, now()),
             next = granted.recv() => match next {
-                Some(granted) => lend(node, granted),
+                Some(granted) => add_temporary(node, granted),
                 None => return,
             },
         }
     }
 }
 
-fn lend(node: &Node, Granted { token, to }: Granted) {
+fn add_temporary(node: &Node, Granted { token, to }: Granted) {
     let Some(to) = to.upgrade() else { return };
     let Token { user, until, grant } = token;
-    let lent = Lent {
+    let added = TemporaryUser {
         bytes: bytes(&user, &grant),
         grant,
         quota: Arc::default(),
         until,
         by: Backend::Jwt,
     };
-    to.answer(put(node, user, lent));
+    to.answer(put(node, user, added));
 }
 
 /// Estimated memory of a user.
@@ -87,21 +74,21 @@ pub(super) fn bytes(user: &str, grant: &Grant) -> usize {
 }
 
 /// Adds the user and sets its rights in the engines. Returns the answer to its login.
-pub(super) fn put(node: &Node, user: Name, lent: Lent) -> Event {
-    let taken = node.directory.people.write().lend(user.clone(), lent);
+pub(super) fn put(node: &Node, user: Name, added: TemporaryUser) -> Event {
+    let taken = node.directory.people.write().add_temporary(user.clone(), added);
     match taken {
         Ok(()) => {
             node.directory.push_user(&node.vhosts.list(), &user);
             Event::authenticated(user)
         }
-        Err(NotLent::Others) => {
+        Err(NotAdded::Others) => {
             if node.lines.admit(LineKind::LoginRefused) {
                 let user = &*shown(&user);
                 tracing::warn!(user, "a login from outside names a user of another back end: refused");
             }
             refused(user)
         }
-        Err(NotLent::OutOfMemory) => {
+        Err(NotAdded::OutOfMemory) => {
             if node.lines.admit(LineKind::LoginRefused) {
                 let user = &*shown(&user);
                 tracing::warn!(user, "a user from outside is refused: auth.outside_memory is used up");
@@ -113,7 +100,7 @@ pub(super) fn put(node: &Node, user: Name, lent: Lent) -> Event {
 }
 
 fn expire(node: &Node, now: u64) {
-    let gone = node.directory.people.write().take_back(now);
+    let gone = node.directory.people.write().remove_expired(now);
     for user in gone {
         tracing::debug!(%user, "the user from outside is known no longer");
         for vhost in node.vhosts.list().iter() {

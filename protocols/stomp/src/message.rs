@@ -1,15 +1,12 @@
 //! MESSAGE: a delivery. This is the hot path; a message that came in by STOMP is written without allocation.
 
-use super::escape::{escape, has_special};
-use super::{Version, push_decimal, push_end};
 use crate::destination::push_destination;
-use crate::map::push_foreign;
+use crate::frame::escape::{escape, has_special};
+use crate::frame::{Version, push_decimal, push_end};
+use crate::map::{Context, push_foreign};
 use crate::properties::{ORIGIN, push_lines};
 use gatepost_core::event::{Delivery, DeliveryFlags};
-use gatepost_core::interop::Drops;
 use gatepost_core::message::{Dialect, Message};
-use gatepost_core::properties::Codecs;
-use gatepost_core::time::Wall;
 use gatepost_core::topic;
 
 /// The beginning of all MESSAGE frames of a subscription, built once.
@@ -42,16 +39,6 @@ impl Opening {
             explicit_ack,
         }
     }
-}
-
-/// The part of a frame that does not depend on the subscription.
-#[derive(Clone, Copy)]
-pub(crate) struct Context<'a> {
-    pub(crate) version: Version,
-    pub(crate) topic_exchange: &'a str,
-    pub(crate) drops: &'a Drops,
-    pub(crate) codecs: &'a Codecs,
-    pub(crate) now: Wall,
 }
 
 /// Appends the MESSAGE frame for `delivery`. The server's own headers come first and are removed from the sender's. So
@@ -121,7 +108,10 @@ fn push_address(out: &mut Vec<u8>, context: &Context<'_>, message: &Message) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use gatepost_core::interop::Drops;
     use gatepost_core::message::Envelope;
+    use gatepost_core::properties::Codecs;
+    use gatepost_core::time::Wall;
 
     fn delivery(message: Message, flags: DeliveryFlags) -> Delivery {
         Delivery {
