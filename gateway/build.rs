@@ -1,4 +1,4 @@
-//! Packs the console's files (`ui/`) into the program. They are compressed here, once: nothing is while it runs.
+//! Packs the console's files (`ui/`) into the program. They are compressed here once, not at run time.
 //! And tells the linker of a release build which functions lie together (`layout.ld`).
 
 use flate2::Compression;
@@ -37,7 +37,7 @@ fn main() {
 
 /// Hands `layout.ld` to the linker: without it, a gateway at rest has 4 MB more of its code in memory.
 ///
-/// GNU ld and LLD read it. Other linkers may not: whoever names a linker in RUSTFLAGS goes without, and so does who sets
+/// GNU ld and LLD read it. Other linkers may not: if RUSTFLAGS names a linker, the file is not used, nor with
 /// `GATEPOST_LAYOUT=none`.
 fn lay_out() {
     let variable = |name| env::var(name).unwrap_or_default();

@@ -132,7 +132,7 @@ def pattern(name):
 
 
 def main():
-    # Valgrind does not know whose code a section of another name is.
+    # Valgrind assigns no function to code in a section of another name.
     if ".text.start" in subprocess.run(["readelf", "-SW", GATEPOST], check=True, capture_output=True, text=True).stdout:
         sys.exit(f"{GATEPOST} is laid out already: build it with GATEPOST_LAYOUT=none")
     with tempfile.TemporaryDirectory() as directory:

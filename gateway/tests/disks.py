@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A disk that is really full, and one that really fails, under the real gateway. Needs root, for it mounts them:
+"""A full disk and a failing disk under the gateway. Needs root, because it mounts them:
 
     cargo build --release && cargo test -p gatepost --test daemon watermarks   # the binary, and the clients
     sudo target/clients/venv/bin/python gateway/tests/disks.py target/release/gatepost
@@ -80,7 +80,7 @@ class Gatepost:
     def start(self):
         with open(self.log, "a") as log:
             self.process = subprocess.Popen([self.binary, "--config", self.config], stdout=log, stderr=log)
-        # Red means that its disk is full; it serves consumers all the same.
+        # Red because its disk is full; consumers are still served.
         eventually(lambda: self.status("/readyz") in (200, 503) or self.process.poll() is not None, "readiness", 20)
         assert self.process.poll() is None, open(self.log).read()
 
@@ -112,7 +112,7 @@ class Gatepost:
         return pika.BlockingConnection(settings)
 
     def device(self, client_id, clean=True):
-        """A paho client, MQTT 5; `reasons` fills with what its publishes were answered."""
+        """A paho client, MQTT 5; `reasons` gets the reason codes of its publishes."""
         client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id, protocol=paho.MQTTv5)
         client.reasons = {}
         client.on_publish = lambda c, _, mid, reason, properties: c.reasons.update({mid: reason.value})
@@ -154,7 +154,7 @@ def drain(gateway, confirmed):
         numbers.append(int.from_bytes(content[:8], "big"))
         channel.basic_ack(method.delivery_tag)
     connection.close()
-    # What was not confirmed may be there all the same, in the end.
+    # At the end, there may also be messages that were not confirmed.
     there = [n for n in numbers if n < confirmed]
     assert there == sorted(set(there)), "in order, and once"
     missing = sorted(set(range(confirmed)) - set(there))
@@ -183,14 +183,14 @@ def full(binary, home):
         say(f"{confirmed} messages of 16 KiB confirmed, then told to wait; {free / MIB:.1f} MiB free")
 
         sensor = gateway.device("sensor")
-        # Who has published once is told; what came along with that is taken.
+        # A client is told after its first publish; what it sent together with that publish is accepted.
         sensor.publish("a/b", "x", 1)
         time.sleep(0.5)
         second = sensor.publish("a/b", "x", 1)
         time.sleep(1)
         assert not second.is_published(), "the PUBACK is withheld"
 
-        # Somebody else takes the rest.
+        # Another program uses up the rest.
         with open(os.path.join(mount, "ballast"), "wb", buffering=0) as ballast:
             size = 64 << 10
             while size:
@@ -243,8 +243,8 @@ def full(binary, home):
 
 
 def back_tables(image):
-    """Writes the file system's own blocks once, so that what is under them is there: one that loses its tables cannot
-    keep what it said was safe, whoever asked."""
+    """Writes the file system's own blocks once, so that the device has blocks under them. A file system that loses its tables
+    cannot keep the data that it has synced."""
     free = set()
     for line in sh("dumpe2fs", image).stdout.splitlines():
         if line.startswith("  Free blocks: "):
@@ -260,9 +260,8 @@ def back_tables(image):
 
 
 def attach(image):
-    """A loop device that tells the truth. The driver takes a request that was written in part for one that was written
-    (seen on 6.18: a sync succeeds, and behind the first page of what it covered there are zeros), so that none may be
-    larger than a page: it is written, or it fails."""
+    """A loop device that reports every failed write. The loop driver treats a request that was written in part as written (seen on
+    Linux 6.18: a sync succeeds, and after the first page of the data there are zeros), so no request may be larger than a page."""
     device = sh("losetup", "--find", "--show", image).stdout.strip()
     with open(f"/sys/block/{os.path.basename(device)}/queue/max_sectors_kb", "w") as limit:
         limit.write(str(BLOCK // 1024))

@@ -1,6 +1,6 @@
 // The management API, as this page's user.
 
-/** The part of a path. */
+/** A value encoded as one segment of a path. */
 export const part = encodeURIComponent;
 
 export class Refused extends Error {
@@ -14,7 +14,7 @@ let loggedOut = () => {};
 /** Called when the session has ended. */
 export const onLogout = (callback) => (loggedOut = callback);
 
-/** Asks `path` below /api. Answers the JSON that comes, or null. */
+/** Sends a request to `path` below /api. Returns the parsed JSON of the response, or null if it has none. */
 export async function api(path, { method = "GET", body, headers = {} } = {}) {
   let response;
   try {
@@ -39,7 +39,7 @@ export const put = (path, body) => api(path, { method: "PUT", body });
 export const post = (path, body) => api(path, { method: "POST", body });
 export const remove = (path, headers) => api(path, { method: "DELETE", headers });
 
-/** Text for a header, which has room for bytes only: those of UTF-8. */
+/** Text for a header, which takes characters up to U+00FF only: its UTF-8 bytes, one character each. */
 export const octets = (text) => String.fromCharCode(...new TextEncoder().encode(text));
 
 export async function logIn(user, password) {
@@ -49,7 +49,7 @@ export async function logIn(user, password) {
 
 export const logOut = () => remove("/session");
 
-/** A query string of what is not empty. */
+/** A query string of the parameters that are not empty. */
 export function query(values) {
   const search = new URLSearchParams();
   for (const [key, value] of Object.entries(values)) if (value !== undefined && value !== "" && value !== false) search.set(key, value);

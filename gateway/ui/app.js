@@ -1,4 +1,4 @@
-// The frame around the pages: login, navigation, and a refresh every five seconds while somebody looks.
+// The frame around the pages: login, navigation, and a refresh every five seconds while the page is visible.
 
 import { api, logIn, logOut, onLogout } from "./api.js";
 import { announce, bdi, field, h, say, silence } from "./dom.js";
@@ -27,9 +27,9 @@ const app = document.getElementById("app");
 
 let me = null;
 let timer = null;
-/** Grows with each page shown, so that what comes late is dropped. */
+/** Grows with each page shown. A response for an earlier page is dropped. */
 let turn = 0;
-/** Somebody wants the page to stay as it is. */
+/** Whether the user has pressed Pause. */
 let paused = false;
 
 /** A part of the address. One that nobody has written by a link is taken as it is. */
@@ -37,7 +37,7 @@ function decoded(part) {
   try { return decodeURIComponent(part); } catch { return part; }
 }
 
-/** Where we are: the page, what follows its name, and the query, which holds filters. */
+/** The current address: the page, the path after its name, and the query, which holds filters. */
 export function here() {
   const [path, search = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const [page = "overview", ...rest] = path.split("/").filter(Boolean).map(decoded);
@@ -65,14 +65,14 @@ function frame() {
   ];
 }
 
-/** Stops refreshing, or goes on. */
+/** Pauses or resumes refreshing. */
 function pause() {
   paused = !paused;
   document.getElementById("pause").setAttribute("aria-pressed", String(paused));
   if (paused) live("Paused."); else show(true);
 }
 
-/** Says beside the page how old it is, or why it is not refreshed. */
+/** Shows next to the page how old it is, or why it is not refreshed. */
 function live(text, bad = false) {
   const line = document.getElementById("live");
   if (!line) return;
@@ -101,14 +101,14 @@ function loginPage(why = "") {
   app.querySelector("input").focus();
 }
 
-/** What went wrong, for people. */
+/** The text of an error for the user. */
 function told(error, { page, rest }) {
   const back = rest.length ? h("p", {}, h("a", { href: `#/${page}` }, `Back to ${PAGES[page][0].toLowerCase()}`)) : "";
   const text = error.status === 404 && rest.length ? "It is not there (any more)." : error.status === 401 ? `Your user may not see this: ${error.message}.` : error.message;
   return [h("h1", {}, PAGES[page][0]), h("p", { class: "bad", role: "alert" }, text), back];
 }
 
-/** Shows where we are. Whoever types is not disturbed by a refresh, unless it was `asked` for by what they did. */
+/** Shows the page of the current address. A refresh does not interrupt typing, unless the user's action `asked` for it. */
 async function show(refresh = false, asked = false) {
   clearTimeout(timer);
   if (!me) return loginPage();
@@ -124,7 +124,7 @@ async function show(refresh = false, asked = false) {
   try {
     const content = await page.render({ ...at, me, again: () => { closeForm(); return show(true, true); } });
     if (mine !== turn || !me) return;
-    // Somebody may have begun to type while the answer was under way.
+    // The user may have begun to type since the request was sent.
     const why = refresh && !asked ? reason() : "";
     if (!why && (!refresh || !page.still)) replace(main, content, refresh);
     if (!page.still) live(why ? why : paused ? "Paused." : `As of ${new Date().toLocaleTimeString("en-GB")}.`);
@@ -143,7 +143,7 @@ function replace(main, content, refresh) {
   for (const restore of kept) restore?.(main);
 }
 
-/** Why the page should stay as it is just now. */
+/** Why the page must not be refreshed now; empty if it may be. */
 function reason() {
   const at = document.activeElement;
   if (paused) return "Paused.";
@@ -162,7 +162,7 @@ function tick() {
   else show(true);
 }
 
-/** A form has done its work: it is emptied, and closed if it can be. */
+/** After a form was submitted: empties it, and closes it if it can be closed. */
 function closeForm() {
   const form = document.querySelector("main form[data-sent]");
   form?.reset();
@@ -172,7 +172,7 @@ function closeForm() {
   around.querySelector("summary").focus();
 }
 
-/** What is open stays as it is, with what was written into it and what it has shown. */
+/** Keeps open sections over a refresh, with their input and results. */
 function keepForms(main) {
   const titleOf = (one) => one.querySelector("summary").textContent;
   const open = new Map([...main.querySelectorAll("details[open]")].map((one) => [titleOf(one), one]));
@@ -186,7 +186,7 @@ function keepForms(main) {
   };
 }
 
-/** What was written into forms that are always open stays there. */
+/** Keeps the input of forms that are always open over a refresh. */
 function keepValues(main) {
   const fields = (root) => [...root.querySelectorAll("form:not(details form) [name]")];
   const keyOf = (field) => `${field.form.getAttribute("aria-label")} ${field.name}`;
@@ -197,7 +197,7 @@ function keepValues(main) {
   };
 }
 
-/** A refresh replaces the page: who was on a link or a button stays on it, also where it has moved. */
+/** A refresh replaces the page: keeps the focus on the same link or button, also where it has moved. */
 function keepFocus(main) {
   const focused = document.activeElement;
   const all = "a, button, input, select, summary, [tabindex]";
@@ -208,13 +208,13 @@ function keepFocus(main) {
   return (fresh) => {
     if (fresh.contains(focused)) return;
     const nodes = [...fresh.querySelectorAll(all)];
-    // A row that is gone takes its button with it. The next one is not what somebody meant to press.
+    // The row with this button is gone. The button of the next row must not get the focus: the user did not choose it.
     const found = key ? nodes.find((node) => keyOf(node) === key) ?? fresh : nodes[index];
     found?.focus({ preventScroll: true });
   };
 }
 
-/** What was scrolled within the page stays so. */
+/** Keeps the scroll positions within the page over a refresh. */
 function keepScroll(main) {
   const boxes = ".scroll, pre";
   const before = [...main.querySelectorAll(boxes)].map((box) => [box.scrollLeft, box.scrollTop]);

@@ -1,11 +1,11 @@
-// A line chart of samples as the API gives them, and the same as a table for who cannot see it.
+// A line chart of samples as the API gives them, and the same as a table for users who cannot see it.
 
 import { h, s } from "./dom.js";
 
 const [WIDTH, HEIGHT, LEFT, BOTTOM] = [420, 130, 44, 16];
 const round = (value) => value.toLocaleString("en", { maximumFractionDigits: value < 10 ? 1 : 0 });
 
-/** Changes of a counter a second, from samples that come newest first. */
+/** Changes of a counter per second, from samples that come newest first. */
 export function rates(samples = []) {
   const points = [];
   for (let i = 0; i + 1 < samples.length; i++) {
@@ -16,10 +16,10 @@ export function rates(samples = []) {
   return points;
 }
 
-/** Samples as they are. */
+/** Samples without conversion. */
 export const levels = (samples = []) => samples.map((p) => ({ time: p.timestamp, value: p.sample })).reverse();
 
-/** The least round number that is not less. */
+/** The smallest round number that is not less than the given one. */
 function nice(most) {
   const power = 10 ** Math.floor(Math.log10(Math.max(most, 1)));
   return [1, 2, 4, 6, 8, 10].map((n) => n * power).find((n) => n >= most) ?? most;
@@ -45,7 +45,7 @@ export function chart(title, series, unit = "") {
   }
   series.forEach((one, n) => {
     const d = one.points.map((p, i) => `${i ? "L" : "M"}${x(p.time).toFixed(1)} ${y(p.value).toFixed(1)}`).join("");
-    // Dashes tell the lines apart without colour.
+    // Dashes distinguish the lines without colour.
     svg.append(s("path", { d, fill: "none", stroke: `var(--s${n + 1})`, "stroke-width": 2, "stroke-dasharray": ["", "6 3", "2 2", "8 2 2 2"][n], "vector-effect": "non-scaling-stroke" }));
   });
   const keys = series.map((one, n) => h("span", { class: "key" }, h("i", { style: `border-color: var(--s${n + 1}); border-top-style: ${["solid", "dashed", "dotted", "dashed"][n]}` }), `${one.name} ${latest(one)}${unit}`));

@@ -6,9 +6,9 @@ export function h(tag, props = {}, ...children) {
   for (const [name, value] of Object.entries(props)) {
     if (value === undefined || value === null || value === false) continue;
     if (typeof value === "function") node.addEventListener(name, value);
-    // Also what a reset of its form comes back to.
+    // Also the value to which a reset of its form returns.
     else if (name === "value" && tag === "textarea") node.defaultValue = value;
-    // Not the attribute: the content policy allows no inline style.
+    // Not the attribute, because the content security policy allows no inline style.
     else if (name === "style") node.style.cssText = value;
     else node.setAttribute(name, value === true ? "" : value);
   }
@@ -26,11 +26,11 @@ export function s(tag, props = {}, ...children) {
   return node;
 }
 
-/** Where things are said: they are there before anything is said, or screen readers would not notice. */
+/** Live regions for messages. They must be in the page before the first message, or screen readers do not announce it. */
 const [news, problems] = [h("div", { role: "status" }), h("div", { role: "alert" })];
 document.body.append(h("div", { id: "says" }, news, problems));
 
-/** Says something at the edge of the page, and to screen readers. What went wrong stays until it is dismissed. */
+/** Shows a message at the edge of the page, and announces it to screen readers. Errors stay until they are dismissed. */
 export function say(text, bad = false) {
   const line = h("p", { class: bad ? "bad" : undefined }, text);
   if (bad) line.append(h("button", { type: "button", class: "small", "aria-label": "Dismiss", click: () => line.remove() }, "×"));
@@ -38,14 +38,14 @@ export function say(text, bad = false) {
   (bad ? problems : news).append(line);
 }
 
-/** To screen readers only. The same text again is not said again. */
+/** Announces a text to screen readers only. A repeated text is not announced again. */
 export function announce(text) {
   spoken.textContent = text;
 }
 const spoken = h("div", { role: "status", class: "unseen" });
 document.body.append(spoken);
 
-/** Another page: what went wrong on the one before is over. */
+/** Removes the errors of the previous page. */
 export const silence = () => problems.replaceChildren();
 
 const known = (value) => value !== undefined && value !== null && !Number.isNaN(value);
@@ -68,27 +68,27 @@ export function span(ms) {
   return d ? `${d} d ${hr} h` : hr ? `${hr} h ${m} min` : m ? `${m} min ${seconds % 60} s` : `${seconds} s`;
 }
 
-/** Makes signs visible that are not: spaces alone, control characters, and those that turn the direction of text. */
+/** Makes invisible characters visible: text of spaces alone, control characters, and those that change the direction of text. */
 export const visible = (text) => {
   const plain = String(text).replace(/[\u0000-\u001f]/g, (c) => String.fromCharCode(0x2400 + c.charCodeAt(0))).replace(/[\u007f-\u009f\u200b\u200e\u200f\u202a-\u202e\u2060\u2066-\u2069\ufeff]/g, (c) => `<U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, "0")}>`);
   return plain.trim() === "" ? plain.replace(/\s/g, "␣") : plain;
 };
-/** A name: whatever direction its letters have, those around it keep theirs. */
+/** A name in isolation: letters of right-to-left scripts do not change the direction of the text around it. */
 export const bdi = (text) => h("bdi", {}, visible(text ?? ""));
 /** The same within a sentence that is only text. */
 export const q = (name) => `\u2068${visible(name)}\u2069`;
 
-/** Follows a dotted path. */
+/** The value at a dotted path in an object. */
 export const at = (object, path) => path.split(".").reduce((value, key) => value?.[key], object);
 
-/** Rows that a table shows at once, of those that came. */
+/** Rows that a table shows before it is expanded. */
 const ROWS = 100;
-/** Tables that show more, by where they are. */
+/** Tables that the user has expanded, by their place in the page. */
 const more = new Map();
 
 /**
  * A table of rows. A column is { name, get, cell?, number?, sort? }: `sort` is the API's field, and makes the heading a button.
- * `order` is { sort, reverse, set(sort, reverse) }. `empty` is said where there are no rows.
+ * `order` is { sort, reverse, set(sort, reverse) }. `empty` is the text shown if there are no rows.
  */
 export function table(caption, columns, rows, order, empty = "None.") {
   const heading = (column) => {
@@ -124,7 +124,7 @@ export function field({ name, label, options, type = "text", ...rest }) {
   return h("label", {}, label, h("input", { type, name, autocomplete: "off", ...rest }));
 }
 
-/** A form that calls `submit(values)`, says what went wrong, and cannot be sent twice at once. */
+/** A form that calls `submit(values)`, shows its error, and cannot be sent twice at once. */
 export function form(title, fields, submit, word = title) {
   const button = h("button", { class: "primary" }, word);
   return h("form", {
@@ -144,7 +144,7 @@ export function form(title, fields, submit, word = title) {
   }, fields.map(field), button);
 }
 
-/** A button that asks before it does something that cannot be undone. Its name says of what, for those who hear it alone. */
+/** A button that asks for confirmation before an action that cannot be undone. Its accessible name also names the object. */
 export function danger(word, question, action) {
   const whole = question.replace(/[?.]$/, "");
   return h("button", {
@@ -159,7 +159,7 @@ export function danger(word, question, action) {
   }, word);
 }
 
-/** A button that fills a form, named by its label, with what is there, so that it can be changed. */
+/** A button that fills the form with this label with the current values, so that they can be changed. */
 export function edit(what, title, values) {
   const fill = () => {
     const form = document.querySelector(`main form[aria-label="${title}"]`);

@@ -1,4 +1,4 @@
-// As much of MQTT 3.1.1 as a person needs to try it: CONNECT, SUBSCRIBE at QoS 1, PUBLISH at QoS 1.
+// The part of MQTT 3.1.1 that the page “Try it” needs: CONNECT, SUBSCRIBE at QoS 1, PUBLISH at QoS 1.
 
 const utf8 = new TextEncoder();
 const text = new TextDecoder();
@@ -12,7 +12,7 @@ function packet(first, body) {
   return new Uint8Array([first, ...length, ...body]);
 }
 
-/** The whole packets at the start of `bytes`, and what is left. */
+/** The complete packets at the start of `bytes`, and the rest. */
 function split(bytes) {
   const packets = [];
   for (;;) {

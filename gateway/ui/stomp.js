@@ -1,4 +1,4 @@
-// As much of STOMP 1.2 as a person needs to try it.
+// The part of STOMP 1.2 that the page “Try it” needs.
 
 const escape = (value) => value.replace(/\\/g, "\\\\").replace(/:/g, "\\c").replace(/\n/g, "\\n").replace(/\r/g, "\\r");
 const unescape = (value) => value.replace(/\\([\\cnr])/g, (_, c) => ({ "\\": "\\", c: ":", n: "\n", r: "\r" })[c]);

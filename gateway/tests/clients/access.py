@@ -1,4 +1,4 @@
-"""What a user may not do, in each protocol's words. The users and their topics are in Mosquitto's files:
+"""How each protocol refuses what a user may not do. The users and their topics are in Mosquitto's files:
 `plant` has `plant/#` but for `plant/secret/#`, `reader` reads it, both may write `status/<client id>`."""
 
 import pika
@@ -18,7 +18,7 @@ PLANT, READER = ("plant", "s3cret"), ("reader", "s3cret")
 @case
 def mqtt_5_says_0x87_in_puback_and_pubrec_and_goes_on():
     client = Client(V5, user=PLANT)
-    # Whether somebody subscribes to it, 0 or 0x10 says.
+    # 0: delivered; 0x10: no matching subscribers.
     assert acknowledged(client, "plant/1/temp", 1) in (0, 0x10)
     equal(acknowledged(client, "other/1", 1), NOT_AUTHORIZED)
     equal(acknowledged(client, "plant/secret/1", 1), NOT_AUTHORIZED)
@@ -26,7 +26,7 @@ def mqtt_5_says_0x87_in_puback_and_pubrec_and_goes_on():
     equal(acknowledged(client, "status/somebody", 1), NOT_AUTHORIZED)
 
 
-# paho sends PUBREL after a PUBREC that says no, and so hides it.
+# paho sends PUBREL even after a PUBREC with an error, and so hides the error.
 @case
 def mqtt_5_says_0x87_in_pubrec():
     wire = raw.Wire.opened(flags=0xC2, rest=raw.text("plant") + raw.text("s3cret"))
@@ -47,7 +47,7 @@ def at_qos_0_the_message_is_dropped_and_nothing_is_said(version):
     equal(client.subscribe("plant/1/temp"), 0)
 
 
-# Its PUBACK has no code, and to acknowledge what was thrown away would be a lie.
+# A PUBACK of MQTT 3 has no reason code: it would confirm a message that was dropped.
 @case
 def mqtt_3_is_closed_where_a_publish_is_refused():
     client = Client(V3, user=PLANT)
@@ -81,7 +81,7 @@ def a_session_belongs_to_its_user(version):
     first = Client(version, user=PLANT, clean=False, expiry=600)
     equal(refusal(version=version, client_id=first.client_id, user=READER), NOT_AUTHORIZED)
     first.disconnect()
-    # It waits for its user while nobody is connected.
+    # The session stays while its client is not connected.
     equal(refusal(version=version, client_id=first.client_id, user=READER), NOT_AUTHORIZED)
     again = Client(version, client_id=first.client_id, user=PLANT, clean=False, expiry=600)
     assert again.present
@@ -91,7 +91,7 @@ def a_session_belongs_to_its_user(version):
 def bad_credentials_are_told_apart_from_access_only_by_code():
     for user in [("plant", "wrong"), ("nobody", "s3cret"), ("nobody", "nothing")]:
         equal(refusal(version=V5, user=user), 0x86, user)
-        # 4 in MQTT 3, which paho tells in the words of MQTT 5.
+        # Code 4 of MQTT 3, which paho reports as the reason code of MQTT 5.
         equal(refusal(version=V3, user=user), 0x86, user)
 
 
@@ -202,13 +202,13 @@ def what_a_reload_takes_away_stops_the_next_publish_and_closes_nothing():
     with open("passwords", "w") as file:
         file.writelines(line for line in users if not line.startswith("gone:"))
     ask("hangup")
-    # Its user is gone: told so in MQTT's words.
+    # Its user was deleted: DISCONNECT with that reason.
     equal(gone.gone(), 0x98)
     equal(acknowledged(brief, "brief/1", 1), NOT_AUTHORIZED)
     assert not brief.disconnects
     Client(user=("guest", "guest")).publish("brief/in", b"still there", 1)
     brief.wait(1)
-    # The will was permitted when the connection began, and is not any more.
+    # The will was permitted when the connection began, and no longer is.
     brief.drop()
     done = Client(user=("guest", "guest"))
     done.publish("brief/end", b"", 1)

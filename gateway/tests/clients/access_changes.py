@@ -1,5 +1,5 @@
-"""What becomes of clients that are connected while an operator changes users, rights and vhosts over the management API, in each
-protocol's words."""
+"""What happens to connected clients, in each protocol, when an operator changes users, rights and vhosts over the management
+API."""
 
 import pika
 import pika.exceptions
@@ -24,7 +24,7 @@ def person(vhost="/"):
 
 
 def amqp_connect(who, **settings):
-    """Given the time that a busy machine needs."""
+    """Waits long enough for a busy machine."""
     credentials = pika.PlainCredentials(*who)
     return connect(credentials=credentials, socket_timeout=30, stack_timeout=60, **settings)
 
@@ -80,7 +80,7 @@ def a_deleted_user_s_connections_end_in_each_protocol_s_words():
     equal(new.gone(), ADMINISTRATIVE_ACTION)
     old.gone()
     equal(refusal(version=V5, user=who), 0x86)
-    # Others are served on.
+    # Other clients are still served.
     stays.queue_declare("", exclusive=True)
     assert acknowledged(neighbour, f"{topic}/end", 1) == 0
     watcher.wait(1)
@@ -101,7 +101,7 @@ def a_vhost_s_deletion_ends_what_is_in_it_and_nothing_else():
     new, old = Client(V5, user=in_it), Client(V3, user=in_it)
     outside = Client(V5, user=who)
     ADMIN.delete(f"/api/vhosts/{vhost}")
-    # RabbitMQ's words.
+    # RabbitMQ's text.
     equal(told_by_amqp(here), (320, f"CONNECTION_FORCED - vhost '{vhost}' is down"))
     told = told_by_stomp(by_stomp)
     assert "virtual host is deleted" in told, told
@@ -115,7 +115,7 @@ def a_vhost_s_deletion_ends_what_is_in_it_and_nothing_else():
         raise AssertionError("it is there")
     except pika.exceptions.ProbableAccessDeniedError as error:
         assert "(530)" in str(error) and f"NOT_ALLOWED - vhost {vhost} not found" in str(error), error
-    # One of the same name is another one.
+    # A new one of the same name is a different user.
     ADMIN.put(f"/api/vhosts/{vhost}")
     permit(who[0], vhost=vhost)
     again = amqp_connect(who, virtual_host=vhost).channel()

@@ -1,4 +1,4 @@
-"""A server that knows users, asked as RabbitMQ asks one; here it is part of the script. It is asked over TLS.
+"""The back end `http`, with RabbitMQ's requests. The server is part of the script; the gateway asks it over TLS.
 
 What it says: `Server` below. Users: `anna` may do everything but with what is called `secret`; `mina` is an MQTT client;
 `stina` speaks STOMP; `slow` is never answered about what is called `slow`; `nonsense` is answered with it."""
@@ -73,7 +73,7 @@ def amqp(user):
 
 @case
 def amqp_asks_what_rabbitmq_asks():
-    # A user of its own: others are asked about by other cases, too.
+    # A user of this case only, because other cases cause requests about the other users.
     name = unique()
     channel = amqp("asta")
     channel.queue_declare(name)
@@ -104,7 +104,7 @@ def amqp_is_refused_in_its_words():
         channel.basic_publish(exchange, key, b"x")
 
     refused(403, f"write access to topic 'a.secret' in exchange 'amq.topic' {by}", lambda: publish("amq.topic", "a.secret"))
-    # No answer that makes sense is a no.
+    # An answer that cannot be read counts as a refusal.
     refused(403, "write access to topic 'nonsense'", lambda: publish("amq.topic", "nonsense"))
     made_up = amqp("anna").queue_declare("").method.queue
     assert made_up.startswith("amq.gen-"), made_up
@@ -120,7 +120,7 @@ def who_may_log_in():
     for version in (V3, V5):
         equal(refusal(version=version, user=("mina", "wrong")), 0x86)
         equal(refusal(version=version, user=("mina", "")), 0x86)
-        # An outage is no wrong password: the client comes again, and its address is not banned for it.
+        # An outage does not count as a wrong password: the client may retry, and its address is not banned.
         for user in ("down", "nonsense", "moved"):
             reason = refusal(version=version, user=(user, "s3cret"))
             assert reason in (BUSY[version], 0x88, 0x89), (version, user, reason)
@@ -130,7 +130,7 @@ def who_may_log_in():
         raise AssertionError("it was let in")
     except pika.exceptions.ProbableAccessDeniedError as error:
         assert "(530)" in str(error) and "access to vhost '/' refused for user 'nowhere'" in str(error), error
-    # Names that the gateway knows itself are not asked for.
+    # The server is not asked about users that the gateway knows itself.
     Client(user=("guest", "guest"))
     equal(asked("guest"), [])
 
@@ -162,7 +162,7 @@ def what_a_client_sends_before_it_leaves_is_asked_for_and_done():
     client.publish(f"last/{seen}", b"words")
     client.disconnect()
     eventually(lambda: any(seen in text for text in watcher.texts), "what was published last")
-    # And a will is published in the name of one who is gone.
+    # A will is published for a user whose connection has ended.
     client = Client(V3, user=("mina", "s3cret"), will={"topic": f"will/{seen}", "payload": b"x", "qos": 1})
     client.drop()
     eventually(lambda: any(text.startswith(f"will/{seen}") for text in watcher.texts), "the will")
@@ -224,7 +224,7 @@ def a_slow_answer_holds_up_nobody_else_and_then_is_a_no():
     for n in range(50):
         assert acknowledged(guest, f"g/{n}", 1) in (0, 0x10)
     assert acknowledged(fast, "f/1", 1) in (0, 0x10)
-    # The first is refused when its time is over, and the second comes behind it.
+    # The first is refused after its timeout; then the second is asked about.
     eventually(lambda: len(reasons) == 2, "both answers")
     equal(reasons[0], NOT_AUTHORIZED)
     assert reasons[1] in (0, 0x10), reasons

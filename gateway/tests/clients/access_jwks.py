@@ -34,16 +34,16 @@ def the_issuer_changes_its_key_and_its_server_goes_away():
     began = time.monotonic()
     equal(login("first"), 0)
     equal(login("second"), BAD, "a key that is not there")
-    # The issuer changes its key: nobody has to tell the gateway.
+    # The issuer changes its key: the gateway fetches it without a reload.
     state["answer"] = keys("second")
     eventually(lambda: login("second") == 0, "the new key")
     equal(login("first"), BAD, "the old key")
-    # However many tokens name keys that nobody has, the server is not flooded.
+    # Tokens that name unknown keys, however many, do not flood the server.
     for _ in range(20):
         equal(login("first"), BAD)
     most = (time.monotonic() - began) / PAUSE + 2
     assert len(server.requests) <= most, (server.requests, most)
-    # An outage, and an answer that is none.
+    # An outage, and an answer that cannot be read.
     for answer in [(500, ""), (200, "<html>"), (302, "")]:
         state["answer"] = answer
         before = len(server.requests)

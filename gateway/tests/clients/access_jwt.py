@@ -35,10 +35,10 @@ def stomp_takes_it_too():
 @case
 def a_bad_token_is_bad_credentials():
     equal(refusal(version=V5, user=with_token("stranger")), 0x86)
-    # A name that another back end knows is that one's.
+    # A name that another back end knows belongs to that back end.
     equal(refusal(version=V5, user=with_token("guest")), 0x86)
     equal(refusal(version=V5, user=("whatever", TOKENS["device"][:-2])), 0x86)
-    # Nothing is granted: the vhost is not for it.
+    # The token grants nothing, so its user may not use the vhost.
     equal(refusal(version=V5, user=with_token("nothing")), NOT_AUTHORIZED)
 
 

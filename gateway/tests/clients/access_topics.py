@@ -1,5 +1,5 @@
-"""Topics that a user may not have, in each version of MQTT, over all the ways there are to name them: what Paho's suites
-for brokers try with `test/nosubscribe`, and its kin. `plant` has `plant/#` but for `plant/secret/#`; `reader` reads `plant/1/#`."""
+"""Topics that a user may not have, in each version of MQTT, in every packet that can name them, as Paho's
+test suites for brokers do with `test/nosubscribe`. `plant` has `plant/#` but for `plant/secret/#`; `reader` reads `plant/1/#`."""
 
 import paho.mqtt.client as paho
 from paho.mqtt.subscribeoptions import SubscribeOptions
@@ -24,12 +24,12 @@ def each_version(function):
 
 
 def client(version, user=PLANT, **settings):
-    # MQTT 3.1 wants a name of 23 characters at most, which ours are.
+    # MQTT 3.1 allows client ids of 23 characters at most; these are shorter.
     return Client(version, user=user, **settings)
 
 
 def no(version):
-    """The code of a refused subscription. MQTT 3.1 has none: it is told QoS 0, so cases ask for more."""
+    """The code of a refused subscription. MQTT 3.1 has none and gets QoS 0, so the cases request a higher one."""
     return {V31: 0, V3: 0x80, V5: NOT_AUTHORIZED}[version]
 
 
@@ -55,7 +55,7 @@ def a_denied_filter_gets_nothing_and_its_neighbours_in_the_packet_do(version):
         publisher.publish(topic, b"x", 1)
     end_of(user, f"plant/{name}/end")
     assert sorted(set(received(user))) == sorted([f"plant/1/{name}", f"plant/{name}/end"]), received(user)
-    # A subscription that was refused is none.
+    # A refused subscription does not exist.
     equal(user.subscribe(f"other/{name}", 1), no(version))
     assert not user.disconnects
 
@@ -124,12 +124,12 @@ def at_qos_1_and_2_a_refused_publish_is_told(version):
             if qos == 1:
                 equal(acknowledged(user, f"other/{name}", qos), NOT_AUTHORIZED)
             else:
-                # Its PUBREC says it; paho goes on with a PUBREL all the same, and is told of an id that nobody knows.
+                # The PUBREC has the error. paho sends a PUBREL all the same, which is answered with “packet identifier not found”.
                 user.publish(f"other/{name}", b"x", qos)
             user.subscribe(f"plant/{name}", 1)
             assert not user.disconnects
         else:
-            # No code could say it: the connection ends.
+            # MQTT 3 has no reason code for it: the connection ends.
             user.publish(f"other/{name}", b"x", qos, wait=False)
             user.gone()
         end_of(watcher, f"end/{name}")
@@ -164,7 +164,7 @@ def a_will_at_a_denied_topic_is_refused_at_connect(version):
     for topic in ("other/will", "plant/secret/will"):
         for retain in (False, True):
             will = {"topic": topic, "payload": b"x", "qos": 1, "retain": retain}
-            # Code 5 of MQTT 3, which paho tells in the words of MQTT 5.
+            # Code 5 of MQTT 3, which paho reports as the reason code of MQTT 5.
             equal(refusal(version=version, user=PLANT, will=will), NOT_AUTHORIZED)
 
 
@@ -184,7 +184,7 @@ def options_of_mqtt_5_change_nothing_about_who_may():
     options = [SubscribeOptions(qos=1, noLocal=True), SubscribeOptions(qos=2, retainAsPublished=True, retainHandling=2)]
     equal(user.subscribe([(f"other/{name}", each) for each in options]), [NOT_AUTHORIZED] * 2)
     equal(user.subscribe([(f"plant/{name}", each) for each in options]), [1, 2])
-    # What never was subscribed to cannot be ended: 0x11, whoever asks.
+    # Unsubscribing from what was never subscribed: 0x11 for every user.
     equal(user.unsubscribe(f"other/{name}"), [0x11])
 
 
@@ -196,7 +196,7 @@ def an_alias_is_asked_for_by_the_topic_it_stands_for():
     user = client(V5)
     user.publish(f"other/{name}", b"x", 0, TopicAlias=1)
     user.publish("", b"x", 0, TopicAlias=1)
-    # Answered when both were heard.
+    # Answered once both have arrived.
     user.subscribe(f"plant/{name}")
     end_of(watcher, f"end/{name}")
     equal(received(watcher), [f"end/{name}"])

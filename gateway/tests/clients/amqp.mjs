@@ -1,4 +1,4 @@
-// AMQP under amqplib: another implementation's idea of the protocol, and all the field types pika cannot send.
+// AMQP under amqplib: another implementation of the protocol, and the field types that pika cannot send.
 
 import assert from "node:assert/strict";
 import { eventually, host, keepsSome, later, main, ports, require, test, unique } from "./harness.mjs";

@@ -11,7 +11,7 @@ PERSISTENT = pika.BasicProperties(delivery_mode=2)
 
 
 def connect(**settings):
-    """A connection of the case's own, closed when it is over."""
+    """A connection for this case, closed at its end."""
     settings.setdefault("heartbeat", 0)
     settings.setdefault("blocked_connection_timeout", 30)
     settings.setdefault("socket_timeout", 10)

@@ -1,4 +1,4 @@
-"""AMQP consumers under pika: consume, cancel, qos, acknowledgements and what comes back."""
+"""AMQP consumers under pika: consume, cancel, qos, acknowledgements and redelivery."""
 
 import pika
 import pika.exceptions
@@ -43,7 +43,7 @@ def a_generated_consumer_tag_begins_with_amq_ctag():
     connection = connect()
     ch = connection.channel()
     queue = filled(ch, 0)
-    # pika makes tags up itself; ask for the server's below it.
+    # pika generates tags itself; this bypasses it to get the server's.
     answers = []
     ch._impl._rpc(
         pika.spec.Basic.Consume(queue=queue, consumer_tag=""),
@@ -61,7 +61,7 @@ def a_consumer_tag_used_twice_ends_the_connection_with_530():
     queue = filled(ch, 0)
     Inbox(ch, queue, consumer_tag="t")
     Inbox(connection.channel(), queue, consumer_tag="t")
-    # pika refuses to send it, so it is sent below it.
+    # pika refuses to send it, so this bypasses pika.
     def again():
         ch._impl._send_method(pika.spec.Basic.Consume(queue=queue, consumer_tag="t"))
         for _ in range(50):
@@ -96,7 +96,7 @@ def nothing_is_delivered_after_cancel_ok_and_the_unacked_stay():
     equal(depth(other, queue), 6)
     ch.basic_ack(inbox[0][0].delivery_tag)
     ch.close()
-    # What was not acknowledged comes back in its old place, marked.
+    # What was not acknowledged is requeued in its old place, marked as redelivered.
     second = Inbox(other, queue).settled(9)
     equal(second.bodies, numbers(1, 10))
     equal([method.redelivered for method, _, _ in second], [True] * 3 + [False] * 6)
@@ -264,7 +264,7 @@ def unknown_and_repeated_tags_are_406():
         ch.exchange_declare("amq.direct", passive=True)
 
     refused(406, "PRECONDITION_FAILED - unknown delivery tag 1", twice)
-    # The channel's end gave the second one back.
+    # The close of the channel requeued the second one.
     equal(get(connection.channel(), queue)[2], b"1")
 
 

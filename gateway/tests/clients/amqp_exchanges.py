@@ -1,4 +1,4 @@
-"""AMQP exchanges under pika: the types and how they match, and what is refused in which words."""
+"""AMQP exchanges under pika: the types and how they match, and the errors for what is refused."""
 
 import pika
 
@@ -7,7 +7,7 @@ from harness import case, equal, later, main, unique
 
 
 def routed(bind, keys_and_headers, exchange_type, arguments=None):
-    """Binds a queue as `bind(ch, queue, exchange)` does and says which of the publishes reach it, by their place."""
+    """Binds a queue as `bind(ch, queue, exchange)` does and returns the indexes of the publishes that reach it."""
     ch = channel()
     exchange, queue = unique("x"), unique()
     ch.exchange_declare(exchange, exchange_type, auto_delete=True, arguments=arguments)
@@ -169,7 +169,7 @@ def declares_are_checked():
         f"inequivalent arg 'durable' for exchange '{name}' in vhost '/': received 'false' but current is 'true'",
         lambda: connection.channel().exchange_declare(name, "direct"),
     )
-    # Passive asks for nothing but the name.
+    # A passive declare compares only the name.
     connection.channel().exchange_declare(name, "fanout", passive=True)
     refused(
         403,

@@ -15,7 +15,7 @@ def declared(ch, **arguments):
 
 
 def outlive(ch, milliseconds):
-    """Waits until a message that was published after whatever came before has lived for that long."""
+    """Waits until a message published now, after all earlier ones, has reached that age."""
     queue = declared(ch)
     ch.basic_publish("", queue, b"x", pika.BasicProperties(expiration=str(milliseconds)))
     eventually(lambda: depth(ch, queue) == 0, "the end of a message")
@@ -28,7 +28,7 @@ def a_ttl_expires_messages_at_the_head_only():
     ch.basic_publish("", queue, b"long", pika.BasicProperties(expiration="60000"))
     ch.basic_publish("", queue, b"short", pika.BasicProperties(expiration="1"))
     eventually(lambda: depth(ch, queue) == 2)
-    # At the head of another queue the same time is over: had this one gone, it would have gone by now.
+    # A message with the same TTL at the head of another queue has expired: this one would have, too, if it could.
     outlive(ch, 1)
     equal(depth(ch, queue), 2)
     equal(get(ch, queue)[2], b"long")
@@ -109,12 +109,12 @@ def an_expiring_queue_goes_when_nobody_uses_it():
                     gap, last = max(gap, time.monotonic() - last), used
             break
         except pika.exceptions.ChannelClosedByBroker:
-            # This machine was too slow to use it in time.
+            # The machine was too slow to use the queue in time.
             assert gap >= expires / 1000, f"it went after {gap:.1f} s"
             expires *= 4
 
     def gone():
-        # Looking is a use.
+        # basic.get counts as a use.
         time.sleep(2 * expires / 1000)
         try:
             depth(connection.channel(), queue)
@@ -176,13 +176,13 @@ def dead_letters_count_up_and_a_ttl_cycle_ends():
             ch.basic_reject(method.delivery_tag, requeue=False)
     _, properties, _ = get(ch, first)
     equal({death["queue"]: death["count"] for death in properties.headers["x-death"]}, {first: 3, second: 3})
-    # Nobody rejects in this cycle: it would never end.
+    # No consumer rejects in this cycle, so it would never end.
     queue = unique()
     arguments = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": queue, "x-message-ttl": 20}
     ch.queue_declare(queue, exclusive=True, arguments=arguments)
     ch.basic_publish("", queue, b"x")
     eventually(lambda: depth(ch, queue) == 0)
-    # Longer than a round of the cycle would take.
+    # Longer than one round of the cycle takes.
     outlive(ch, 100)
     equal(depth(ch, queue), 0)
 
@@ -210,7 +210,7 @@ def a_history_that_a_client_publishes_again_counts_on_newest_first():
         equal(properties.headers["x-first-death-queue"], work)
 
 
-@case(differs="rabbitmq")  # 3.10 loses the message and its queue's process with it.
+@case(differs="rabbitmq")  # In 3.10 the queue's process crashes, and the message is lost.
 def a_history_that_makes_no_sense_is_left_out():
     ch = channel()
     graveyard = declared(ch)

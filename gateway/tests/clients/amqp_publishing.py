@@ -8,7 +8,7 @@ from harness import case, equal, eventually, later, main, unique
 
 
 class Confirms:
-    """Publishes without waiting, and collects what comes back in the order it comes."""
+    """Publishes without waiting, and collects confirms and returns in the order of their arrival."""
 
     def __init__(self, connection):
         self.connection = connection
@@ -250,7 +250,7 @@ def direct_reply_to_has_rules():
     )
 
 
-@case(differs="rabbitmq")  # 3.10 answers some of these with 541, and the connection is gone.
+@case(differs="rabbitmq")  # 3.10 answers some of these with 541, which closes the connection.
 def declaring_a_reply_address_says_whether_its_requester_lives():
     connection, service = connect(), connect()
     ask, answer = connection.channel(), service.channel()

@@ -1,4 +1,4 @@
-"""AMQP queues under pika: declare, bind, get, purge, delete, and what is refused in which words."""
+"""AMQP queues under pika: declare, bind, get, purge, delete, and the errors for what is refused."""
 
 import pika
 
@@ -21,7 +21,7 @@ def the_empty_name_means_the_last_declared_queue():
     ch.queue_declare("", exclusive=True)
     name = ch.queue_declare("", exclusive=True).method.queue
     ch.queue_bind("", "amq.direct", routing_key="")
-    # Empty name and empty key: the key is the queue's name.
+    # With an empty name and an empty key, the key is the queue's name.
     ch.basic_publish("amq.direct", name, b"by its own name")
     equal(get(ch, "")[2], b"by its own name")
     ch.basic_publish("", name, b"x")
@@ -98,7 +98,7 @@ def a_redeclare_with_other_properties_is_406_and_says_which():
         "'10' of type 'signedint'",
         lambda: ch.queue_declare(name, durable=True),
     )
-    # The connection is none the worse for it.
+    # The connection still works.
     equal(depth(connection.channel(), name), 0)
 
 
@@ -156,7 +156,7 @@ def an_exclusive_queue_is_locked_to_others_but_not_to_publishers():
         refused(405, text, lambda: action(other.channel()))
     other.channel().basic_publish("", name, b"from outside")
     equal(get(mine, name)[2], b"from outside")
-    # Its owner may not have it otherwise either.
+    # Its owner may not declare it with other properties either.
     refused(405, text, lambda: owner.channel().queue_declare(name, exclusive=False))
 
 

@@ -1,4 +1,4 @@
-"""Quorum queues under pika: what they are declared with, and what becomes of messages that come back."""
+"""Quorum queues under pika: their arguments, and what happens to messages that are requeued."""
 
 import pika
 
@@ -7,7 +7,7 @@ from harness import case, equal, later, main, unique
 
 
 def declared(ch, name=None, **arguments):
-    """A quorum queue, and the queue of its dead."""
+    """A quorum queue, and the queue of its dead letters."""
     name = name or unique()
     dead = f"{name}-dead"
     ch.queue_declare(dead, durable=True)

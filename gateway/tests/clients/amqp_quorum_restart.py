@@ -1,4 +1,4 @@
-"""Quorum queues under pika over kills of the daemon: their messages and how often each came back."""
+"""Quorum queues under pika after the daemon was killed: their messages and the delivery count of each."""
 
 import pika
 
@@ -20,14 +20,14 @@ def messages_and_counts_survive_a_kill():
     arguments = {"x-queue-type": "quorum", "x-delivery-limit": 3}
     dlx = {"x-dead-letter-exchange": "", "x-dead-letter-routing-key": dead}
     ch.queue_declare(queue, durable=True, arguments={**arguments, **dlx})
-    # A quorum queue keeps what was published as transient, too.
+    # A quorum queue also stores messages that were published as transient.
     for body, mode in ((b"1", 2), (b"2", 1)):
         ch.basic_publish("", queue, body, pika.BasicProperties(delivery_mode=mode))
     for _ in range(2):
         first, second = get(ch, queue, auto_ack=False)[0], get(ch, queue, auto_ack=False)[0]
         ch.basic_nack(first.delivery_tag)
         ch.basic_nack(second.delivery_tag)
-    # Counts are written in the log's order: what is confirmed after them says that they are there.
+    # Counts are written in the log's order, so a later confirm shows that they are stored.
     ch.basic_publish("", queue, b"3", pika.BasicProperties(delivery_mode=2))
     ask("kill")
     ask("start")

@@ -1,4 +1,4 @@
-"""AMQP on a bare socket: the handshake, framing, and every fault no client library would commit.
+"""AMQP on a bare socket: the handshake, framing, and errors that no client library makes.
 
 pika only spells the methods here; what is sent when, and what must come back, is this script's.
 """
@@ -217,7 +217,7 @@ def an_unknown_vhost_is_530():
     wire.closed_with(530, "NOT_ALLOWED - vhost nope not found", (10, 40))
 
 
-@case(differs="rabbitmq")  # 3.10 drops the connection after three seconds without a word.
+@case(differs="rabbitmq")  # 3.10 closes the socket after three seconds without connection.close.
 def tune_ok_may_only_lower():
     for channel_max, frame_max, text in [
         (2047, 100, "negotiated frame_max = 100 is lower than the minimum allowed value (4096)"),
@@ -373,7 +373,7 @@ def more_body_than_announced_is_501():
     equal(close.reply_code, 501, close.reply_text)
 
 
-@case(differs="rabbitmq")  # It drops the connection without a close.
+@case(differs="rabbitmq")  # It closes the socket without connection.close.
 def an_unknown_method_is_503():
     wire = Wire.opened()
     wire.frame(METHOD, 1, struct.pack(">HH", 99, 99))
@@ -385,7 +385,7 @@ def an_unknown_method_is_503():
 def a_broken_header_table_is_501():
     wire = Wire.opened()
     wire.raw(encoded(1, spec.Basic.Publish(exchange="", routing_key="k")))
-    # Property flags say headers; the table says it is longer than the frame.
+    # The property flags announce headers, and the length of the table exceeds the frame.
     wire.frame(CONTENT, 1, struct.pack(">HHQHI", 60, 0, 1, 0x2000, 1000) + b"\x01aS")
     close = wire.expect(spec.Connection.Close)
     equal(close.reply_code, 501, close.reply_text)
@@ -416,7 +416,7 @@ def what_follows_a_channel_error_is_discarded_and_the_number_is_free_again():
     close = wire.expect(spec.Channel.Close, 1)
     equal((close.reply_code, close.class_id, close.method_id), (404, 60, 40))
     equal(close.reply_text, "NOT_FOUND - no exchange 'nosuch' in vhost '/'")
-    # The channel beside it is none the worse, and this one can be opened again at once.
+    # The other channel still works, and this one can be reopened at once.
     wire.raw(encoded(1, spec.Channel.CloseOk()) + encoded(1, spec.Channel.Open()))
     wire.expect(spec.Channel.OpenOk, 1)
     wire.raw(encoded(1, spec.Confirm.Select()) + publish(1, "", queue, b"after"))
@@ -429,7 +429,7 @@ def what_follows_a_channel_error_is_discarded_and_the_number_is_free_again():
 @case
 def closes_from_both_sides_cross_cleanly():
     wire = Wire.opened()
-    # Both are on the way before either is answered.
+    # Both are sent before either is answered.
     wire.raw(encoded(1, spec.Queue.Declare(queue="nosuch", passive=True)) + encoded(1, spec.Channel.Close(200, "", 0, 0)))
     wire.expect(spec.Channel.Close, 1)
     wire.expect(spec.Channel.CloseOk, 1)
@@ -563,7 +563,7 @@ def a_peer_that_beats_is_kept_and_hears_beats():
             wire.method(1, spec.Basic.Qos(prefetch_count=1))
             wire.expect(spec.Basic.QosOk, 1)
         except (AssertionError, OSError):
-            # It may be that this machine was too slow to beat in time.
+            # The machine may have been too slow to send a heartbeat in time.
             if max(gap, time.monotonic() - last) < 1.9:
                 raise
             return False

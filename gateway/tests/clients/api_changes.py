@@ -443,7 +443,7 @@ def who_makes_a_vhost_may_do_everything_in_it():
     everything = {"user": "guest", "vhost": vhost, "configure": ".*", "write": ".*", "read": ".*"}
     equal(ADMIN.get(f"/api/permissions/{vhost}/guest"), everything)
     ADMIN.put(f"/api/queues/{vhost}/q", {"durable": True}, expect=201)
-    # What an administrator takes away stays away when the vhost is put again.
+    # A permission that an administrator has removed is not restored by another PUT of the vhost.
     ADMIN.delete(f"/api/permissions/{vhost}/guest", expect=204)
     ADMIN.put(f"/api/vhosts/{vhost}", expect=204)
     ADMIN.get(f"/api/permissions/{vhost}/guest", expect=404)
@@ -462,7 +462,7 @@ def a_vhost_that_is_put_again_keeps_what_is_in_it_and_is_described_anew():
     equal(shown(), is_described("two", ["c"]))
     ADMIN.post("/api/definitions", {"vhosts": [{"name": vhost, "metadata": {"description": "three", "tags": ["d"]}}]}, expect=204)
     equal(shown(), is_described("three", ["d"]))
-    # A request that says nothing of them takes them away, as in RabbitMQ.
+    # A request without them removes them, as in RabbitMQ.
     ADMIN.put(f"/api/vhosts/{vhost}", expect=204)
     equal(shown(), is_described("", []))
     ADMIN.get(f"/api/queues/{vhost}/q")
@@ -550,7 +550,7 @@ def definitions_export_import_idempotent():
     ADMIN.post(f"/api/bindings/{vhost}/e/x/q/q", {"routing_key": "a.#", "arguments": {"n": 1}})
     ADMIN.put(f"/api/policies/{vhost}/p", {"pattern": ".", "definition": {"max-length": 5}, "apply-to": "queues"})
     ADMIN.put(f"/api/operator-policies/{vhost}/o", {"pattern": ".", "definition": {"expires": 1000000}, "apply-to": "queues"})
-    # What other cases do meanwhile is not to be undone.
+    # Changes that other cases make meanwhile must not be undone.
     whole = {part: [one for one in ones if one.get("vhost") == vhost] for part, ones in exported().items()}
     ADMIN.post("/api/definitions", {**whole, "vhosts": [{"name": vhost}]}, expect=204)
     equal({part: [one for one in ones if one.get("vhost") == vhost] for part, ones in exported().items()}, whole)

@@ -1,4 +1,4 @@
-"""Who comes in by the management API, what they are told who do not, and what every request has in common."""
+"""Who may use the management API, the answers to those who may not, and what all requests have in common."""
 
 import gzip
 import json
@@ -190,7 +190,7 @@ def logins_are_counted_by_protocol():
 
 @case(differs="rabbitmq")
 def a_body_that_is_too_long_is_refused():
-    # Not sent: it is refused by what is announced.
+    # The body is not sent: the request is refused by its Content-Length.
     answer = ADMIN.ask("PUT", "/api/users/x", headers={"content-length": str(2 << 20)})
     equal((answer.status, answer.json["error"]), (413, "payload_too_large"))
 
@@ -288,7 +288,7 @@ def reason_is_always_string():
         answer = ADMIN.ask(method, path, body)
         equal(answer.status, status, (method, path, body, answer.body))
         kind = {key: type(answer.json.get(key)) for key in ("error", "reason")}
-        # A health check that fails has a status in place of an error.
+        # A failed health check has a `status` instead of an `error`.
         assert kind["reason"] is str and (kind["error"] is str or status == 503), (method, path, answer.body)
     ADMIN.delete(f"/api/queues/%2F/{queue}")
 
@@ -320,7 +320,7 @@ def a_session_begins_with_a_password_and_ends_with_a_logout():
     equal(Api(None).ask("GET", "/api/whoami", headers=session).json["name"], name)
     equal(Api(None).ask("DELETE", "/api/session", headers=session).status, 204)
     equal(Api(None).ask("GET", "/api/whoami", headers=session).status, 401)
-    # The console asks for the password itself: without this header, no browser does.
+    # The console has its own login form: without `WWW-Authenticate`, the browser does not show one.
     answer = Api(None).ask("GET", "/api/whoami", headers={**session, "x-requested-with": "gatepost"})
     equal((answer.status, answer.headers["www-authenticate"]), (401, None))
     equal(Api(name, "wrong").ask("POST", "/api/session").json["reason"], "Login failed")

@@ -23,14 +23,14 @@ def queue(name):
 
 
 def declared(**arguments):
-    """A queue of the case's own, and its channel."""
+    """A queue for this case, and its channel."""
     channel, name = amqp.channel(), unique("api")
     channel.queue_declare(name, **arguments)
     return channel, name
 
 
 def shown(name, holds, within=30):
-    """The queue, once what is said of it holds. (RabbitMQ's statistics are up to five seconds old.)"""
+    """The queue, once the condition is true for it. (RabbitMQ's statistics are up to five seconds old.)"""
     return eventually(lambda: (lambda q: q if holds(q) else None)(ADMIN.get(queue(name))), f"{name} as expected", within)
 
 
@@ -39,7 +39,7 @@ def named(items, name):
 
 
 def floats(value, path=""):
-    """Where in a value there are numbers with a point."""
+    """The paths of all floating-point numbers in a value."""
     if isinstance(value, dict):
         return [found for key, inner in value.items() for found in floats(inner, f"{path}.{key}")]
     if isinstance(value, list):
@@ -131,9 +131,9 @@ def unknown_things_are_404_and_lists_of_unknown_vhosts_too():
 
 @case
 def what_is_not_there_has_no_bindings_and_no_limits():
-    """rabbitmqadmin v2 removes and clears without a look before."""
+    """rabbitmqadmin v2 removes and clears without a check before."""
     for path in (queue("nope-at-all") + "/bindings", "/api/exchanges/%2F/nope/bindings/source", "/api/exchanges/%2F/nope/bindings/destination"):
-        # RabbitMQ makes up a queue's default binding.
+        # RabbitMQ generates a queue's default binding.
         equal([binding for binding in ADMIN.get(path) if binding["source"]], [], path)
     vhost = unique("v")
     ADMIN.put(f"/api/vhosts/{vhost}")
@@ -216,7 +216,7 @@ def an_exchange_counts_what_comes_in_and_what_goes_out():
     def rates():
         channel.basic_publish(exchange, "k", b"x")
         channel.basic_publish(exchange, "nobody", b"x")
-        # The second look, and later ones, have something to compare with.
+        # From the second request on, there is a sample to compare with.
         stats = ADMIN.get(path).get("message_stats", {})
         time.sleep(0.05)
         return stats.get("publish_in_details", {}).get("rate", 0) > 0 and stats["publish_out_details"]["rate"] > 0
@@ -275,7 +275,7 @@ def binding_args_get_distinct_keys():
     equal([(b["destination_type"], b["routing_key"]) for b in to], [("exchange", "to.y")])
     equal(ADMIN.get(f"/api/bindings/%2F/e/{exchange}/e/{other}"), to)
     assert all(b in ADMIN.get("/api/bindings/%2F") for b in found)
-    # No pages: it is whole whatever page is asked for.
+    # This list has no pages: it is always returned whole.
     assert isinstance(ADMIN.get("/api/bindings?page=1"), list)
 
 
@@ -583,7 +583,7 @@ def what_comes_and_goes_is_counted():
     eventually(counted, f"{expected} more than {before}", 30)
     now = churn()
     if not RABBITMQ:
-        # Found there twice, and not created.
+        # The object existed both times, so it was not created.
         more = (now["queue_declared"] - now["queue_created"]) - (before["queue_declared"] - before["queue_created"])
         assert more >= 2, (before, now)
         nodes = ADMIN.get("/api/nodes")[0]

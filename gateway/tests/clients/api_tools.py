@@ -1,5 +1,5 @@
-"""Tools that people have for RabbitMQ's management API: those that install here run unchanged, and of the others the requests
-are sent and what they decode is looked for, with the types that they are strict about."""
+"""Existing tools for RabbitMQ's management API. Those that can be installed here run unchanged. For the others, the test sends
+their requests and checks that the answers have the members that they decode, in the types that they require."""
 
 import asyncio
 import json
@@ -75,7 +75,7 @@ def v1_manages_users_vhosts_permissions_policies_and_definitions():
     assert "rabbitmq_version" in table("show", "overview")[0]
     path = pathlib.Path(tempfile.gettempdir()) / f"{unique('definitions')}.json"
     try:
-        # Of the vhost only: what other cases have just deleted would come back.
+        # Of the vhost only: a whole import would restore what other cases have just deleted.
         rabbitmqadmin("-V", vhost, "export", str(path))
         document = json.loads(path.read_text())
         equal([q["name"] for q in document["queues"]], ["v1.q"])

@@ -1,4 +1,4 @@
-"""An HTTP server of the cases' own, for what the gateway asks others: `answer` gives each answer."""
+"""An HTTP server for the gateway's requests to other servers: `answer` gives each answer."""
 
 import http.server
 import ssl
@@ -15,7 +15,7 @@ class Server:
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
-            # Or the body of each answer would wait for the acknowledgement of its head.
+            # Without TCP_NODELAY, the body of each answer would wait for the acknowledgement of its head.
             disable_nagle_algorithm = True
 
             def handle_one(self):

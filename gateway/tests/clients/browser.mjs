@@ -15,7 +15,7 @@ const modules = process.env.GATEPOST_NODE_MODULES;
 
 const secure = fs.existsSync("wss.json") && JSON.parse(fs.readFileSync("wss.json", "utf8"));
 const url = (name, path) => `${secure ? "wss" : "ws"}://${host}:${(secure || ports)[name]}${path}`;
-// The browser is to take this key and no other, as it would a certificate that its machine trusts.
+// The browser accepts this key and no other, as it would a certificate that its machine trusts.
 const pin = () => createHash("sha256")
   .update(new X509Certificate(fs.readFileSync(secure.certificate)).publicKey.export({ type: "spki", format: "der" }))
   .digest("base64");
@@ -43,7 +43,7 @@ test("the example page draws what sensors publish over MQTT", async () => {
       await sensors.publishAsync(`plant/${line}/temp`, (20 + line + Math.sin(n / 4 + line)).toFixed(2), { qos: 1 });
     }
   }
-  // Not of this page's topic, and a value that is no number, with what would be markup in HTML.
+  // A topic that the page does not show, and a value that is not a number and contains HTML markup.
   await sensors.publishAsync("plant/1/valve", "open", { qos: 1 });
   await sensors.publishAsync("plant/4/temp", "<b>f\u00fcnf</b>", { qos: 1 });
   const last = (line) => (20 + line + Math.sin(39 / 4 + line)).toFixed(2);

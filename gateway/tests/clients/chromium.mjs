@@ -14,7 +14,7 @@ export async function browser(further = []) {
   const child = spawn(
     process.env.GATEPOST_CHROMIUM ?? "chromium",
     ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run",
-      // Pages behind others keep their pace: all of them are used at once.
+      // Background pages must not be throttled: all pages are used at once.
       "--disable-renderer-backgrounding", "--disable-background-timer-throttling", "--disable-backgrounding-occluded-windows", "--window-size=900,600", "--remote-debugging-port=0",
       `--user-data-dir=${home}`, ...further, "about:blank"],
     { stdio: ["ignore", "ignore", "pipe"] },
@@ -58,7 +58,7 @@ export async function browser(further = []) {
     return {
       async evaluate(expression) {
         const how = { expression, awaitPromise: true, returnByValue: true };
-        // A page that has just been opened has nothing yet to evaluate in.
+        // A page that was just opened has no execution context yet.
         const answer = await eventually(() => page("Runtime.evaluate", how).catch((error) => {
           if (!error.message.includes("Cannot find default execution context")) throw error;
         }), "a page to evaluate in");
@@ -70,7 +70,7 @@ export async function browser(further = []) {
         const { data } = await page("Page.captureScreenshot", { format: "png" });
         fs.writeFileSync(file, Buffer.from(data, "base64"));
       },
-      /** As a window of that size, with that theme. */
+      /** Sets the size of the window and the theme. */
       async looks({ width, height, dark }) {
         await page("Emulation.setDeviceMetricsOverride", { width, height, deviceScaleFactor: 1, mobile: false });
         await page("Emulation.setEmulatedMedia", { features: [{ name: "prefers-color-scheme", value: dark ? "dark" : "light" }] });
@@ -84,12 +84,12 @@ export async function browser(further = []) {
       /** Text, as the keyboard sends it. */
       type: (text) => page("Input.insertText", { text }),
       close: () => ask("Target.closeTarget", { targetId }),
-      /** What a screen reader is told of the page: a list of { role, name }. */
+      /** The accessibility tree of the page: a list of { role, name }. */
       async spoken() {
         const { nodes } = await page("Accessibility.getFullAXTree");
         return nodes.filter((node) => !node.ignored).map((node) => ({ role: node.role?.value ?? "", name: node.name?.value ?? "" }));
       },
-      /** Answers what a page asks with `confirm`. */
+      /** Answers the page's `confirm` dialogs. */
       async agree() {
         await page("Page.enable");
         agreeing.add(sessionId);

@@ -8,7 +8,7 @@ const amqplib = require("amqplib");
 const mqtt = require("mqtt");
 
 test("nobody comes in with a wrong password, and a session lasts over a reload", async () => {
-  // Apart from the other cases, which run beside it and would log it in.
+  // Separate from the other cases, which run at the same time and would log it in.
   const page = await open(`${address}/`, { apart: true });
   const submit = (password) => page.evaluate(`(() => { const form = document.querySelector("form"); form.elements.user.value = "guest"; form.elements.password.value = "${password}"; form.requestSubmit(); })()`);
   await eventually(() => page.evaluate(`Boolean(document.querySelector(".login"))`), "the login");

@@ -15,7 +15,7 @@ test("an edge of one message a second appears on the map, leads to its ends, and
   const device = await mqtt.connectAsync(`mqtt://${host}:${ports.mqtt}`, { clientId: sensor });
   const beat = setInterval(() => device.publish(topic, "21.5", { qos: 1 }), 1000);
   later(() => clearInterval(beat));
-  // Pages in front are refreshed: nobody presses anything here.
+  // Only visible pages are refreshed, and this case presses nothing.
   const page = await consoleAt(`flow?name=${encodeURIComponent(topic)}`, { front: true });
   await page.shows(sensor);
   const edges = () => page.evaluate(`[...document.querySelectorAll("svg.flow path title")].map((title) => title.textContent.split(":")[0]).sort()`);

@@ -1,6 +1,6 @@
-// What the scripts about the console stand on: its pages in a real browser, used by their forms and buttons as a person would.
+// The base of the scripts about the console: its pages in a real browser, used by their forms and buttons as a person would.
 //
-// With GATEPOST_PICTURES=DIR each page is photographed: light, dark and narrow.
+// With GATEPOST_PICTURES=DIR it saves screenshots of each page: light, dark and narrow.
 
 import assert from "node:assert/strict";
 import { AsyncLocalStorage } from "node:async_hooks";
@@ -12,7 +12,7 @@ const amqplib = require("amqplib");
 const pictures = process.env.GATEPOST_PICTURES;
 export const address = process.env.GATEPOST_CONSOLE ?? `http://${host}:${ports.management}`;
 const inBrowser = await browser();
-/** The pages of the case that runs. They are closed with it, or they would go on refreshing beside the others. */
+/** The pages of the running case. They are closed at its end, or they would go on refreshing during the others. */
 const pages = new AsyncLocalStorage();
 
 export async function open(...how) {
@@ -28,18 +28,18 @@ export const test = (name, body) => scripted(name, () => pages.run([], async () 
 
 export const PAGES = ["overview", "flow", "trace", "connections", "channels", "sessions", "topics", "exchanges", "queues", "policies", "admin", "log", "try"];
 
-/** A browser on a busy machine takes its time. */
+/** A browser on a busy machine is slow. */
 export const eventually = (condition, what) => soon(condition, what, 60_000);
 
 /** The console at one of its pages, logged in. */
 export async function consoleAt(place = "overview", { user = "guest", password = "guest", at = address, ...more } = {}) {
   const page = await open(`${at}/#/${place}`, more);
   const text = (selector = "body") => page.evaluate(`document.querySelector(${JSON.stringify(selector)})?.innerText ?? ""`);
-  /** Waits for something of the page, and says what it shows instead. */
+  /** Waits for a condition of the page. The error says what the page shows instead. */
   const seen = (condition, what) => eventually(condition, what).catch(async (error) => {
     throw new Error(`${error.message}; it said ${JSON.stringify(await page.evaluate("said"))}, and ${await page.evaluate("location.hash")} says:\n${await text("body")}`);
   });
-  /** Waits until the page says that at its edge, where it does not stay: what was said before is forgotten. */
+  /** Waits until the page shows that message at its edge. Messages disappear, so earlier ones are ignored. */
   const says = (wanted) => seen(() => page.evaluate(`(() => { const at = said.findIndex((line) => line.includes(${JSON.stringify(wanted)})); return at >= 0 && Boolean(said.splice(0, at + 1)); })()`), wanted);
   const shows = (wanted, selector = "main") => seen(async () => (await text(selector)).includes(wanted), `${wanted} on ${place}`);
   /** Fills a form, named by its label, and sends it. */
@@ -82,7 +82,7 @@ export async function consoleAt(place = "overview", { user = "guest", password =
     await seen(() => page.evaluate(followed), `the link ${text}`);
   };
   const go = (where) => page.evaluate(`(() => { const to = ${JSON.stringify(`#/${where}`)}; if (location.hash === to) dispatchEvent(new Event("hashchange")); else location.hash = to; })()`);
-  /** Goes there, and waits until that page is shown and not the one before. */
+  /** Navigates to a page, and waits until it has replaced the one before. */
   const goAfresh = async (where) => {
     await page.evaluate(`document.querySelector("main").replaceChildren()`);
     await go(where);
@@ -100,7 +100,7 @@ export async function consoleAt(place = "overview", { user = "guest", password =
   return { ...page, text, shows, says, send, press, pressInRow, follow, go, goAfresh };
 }
 
-/** A picture of the page as it is, in each look. */
+/** A screenshot of the page in each theme and width. */
 export async function photograph(page, name) {
   if (!pictures) return;
   for (const [look, settings] of Object.entries({ light: { width: 1280, height: 900 }, dark: { width: 1280, height: 900, dark: true }, narrow: { width: 390, height: 900 } })) {
@@ -118,12 +118,12 @@ export async function noQueue(name) {
 
 export const amqp = async () => (await amqplib.connect(`amqp://guest:guest@${host}:${ports.amqp}`)).createConfirmChannel();
 
-/** Names that a page may take for something else. 255 bytes are the most that AMQP has. */
+/** Names that a page may misinterpret. AMQP allows 255 bytes. */
 export const HOSTILE = {
   "that look like markup and paths": '<img src=x onerror="window.hit=1">a/b?c=d&e=f;g %2F%\'"`${1}\\',
   "of other directions": "\u2764\ufe0f \u05e2\u05d1\u05e8\u05d9\u05ea \u202eevil",
   "that are long": "x".repeat(220),
 };
 
-/** As a page shows it: what cannot be seen is named. */
+/** A name as a page shows it, with invisible characters spelled out. */
 export const shown = (name) => name.replace("\u202e", "<U+202E>");

@@ -1,4 +1,4 @@
-// What a screen reader is told of the console's pages, and how they are seen: their contrast, their width, the focus.
+// The console's pages for screen readers, and their contrast, width and focus.
 
 import assert from "node:assert/strict";
 import { PAGES, amqp, consoleAt, eventually, test } from "./console_page.mjs";
@@ -6,7 +6,7 @@ import { host, main, ports, require, unique } from "./harness.mjs";
 
 const mqtt = require("mqtt");
 
-/** Checks what a screen reader is told of a page. */
+/** Checks the accessibility tree of a page. */
 async function isSpoken(page, name) {
   await page.goAfresh(name);
   await page.evaluate(`document.querySelectorAll("main details").forEach((one) => (one.open = true))`);
@@ -15,7 +15,7 @@ async function isSpoken(page, name) {
   assert.ok(controls.length > 12, `controls on ${name}`);
   const nameless = controls.filter((control) => !control.name.trim());
   assert.deepEqual(nameless.map(({ role }) => role), [], `controls without a name on ${name}`);
-  // Who hears "Delete, button" twenty times does not know of what.
+  // "Delete, button" twenty times would not say what is deleted.
   const inRows = await page.evaluate(`[...document.querySelectorAll("main td button")].map((b) => b.getAttribute("aria-label") ?? b.textContent)`);
   assert.equal(new Set(inRows).size, inRows.length, `buttons of the same name on ${name}: ${inRows}`);
   assert.equal(await page.evaluate(`document.querySelectorAll("h1").length`), 1, `one first heading on ${name}`);
@@ -28,7 +28,7 @@ test("every control of every page has a name of its own, and every page one head
   assert.deepEqual(missing, [], "where things are said");
 });
 
-/** A trace that has a message of that queue: its page. */
+/** The page of a trace that has a message of that queue. */
 async function traced(page, channel, queue) {
   const body = JSON.stringify({ routing_key: queue, exchange: "" });
   const id = await page.evaluate(`fetch("api/gatepost/trace", { method: "POST", headers: { "X-Requested-With": "gatepost" }, body: ${JSON.stringify(body)} }).then((answer) => answer.json()).then((trace) => trace.id)`);
@@ -54,7 +54,7 @@ test("so have those of the pages of one queue, exchange, session and topic", asy
   await device.endAsync();
 });
 
-/** Texts whose contrast with their ground is under what WCAG's level AA asks. Runs in the page. */
+/** Texts whose contrast with their background is lower than WCAG's level AA requires. Runs in the page. */
 function faint() {
   const colour = (text) => { const [r, g, b, a = 1] = text.match(/[\d.]+/g).map(Number); return { r, g, b, a }; };
   const over = (top, under) => ({ r: top.r * top.a + under.r * (1 - top.a), g: top.g * top.a + under.g * (1 - top.a), b: top.b * top.a + under.b * (1 - top.a), a: 1 });

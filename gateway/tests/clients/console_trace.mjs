@@ -17,7 +17,7 @@ test("a message is traced from its topic to its acknowledgement, and a rejected 
   await channel.bindQueue(queue, "amq.topic", topic.replaceAll("/", "."));
   let count = 0;
   await channel.consume(queue, (message) => (count++ ? channel.nack(message, false, false) : channel.ack(message)));
-  // Pages in front are refreshed: what comes is seen without pressing anything.
+  // Visible pages are refreshed, so new hops appear without pressing anything.
   const page = await consoleAt("trace", { front: true });
   await page.shows("There are none.");
   await page.send("Trace messages", { topic, messages: "2" });

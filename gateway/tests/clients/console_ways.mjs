@@ -1,4 +1,4 @@
-// The console for whoever comes by keyboard or through a proxy, and when something goes wrong.
+// The console by keyboard, through a proxy, and in case of errors.
 
 import assert from "node:assert/strict";
 import http from "node:http";
@@ -9,9 +9,9 @@ test("by keyboard alone one logs in, declares a queue and deletes it", async () 
   const queue = unique("keys");
   const page = await open(`${address}/`, { apart: true });
   await page.agree();
-  // Nothing has it in a page that has only just been opened.
+  // No element has the focus in a page that was just opened.
   const focus = () => page.evaluate(`(() => { const at = document.activeElement; return at ? at.getAttribute("aria-label") ?? (at.name || at.innerText) : ""; })()`);
-  /** Goes on with Tab until the focus is there. */
+  /** Presses Tab until the element has the focus. */
   const tabTo = async (wanted) => {
     for (let n = 0; n < 200; n++) {
       if (String(await focus()).trim() === wanted) return;
@@ -84,7 +84,7 @@ test("what goes wrong is said in words", async () => {
   await theirs.shows("This page is for administrators.");
   await theirs.go("overview");
   await theirs.shows("Messages a second");
-  // Its password changes: the session ends, which the next refresh finds.
+  // The password changes, which ends the session. The next refresh notices it.
   await page.pressInRow(user, "Edit", '[aria-label="Users"]');
   await page.send("Set a user", { password: "y" });
   await theirs.shows("Your session has ended", "body");

@@ -1,4 +1,4 @@
-"""What several scripts about access ask at the doors."""
+"""Connecting and publishing, as several scripts about access need it."""
 
 import pika
 

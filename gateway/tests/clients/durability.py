@@ -1,4 +1,4 @@
-"""What was answered is there after `kill -9`: definitions, sessions, retained messages, handshakes half-way.
+"""What was confirmed is there after `kill -9`: definitions, sessions, retained messages, unfinished QoS 2 handshakes.
 
 Every case does its part, all wait for each other, the daemon is killed once and started again, and every case looks.
 """
@@ -73,7 +73,7 @@ def messages_with_their_properties_order_and_marks():
     ch.basic_publish("", queue, b"big" * 500_000, PERSISTENT)
     ch.basic_qos(prefetch_count=5)
     Inbox(ch, queue).settled(5)
-    # The hand-out marks are on their way to the disk; another confirm behind them brings them there.
+    # The marks of delivered messages are being written; a later confirm shows that they are stored.
     ch.basic_publish("", queue, b"last", PERSISTENT)
     kill_and_start()
     ch = connect().channel()
@@ -122,7 +122,7 @@ def sessions_subscriptions_and_what_they_collect():
     publisher = Mqtt(V5)
     publisher.publish(f"{topic}/a", "collected", qos=1, UserProperty=[("k", "v")], MessageExpiryInterval=60)
     kill_and_start()
-    # Long enough to see in whole seconds.
+    # Long enough to be seen in whole seconds.
     time.sleep(1.1)
     old.connect()
     equal(old.present, True)
@@ -186,7 +186,7 @@ def an_incoming_qos_2_handshake_goes_on_where_it_was():
     kill_and_start()
     wire = Wire.opened(device, flags=0, properties=EXPIRY)
     equal(wire.present, True)
-    # The acknowledgement might have been lost: the same again.
+    # The acknowledgement might have been lost, so the client sends the same again.
     wire.raw(publish(topic, b"once", qos=2, mid=5, flags=8))
     wire.expect(PUBREC)
     wire.raw(ack(PUBREL, 5))
@@ -252,7 +252,7 @@ def delayed_wills_and_the_returns_that_cancel_them():
     if in_time:
         equal([m.topic for m in watcher.settled(1, quiet=3).inbox], [f"{topic}/waiting"])
     else:
-        # This machine was too slow for the client to be back before its delay was over.
+        # The machine was too slow: the client was not back before the will delay was over.
         equal(sorted(m.topic for m in watcher.settled(2, quiet=3).inbox), [f"{topic}/back", f"{topic}/waiting"])
 
 

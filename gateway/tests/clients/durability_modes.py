@@ -1,4 +1,4 @@
-"""A queue says what a confirm of its messages stands for: `x-gatepost-durability`."""
+"""`x-gatepost-durability`: a queue sets what a confirm of its messages waits for."""
 
 import urllib.request
 

@@ -1,4 +1,4 @@
-"""The disk is full: what needs more of it is refused in each protocol's words, where it has some; consumers go on."""
+"""The disk is full: each protocol refuses what needs more of it, with an error if it has one; consumers go on."""
 
 import time
 
@@ -27,7 +27,7 @@ def a_confirm_channel_gets_a_nack():
         except pika.exceptions.NackError:
             continue
         raise AssertionError(f"publish {n} was not refused")
-    # What needs no disk is taken.
+    # What needs no disk is accepted.
     channel.basic_publish("", queue, b"transient")
     equal(get(channel, queue)[2], b"transient")
     equal(channel.queue_declare(queue, passive=True).method.message_count, 0)
@@ -88,7 +88,7 @@ def mqtt_3_has_no_word_for_it_and_waits():
     listener = Mqtt(V3)
     listener.subscribe(f"{topic}/#", 0)
     info = sensor.publish(f"{topic}/a", "x", 1, wait=False)
-    # What needs no disk passes what waits, so once it is there the other waits.
+    # What needs no disk overtakes what waits. Once it has arrived, the other is known to wait.
     sensor.publish(f"{topic}/a", "passes", 0)
     equal(listener.wait(1).payloads, [b"passes"])
     assert not info.is_published(), "a PUBACK would say that it is safe"

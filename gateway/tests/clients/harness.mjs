@@ -21,7 +21,7 @@ const cases = [];
 const cleanUp = [];
 let count = 0;
 
-/** A case; its name is a sentence. `differs` names brokers that mean to do something else, or cannot. */
+/** A case; its name is a sentence. `differs` names brokers that behave differently by design, or cannot do it. */
 export function test(name, body, { differs = "" } = {}) {
   if (!differs.split(" ").includes(peer)) cases.push({ name, body });
 }
@@ -37,7 +37,7 @@ export const sleep = (ms) => new Promise((done) => setTimeout(done, ms));
 /** Waits until `condition()` is truthy, and returns its value. */
 export async function eventually(condition, what = "the condition", within = 30_000) {
   const end = Date.now() + within;
-  // Whoever asks all the time slows down what is waited for.
+  // Polling without a pause would slow down what it waits for.
   for (let pause = 5; ; pause = Math.min(pause * 1.5, 100)) {
     const value = await condition();
     if (value) return value;
@@ -55,7 +55,7 @@ export async function keepsSome(kept) {
   return false;
 }
 
-/** Runs one case, and says how it went. */
+/** Runs one case, and prints its result. */
 async function run({ name, body }, limit) {
   const began = Date.now();
   let error = null;
@@ -71,7 +71,7 @@ async function run({ name, body }, limit) {
   return error === null;
 }
 
-/** Runs the cases, as many side by side as is said, and ends the process. A case's limit begins with the case. */
+/** Runs the cases, at most the given number at once, and ends the process. A case's time limit starts with the case. */
 export async function main(limit = 100_000, sideBySide = Infinity) {
   const wanted = cases.filter(({ name }) => process.argv.length < 3 || process.argv.slice(2).includes(name));
   const left = [...wanted];

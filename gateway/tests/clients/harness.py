@@ -1,4 +1,4 @@
-"""What every client script stands on: cases, their time limits, and where the gateway listens.
+"""The base of every client script: cases, their time limits, and the gateway's addresses.
 
 A script is a list of functions marked `@case`; `main()` runs them side by side, says how each went and exits with 1 if
 one failed. By hand, against a gateway that runs already (or another broker, to see whether a case is right):
@@ -50,7 +50,7 @@ def unique(what="q"):
 
 
 def later(undo):
-    """Calls `undo` once the case is over, whatever came of it."""
+    """Calls `undo` when the case is over, whether it succeeded or failed."""
     _clean_up[_running.name].append(undo)
 
 
@@ -72,7 +72,7 @@ def equal(actual, expected, what=""):
 
 
 def ask(request):
-    """Has the test around the script do something to the daemon: `kill`, `terminate`, `start`, `hangup`, `resident`."""
+    """Tells the test that runs the script to do something to the daemon: `kill`, `terminate`, `start`, `hangup`, `resident`."""
     with _requests:
         print(f"@{request}", flush=True)
         return sys.stdin.readline().strip()
@@ -104,7 +104,7 @@ def main(side_by_side=8, limit=115):
                 if name in started:
                     print("".join(traceback.format_stack(frames[started[name]])))
     print(f"{len(wanted) - failed} of {len(wanted)} cases held, {limit - (end - time.monotonic()):.1f} s")
-    # Clients leave threads behind when a case fails half-way; none of them may keep the script.
+    # Clients leave threads behind when a case fails; they must not keep the script from ending.
     sys.stdout.flush()
     os._exit(1 if failed else 0)
 

@@ -253,7 +253,7 @@ def what_a_full_queue_refuses_is_not_confirmed_to_mqtt():
     five.raw(publish(topic, b"refused", qos=2, mid=3))
     five.expect(PUBREC, b"\0\3\x97")
     for qos in (1, 2):
-        # A PUBACK would say that the message is safe.
+        # A PUBACK would confirm that the message is stored.
         three = Wire.opened(level=4)
         three.raw(publish(topic, b"refused", qos=qos, mid=4, level=4))
         equal(three.read(), None, "the end of the connection")
@@ -267,7 +267,7 @@ def amqp_and_stomp_can_set_and_clear_what_mqtt_retains():
     def retained():
         subscriber = Mqtt()
         subscriber.subscribe(f"{root}/#", 1)
-        # Behind what is retained.
+        # Follows the retained messages.
         subscriber.publish(f"{root}/fence", "x", qos=1)
         eventually(lambda: subscriber.inbox and subscriber.inbox[-1].topic == f"{root}/fence")
         *kept, fence = subscriber.inbox
@@ -312,9 +312,9 @@ def x_retained_replays_what_is_retained_to_stomp_and_amqp():
     frames = page.settled(2).inbox
     equal([f.headers["destination"] for f in frames], [f"/topic/{root}.1", f"/topic/{root}.2"])
     equal([f.headers["x-mqtt-retain"] for f in frames], ["true", "true"])
-    # Not without asking.
+    # Not without the header.
     equal(Stomp().subscribe(f"/topic/{root}.*").settled(0).inbox, [])
-    # A durable subscription asks each time it comes.
+    # A durable subscription gets them each time it is made again with the header.
     for _ in range(2):
         durable = {"durable": "true", "auto_delete": "false", "x_retained": "true"}
         page = Stomp().subscribe(f"/topic/{root}.#", id=root, **durable)
@@ -344,7 +344,7 @@ def a_percent_sign_names_one_topic_in_every_protocol():
     equal(keys, [f"{root}.{name}" for name in dotted])
     destinations = [f.headers["destination"] for f in page.settled(len(names)).inbox]
     equal(destinations, [f"/topic/{root}.{name}" for name in dotted])
-    # And back by each of the others: the device sees the names that it could have published.
+    # And from each of the other protocols: the device sees the names that it could have published.
     for key in keys:
         ch.basic_publish("amq.topic", key, b"m")
     for destination in destinations:

@@ -1,4 +1,4 @@
-"""The gateway's main job: a device on MQTT, a backend on AMQP, a page on STOMP, and all of them see what they should."""
+"""The gateway's main purpose: a device on MQTT, a backend on AMQP and a page on STOMP exchange messages."""
 
 import pika
 

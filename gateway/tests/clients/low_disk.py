@@ -1,4 +1,4 @@
-"""Free disk is under its limit: publishers wait, whatever they speak, and consumers go on."""
+"""Free disk is under its limit: publishers of every protocol wait, and consumers go on."""
 
 import pika
 
@@ -20,7 +20,7 @@ def pika_is_told_that_it_is_blocked_and_its_publish_waits():
     queue = unique()
     channel.queue_declare(queue, durable=True)
     channel.basic_publish("", queue, b"1", PERSISTENT)
-    # The first publish of a connection is what makes it a publisher. It meets the pressure, too.
+    # A connection counts as a publisher from its first publish on. That publish waits, too.
     eventually(lambda: connection.process_data_events(0.05) or told, "connection.blocked")
     equal(told, ["low on disk"])
     channel.basic_publish("", queue, b"2", PERSISTENT)
@@ -43,16 +43,16 @@ def a_puback_is_withheld_and_messages_still_arrive(version):
     client = Mqtt(version)
     topic = unique("t")
     client.subscribe(f"{topic}/#", 1)
-    # Sessions that are kept make a publish durable.
+    # A publish is durable if a persistent session has subscribed to it.
     Mqtt(version, **KEPT[version]).subscribe(f"{topic}/#", 1)
     waiting = [client.publish(f"{topic}/{n}", str(n), 1, wait=False) for n in (1, 2)]
-    # What needs no disk passes what waits, so once it is here the others wait.
+    # What needs no disk overtakes what waits. Once it has arrived, the others are known to wait.
     client.publish(f"{topic}/3", "3", 0)
     client.wait(1)
     equal(client.payloads, [b"3"])
     equal([info.is_published() for info in waiting], [False, False], "no PUBACK while the disk is low")
     assert not client.disconnects, client.disconnects
-    # Other packets are answered all the same.
+    # Other packets are still answered.
     client.subscribe("other/#", 0)
 
 
@@ -62,7 +62,7 @@ def a_receipt_is_withheld():
     destination = f"/queue/{unique()}"
     for receipt in ["r1", "r2"]:
         client.stomp.send(destination, "x", None, {"persistent": "true", "receipt": receipt})
-    # The way to the gateway and back, for others.
+    # A round trip for other clients.
     bystander = Mqtt(V5)
     bystander.subscribe("light", 0)
     bystander.publish("light", "x", 0)

@@ -1,4 +1,4 @@
-"""Messages that cannot leave memory fill it: pika is told blocked and unblocked, PUBACKs and receipts are withheld."""
+"""Messages that cannot leave memory fill it: pika gets connection.blocked and unblocked, PUBACKs and receipts are withheld."""
 
 import pika
 
@@ -29,8 +29,7 @@ def publishers_of_every_protocol_wait_until_a_consumer_settles():
         channel.basic_publish("amq.topic", "hold", BODY, pika.BasicProperties(delivery_mode=2))
     eventually(lambda: publisher.process_data_events(0.05) or told, "connection.blocked")
     equal(told, ["low on memory"])
-    # The first publish of a connection is what makes it a publisher. It meets the pressure, too, and nothing relieves that
-    # before the holder settles.
+    # A connection counts as a publisher from its first publish on. That publish waits, too, until the holder settles.
     waiting = [client.publish("a/b", "x", 1, wait=False) for client in bystanders for _ in range(2)]
     for receipt in ["r1", "r2"]:
         stomp.stomp.send("/topic/a.b", "x", None, {"receipt": receipt})
@@ -38,7 +37,7 @@ def publishers_of_every_protocol_wait_until_a_consumer_settles():
     equal([info.is_published() for info in waiting], [False] * 4, "PUBACKs that are withheld")
     assert not stomp.receipts and not stomp.errors, (stomp.receipts, stomp.errors)
     assert len(held) < COUNT, "the rest waits"
-    # Settling makes room, and everything goes on.
+    # Settling frees memory, and everything goes on.
     acknowledged = 0
 
     def all_settled():

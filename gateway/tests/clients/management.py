@@ -1,4 +1,4 @@
-"""The management API as a client sees it: requests over http.client, so that every byte of a request is ours."""
+"""The management API as a client sees it: requests over http.client, so that the test controls every byte of a request."""
 
 import base64
 import http.client

@@ -1,4 +1,4 @@
-// MQTT under mqtt.js: another implementation's idea of 3.1.1 and 5.
+// MQTT under mqtt.js: another implementation of 3.1.1 and 5.
 
 import assert from "node:assert/strict";
 import { eventually, host, keepsSome, later, main, ports, require, sleep, test, unique } from "./harness.mjs";

@@ -151,12 +151,12 @@ class Client:
         return [m.payload for m in self.inbox]
 
     def gone(self, within=30):
-        """Waits for the other side to end the connection; returns its reason code, 0 if none was given."""
+        """Waits until the gateway ends the connection; returns its reason code, 0 if none was given."""
         self._until(lambda: self.disconnects, "the end of the connection", within)
         return getattr(self.disconnects[0][0], "value", 0)
 
     def disconnect(self, **settings):
-        """A goodbye in good order."""
+        """Sends DISCONNECT and closes the connection."""
         self.paho.disconnect(**settings)
         self._until(lambda: self.disconnects, "its own end")
         self.paho.loop_stop()
@@ -164,11 +164,11 @@ class Client:
         return self
 
     def drop(self):
-        """The network fails: no goodbye."""
+        """Closes the socket without DISCONNECT, as when the network fails."""
         sock = self.paho.socket()
         if sock:
             try:
-                # Wakes the loop, which would sit in its select for a second otherwise.
+                # Wakes the loop, which would otherwise wait in its select for a second.
                 getattr(sock, "_socket", sock).shutdown(socket.SHUT_RDWR)
             except OSError:
                 pass

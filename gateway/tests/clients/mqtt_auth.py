@@ -61,7 +61,7 @@ def scram(user="guest", password="guest"):
 
 
 def answered(wire, client):
-    """The client's last word is sent."""
+    """Sends the client's final message."""
     client.set_server_first(asked(wire))
     wire.raw(auth(CONTINUE, SCRAM, client.get_client_final()))
 
@@ -144,7 +144,7 @@ def messages_go_on_while_it_is_proved_again():
     other.raw(publish(topic, b"between"))
     assert wire.expect(PUBLISH).endswith(b"between")
     wire.raw(publish(topic, b"own") + auth(CONTINUE, SCRAM, client.get_client_final()))
-    # The message comes by the engine, and may be behind the answer.
+    # The message passes through the engine, and may arrive after the answer.
     packets = dict(wire.read() for _ in range(2))
     assert packets[PUBLISH].endswith(b"own")
     equal(packets[AUTH][0], 0)
@@ -175,7 +175,7 @@ def a_token_is_renewed_without_closing():
         return wire
 
     renewed, beside, taken = by_token("service"), by_token("brief"), by_token("other")
-    # A link cannot become another user's.
+    # A connection cannot change to another user.
     taken.raw(auth(AGAIN, JWT, TOKENS["service-renewed"]))
     equal(taken.expect(DISCONNECT)[0], NOT_AUTHORIZED)
     renewed.raw(auth(AGAIN, JWT, TOKENS["service-renewed"]))

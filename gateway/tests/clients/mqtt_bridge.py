@@ -14,12 +14,12 @@ from harness import HOST, MQTT, ask, case, equal, eventually, later, main
 from mqtt import V3, V5, Client
 
 VERSIONS = {"v31": "mqttv31", "v311": "mqttv311", "v5": "mqttv50"}
-# Far above what it takes on a busy machine: only a hang is to fail.
+# Far more than it takes on a busy machine, so that only a hang fails.
 LONG = 60
 
 
 def program():
-    # Debian puts it where only root looks.
+    # Debian installs it in /usr/sbin, which only root has in its PATH.
     found = shutil.which("mosquitto", path=os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/local/sbin"]))
     assert found, "this test needs the server mosquitto; on Debian: apt install mosquitto"
     return found
@@ -59,7 +59,7 @@ class Mosquitto:
             f"topic {name}/both/# both 2",
         ]
         if os.geteuid() == 0:
-            # It would change to a user that may not write here.
+            # It would change to a user that may not write to this directory.
             lines.append("user root")
         with open(self.config, "w") as file:
             file.write("\n".join(lines) + "\n")
@@ -89,7 +89,7 @@ class Mosquitto:
 
 
 def retained(topic, **settings):
-    """Payload of the retained message on a topic, as a new subscriber of the gateway hears it."""
+    """Payload of the retained message on a topic, as a new subscriber of the gateway receives it."""
     client = Client(V5, **settings)
     client.subscribe(topic, 1)
     # Retained messages come before what is published now.
@@ -121,7 +121,7 @@ def flows_both_ways(bridge):
     local.subscribe([(f"{name}/in/#", 1), (f"{name}/both/#", 2)])
     remote = Client(V3, client_id=f"remote-{name}", clean=False)
     remote.subscribe([(f"{name}/out/#", 1), (f"{name}/both/#", 2)])
-    # Both ends have their own clients' messages once: a bridge that heard its own would send them round.
+    # Both ends have their own clients' messages once. A bridge that received its own publishes would loop them.
     local.publish(f"{name}/out/a", "1", qos=1)
     remote.publish(f"{name}/in/a", "2", qos=1)
     for n in range(20):
@@ -133,7 +133,7 @@ def flows_both_ways(bridge):
     for end in (local, remote):
         comes(end, f"{name}/both/up", *numbers)
         comes(end, f"{name}/both/down", *numbers)
-    # A fence behind everything: had something gone round, it would be before it.
+    # The last message: a looped one would have arrived before it.
     local.publish(f"{name}/both/fence", "up", qos=2)
     comes(remote, f"{name}/both/fence", b"up")
     remote.publish(f"{name}/both/fence", "down", qos=2)
@@ -191,7 +191,7 @@ def mosquitto_bridges_both_ways_over_restarts_of_both():
         connected(bridge)
         eventually(lambda: reconnected(local), "the local client", LONG)
         comes(local, f"{name}/in/while", b"mosquitto away")
-        # Without goodbye its will says that it is gone.
+        # Without DISCONNECT, its will reports that it is offline.
         bridge.stop(signal.SIGKILL)
         connected(bridge, b"0")
         bridge.start()

@@ -1,4 +1,4 @@
-"""MQTT 3.1.1 and 5 under paho: QoS, wildcards, retained messages, order, and big and odd payloads."""
+"""MQTT 3.1.1 and 5 under paho: QoS, wildcards, retained messages, order, and large and unusual payloads."""
 
 from harness import case, equal, main, unique
 from mqtt import TRANSPORT, V3, V5, Client, both, options
@@ -28,7 +28,7 @@ def many_messages_keep_their_order(version):
     for info in infos:
         info.wait_for_publish(20)
     subscriber.settled(600)
-    # Order holds per publisher, topic and QoS.
+    # Order is guaranteed per publisher, topic and QoS.
     for qos in (0, 1, 2):
         numbers = [int(m.payload) for m in subscriber.inbox if m.qos == qos]
         equal(numbers, sorted(numbers))
@@ -55,7 +55,7 @@ def wildcards_match_by_levels():
     root = unique("w")
     publisher = Client()
     for n, (pattern, matching, others) in enumerate(WILDCARDS):
-        # A prefix of its own keeps the cases apart; it also makes "+" a second level, which changes nothing.
+        # A prefix for each case keeps the cases apart. It makes "+" the second level, which changes nothing.
         subscriber = Client()
         subscriber.subscribe(f"{root}{n}/{pattern}", 1)
         for topic in others + matching:
@@ -101,12 +101,12 @@ both(overlapping_subscriptions_deliver_once_at_the_highest_qos, differs="mosquit
 
 
 def live_messages_follow_a_retained_one(version):
-    # The replay's wake was lost, and the engine believed it was on its way: nothing came any more.
+    # The replay's wake-up was lost while the engine counted on it, so no further message came.
     for kept, granted, live in [(0, 0, 0), (1, 0, 1), (0, 1, 0), (1, 1, 1)]:
         topic = unique("t")
         subscriber, publisher = Client(version), Client(version)
         publisher.publish(topic, "kept", qos=kept, retain=True)
-        # At QoS 0 nothing says that it has arrived, but what follows it on its connection.
+        # At QoS 0, only the answer to a later packet on the same connection shows that a message has arrived.
         publisher.publish(unique("after"), qos=1)
         subscriber.subscribe(topic, granted)
         subscriber.wait(1)

@@ -150,7 +150,7 @@ def a_shared_subscription_hands_each_message_to_one_member():
     shares = [[int(p) for p in member.payloads if p != b"fence"] for member in members]
     equal(sorted(sum(shares, [])), list(range(300)))
     assert all(len(share) > 30 for share in shares), [len(share) for share in shares]
-    # One gone: the others have it all.
+    # One member has left: the others get all messages.
     members[0].unsubscribe(group)
     for member in members:
         member.inbox.clear()
@@ -174,7 +174,7 @@ def groups_are_separate_and_see_no_retained_messages():
         equal(client.settled(1).payloads, [b"x"])
 
 
-@case(differs="mosquitto")  # It loses what the member did not acknowledge.
+@case(differs="mosquitto")  # It loses the messages that the member did not acknowledge.
 def what_a_leaving_member_did_not_acknowledge_goes_to_another():
     topic = unique("t")
     group = f"$share/{topic}/{topic}"

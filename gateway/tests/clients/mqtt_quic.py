@@ -14,7 +14,7 @@ from mqtt_raw import (
 )
 from quic_wire import SETTINGS, metric, opened, path, stream
 
-# What the gateway closes connections and streams with.
+# The error codes with which the gateway closes connections and streams.
 BROKEN_OFF, NO_STREAM, FURTHER_STREAM = 1, 3, 4
 
 
@@ -48,7 +48,7 @@ def every_quality_of_service_and_a_large_message_go_both_ways():
                 assert got.endswith(payload) and len(got) < len(topic) + size + 8
         wire.still_works()
         wire.raw(packet(DISCONNECT))
-        # The server ends its stream and leaves it to the client to close.
+        # The server ends its stream; the client should close the connection.
         equal(wire.read(), None)
         wire.socket.close()
         wire.socket.wait_terminated()
@@ -86,7 +86,7 @@ def a_further_stream_is_refused_and_the_first_goes_on():
         wire.socket.act(lambda quic: quic.send_stream_data(number, connect("second")))
         wire.socket.wait(lambda: number in wire.socket.resets and number in wire.socket.stops, "a refusal")
         equal((wire.socket.resets[number], wire.socket.stops[number]), (FURTHER_STREAM, FURTHER_STREAM))
-        # Without this the client's half of the stream would stay open, and count as one it has.
+        # Without this, the client's half of the stream would stay open and count towards its limit.
         wire.socket.act(lambda quic: quic.reset_stream(number, 0))
         wire.still_works()
     equal(metric("gatepost_quic_streams_refused_total") >= before + 5, True)
@@ -157,7 +157,7 @@ def a_close_without_disconnect_fires_the_will():
     wire = opened(flags=0x06, rest=b"\x00" + text(topic) + text(b"gone"))
     wire.socket.close()
     assert watch.read()[1].endswith(b"gone")
-    # And one after it does not.
+    # A later one does not.
     wire = opened(flags=0x06, rest=b"\x00" + text(topic) + text(b"not said"))
     wire.raw(packet(DISCONNECT))
     equal(wire.read(), None)
@@ -223,11 +223,11 @@ def garbage_disturbs_nobody():
         size = chance.choice((0, 1, 7, 21, 40, 300, 1200, 1400))
         datagram = bytearray(chance.randbytes(size))
         if size and n % 3 == 0:
-            # A long header of version 1, so that it is looked at more closely.
+            # A long header of version 1, so that it is parsed further.
             datagram[:1] = bytes([0xC0 | datagram[0] & 0x3F])
             datagram[1:5] = b"\x00\x00\x00\x01"[: max(size - 1, 0)]
         udp.sendto(datagram, (HOST, SETTINGS["quic"]))
-        # Our own datagrams, bent.
+        # This client's own datagrams, with bits changed.
         with wire.socket.changed:
             wire.socket.send_datagram(bytes(datagram[:60]))
         if n % 500 == 0:
@@ -243,7 +243,7 @@ def a_disconnect_with_its_reason_arrives_before_the_close():
     wire.raw(connect("again"))
     equal(wire.expect(DISCONNECT)[:1], b"\x82")
     equal(wire.read(), None)
-    # The client does not close, so the server does after a while, and says that it was not in good order.
+    # The client does not close, so the server closes after a while, with an error code.
     equal(wire.socket.wait_terminated().error_code, BROKEN_OFF)
 
 

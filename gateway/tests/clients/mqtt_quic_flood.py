@@ -1,4 +1,4 @@
-"""QUIC handshakes in great number, and a server that comes back without knowing its connections.
+"""Floods of QUIC handshakes, and a server that restarts without the state of its connections.
 
 The listener asks clients to prove their addresses once four handshakes are under way, and takes early data.
 """
@@ -15,7 +15,7 @@ from quic_wire import SETTINGS, metric, opened, stream
 
 
 def knock():
-    """The first flight of a handshake, and nothing after it. Returns the first answer."""
+    """Sends the first flight of a handshake and nothing after it. Returns the first answer."""
     configuration = QuicConfiguration(is_client=True, alpn_protocols=["mqtt"])
     quic = QuicConnection(configuration=configuration)
     quic.connect((HOST, SETTINGS["quic"]), now=time.monotonic())
@@ -33,14 +33,14 @@ def is_retry(datagram):
 
 def half_open_handshakes_are_bounded_and_others_come_in():
     answers = [knock() for _ in range(100)]
-    # The first few are believed, the others get a packet that costs the server nothing to forget.
+    # The first few are accepted; the others get a Retry packet, for which the server keeps no state.
     assert not is_retry(answers[0])
     assert is_retry(answers[-1])
     assert sum(map(is_retry, answers)) >= 90, answers
     assert metric("gatepost_quic_handshakes") < 10
     assert metric("gatepost_quic_retries_total") >= 90
     opened().still_works()
-    # Their time passes, and clients are believed again.
+    # The handshakes time out, and clients are accepted without Retry again.
     eventually(lambda: metric("gatepost_quic_handshakes") == 0, "the end of the handshakes")
     assert not is_retry(knock())
 
@@ -52,7 +52,7 @@ def early_data_is_taken_where_the_listener_allows_it():
     ticket = first.socket.tickets[0]
     first.socket.close()
     for is_first in (True, False):
-        # A ticket is good once: what comes with it a second time could be a replay.
+        # A ticket is accepted once: early data that comes with it again could be a replay.
         hello = connect(unique("c")) + publish(topic, b"early", qos=1, mid=5)
         wire = Wire(over=stream(ticket=ticket, first=hello))
         wire.expect(CONNACK)

@@ -13,7 +13,7 @@ def an_idle_connection_is_not_large():
     wires = [opened(keepalive=0) for _ in range(COUNT)]
     each = (int(ask("resident")) - before) / len(wires)
     print(f"{each:.0f} bytes of resident memory each")
-    # A window that is allocated before it is used would be seen here.
+    # This would show a window that is allocated before it is used.
     assert each < 60_000, each
 
 

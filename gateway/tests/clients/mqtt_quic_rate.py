@@ -8,7 +8,7 @@ from quic_wire import metric, stream
 @case
 def who_is_too_fast_is_closed():
     def is_closed():
-        # The handshake may be over before the client hears of its end.
+        # The handshake may finish before the client receives the close.
         wire = Wire(connect("c"), over=stream())
         return wire.read() is None
 

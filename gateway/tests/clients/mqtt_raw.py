@@ -57,7 +57,7 @@ def ack(kind, mid, tail=b""):
 
 
 def send(wire, topic, payload, qos, mid=1):
-    """Publishes and goes through the whole handshake."""
+    """Publishes and completes the handshake of its QoS."""
     wire.raw(publish(topic, payload, qos=qos, mid=mid))
     if qos == 1:
         wire.expect(PUBACK)
@@ -68,7 +68,7 @@ def send(wire, topic, payload, qos, mid=1):
 
 
 def dial():
-    """A connection by TCP, or by QUIC where `GATEPOST_TRANSPORT` says so."""
+    """A connection over TCP, or over QUIC if `GATEPOST_TRANSPORT` says so."""
     if os.environ.get("GATEPOST_TRANSPORT") == "quic":
         from quic_socket import Stream
 

@@ -24,7 +24,7 @@ def a_kept_session_collects_while_its_client_is_away(version):
     device.connect()
     equal(device.present, True)
     device.settled(50)
-    # paho hands QoS 2 over when it is released; order holds within each.
+    # paho hands a QoS 2 message over at its PUBREL, so order holds within each QoS only.
     for qos in (1, 2):
         equal([int(m.payload) for m in device.inbox if m.qos == qos], list(range(qos - 1, 50, 2)))
     assert not any(m.dup for m in device.inbox)
@@ -85,7 +85,7 @@ def what_was_not_acknowledged_comes_again_with_dup_and_in_order(version):
     device.wait(5)
     device.paho.ack(device.inbox[0].mid, 1)
     device.paho.ack(device.inbox[1].mid, 1)
-    # The acknowledgements are answered by nothing; a ping behind them is.
+    # Acknowledgements have no answer, but a ping after them has.
     device.subscribe(f"{topic}/fence", 0)
     device.drop()
     again = Client(version, client_id=device.client_id, **KEPT[version])
@@ -150,7 +150,7 @@ def a_goodbye_counts_though_its_client_is_back_at_once(version):
     for _ in range(200):
         device.disconnect()
         device.connect()
-    # Whatever was published wrongly precedes it.
+    # A message that was published wrongly would precede it.
     watcher.publish(topic, "fence", qos=1)
     equal(watcher.settled(1).inbox[0].payload, b"fence")
 
@@ -168,17 +168,17 @@ def a_silent_client_is_dropped_after_one_and_a_half_keep_alives(version):
     topic = unique("will")
     watcher = Client(version)
     watcher.subscribe(topic, 1)
-    # Its last packet comes after this.
+    # Its last packet is sent after this.
     began = time.monotonic()
     device = Client(version, keepalive=2, will={"topic": topic, "payload": b"will", "qos": 1})
-    # Its loop stops: no pings any more, and the socket stays open.
+    # Stops its loop: it sends no more pings, and the socket stays open.
     device.paho.loop_stop()
     watcher.wait(1, within=30)
     silent = time.monotonic() - began
     assert silent >= 2.9, f"after {silent:.1f} s"
 
 
-# It looks every five seconds.
+# Mosquitto checks every five seconds.
 both(a_silent_client_is_dropped_after_one_and_a_half_keep_alives, differs="mosquitto")
 
 
@@ -194,7 +194,7 @@ def kept_by_pings(level):
             answer = wire.read()
         except ConnectionError:
             answer = None
-        # From before the last packet to after this one: the gateway saw no longer silence.
+        # From before the last packet to after this one: an upper bound of the silence that the gateway saw.
         gap, last = max(gap, time.monotonic() - last), sent
         if answer is None or answer[0] != PINGRESP:
             return None if gap >= 1.4 else False
@@ -216,7 +216,7 @@ def a_retained_will_waits_for_later_subscribers(version):
     def late():
         subscriber = Client(version)
         subscriber.subscribe(topic, 1)
-        # What is retained comes before the fence.
+        # Retained messages come before the fence message.
         subscriber.subscribe(f"{topic}/fence", 1)
         subscriber.publish(f"{topic}/fence", "x", qos=1)
         eventually(lambda: f"{topic}/fence" in [m.topic for m in subscriber.inbox])
@@ -234,7 +234,7 @@ def a_delayed_will_waits_and_a_return_cancels_it():
     will = lambda name, delay: {"topic": f"{topic}/{name}", "payload": b"will", "qos": 1,
                                 "properties": properties("WILLMESSAGE", WillDelayInterval=delay, ContentType="text/plain")}
     away = Client(V5, will=will("away", 2), clean=False, expiry=60)
-    # The session's end comes before its delay.
+    # The session ends before its will delay is over.
     short = Client(V5, will=will("short", 3600), clean=False, expiry=1)
     began = time.monotonic()
     away.drop()
@@ -244,7 +244,7 @@ def a_delayed_will_waits_and_a_return_cancels_it():
     assert waited >= 1.9, f"the delay was {waited:.1f} s"
     equal(sorted(m.topic for m in watcher.inbox), [f"{topic}/away", f"{topic}/short"])
     equal({m.properties.ContentType for m in watcher.inbox}, {"text/plain"})
-    # Back before the delay is over; on a machine that is too slow for that, it is tried again.
+    # The client must be back before the delay is over; if the machine was too slow, the case tries again.
     delay = 2
     while True:
         device = Client(V5, will=will(f"back{delay}", delay), clean=False, expiry=60)
@@ -294,7 +294,7 @@ def a_goodbye_can_change_the_expiry():
 
 @both
 def qos_0_reaches_a_kept_session_only_while_it_is_there_or_is_queued_in_order(version):
-    # Both are allowed; what is not is losing the QoS 1 message beside it.
+    # Both are allowed, but the QoS 1 message must not be lost.
     topic = unique("t")
     device = Client(version, **KEPT[version])
     device.subscribe(topic, 1)

@@ -1,4 +1,4 @@
-"""MQTT on a bare socket: reason codes, flow, and every fault no client library would commit.
+"""MQTT on a bare socket: reason codes, flow control, and errors that no client library makes.
 
 What `differs="mosquitto"` names, mosquitto 2.0.11 lets pass or does not police; the standard is the judge there.
 """
@@ -26,7 +26,7 @@ def malformed_connects_are_refused_without_an_accept():
         connect("c", flags=0x1A | 0x04, rest=text("t") + text("m")),  # Will QoS 3.
         connect("c", flags=0x0A),  # Will QoS without a will.
         connect("c", flags=0x22),  # Will retain without a will.
-        connect("c", flags=0x82),  # A user name announced, and none there.
+        connect("c", flags=0x82),  # A user name announced, but missing.
         connect("c", rest=text("surplus")),
         connect("c", properties=b"\x21\x00\x00"),  # Receive maximum 0.
         connect("c", properties=b"\x21\x00\x05\x21\x00\x05"),  # Twice.
@@ -82,7 +82,7 @@ def a_second_connect_ends_the_connection():
     wire.refused(0x82)
 
 
-@case(differs="mosquitto")  # It lets everybody in as configured.
+@case(differs="mosquitto")  # It is configured to accept every client.
 def a_wrong_password_is_refused_by_its_number():
     wire = Wire(connect("c", flags=0xC2, rest=text("guest") + text("wrong")))
     body = wire.expect(CONNACK)
@@ -407,10 +407,10 @@ def a_takeover_is_told_to_the_old_one():
 
 @case
 def silence_is_ended_after_one_and_a_half_keep_alives():
-    # Its last whole packet comes after this.
+    # Its last complete packet is sent after this.
     began = time.monotonic()
     wire = Wire.opened(keepalive=1)
-    # Half a packet is no packet.
+    # An incomplete packet does not count.
     wire.raw(b"\x30\x10")
     wire.refused(0x8D)
     silent = time.monotonic() - began

@@ -1,4 +1,4 @@
-"""A gateway that takes three connections: what the fourth hears, in each protocol."""
+"""A gateway that allows three connections: the refusal that the fourth gets, in each protocol."""
 
 import socket
 
@@ -43,7 +43,7 @@ def the_fourth_connection_is_told_in_its_protocols_words():
         assert answer.startswith(b"ERROR") and b"oo many connections" in answer, answer
     for holder in holders:
         holder.still_works()
-    # Those that say nothing take all places there are for being told. The next is just closed.
+    # Silent connections use up all places for refusals (`refusals_max`). The next one is just closed.
     silent = [Wire() for _ in range(16)]
 
     def is_just_closed():
@@ -58,7 +58,7 @@ def the_fourth_connection_is_told_in_its_protocols_words():
     for wire in silent:
         wire.socket.close()
     eventually(lambda: Wire(connect("told")).read() is not None, "an answer")
-    # Room is room again.
+    # Connections are accepted again.
     holders.pop().socket.close()
 
     def is_let_in():

@@ -1,4 +1,4 @@
-"""QUIC as a socket: aioquic without its event loop, so that a test decides which datagrams are lost, late or foreign.
+"""QUIC as a socket: aioquic without its event loop, so that a test decides which datagrams are lost, late or forged.
 
 `Stream` has the calls of a socket that `mqtt_raw.Wire` uses. A thread of its own looks after the connection, because a
 QUIC client has to answer by itself (acknowledge, send again) while a test looks elsewhere.
@@ -37,7 +37,7 @@ class Stream:
         self.quic = QuicConnection(
             configuration=configuration, session_ticket_handler=lambda ticket: self.tickets.append(ticket)
         )
-        # Guards all below. Whoever changes something notifies.
+        # Guards all fields below. Every change notifies it.
         self.changed = threading.Condition(threading.RLock())
         self.received, self.ended, self.terminated, self.connected = b"", False, None, None
         self.resets, self.stops, self.extra = {}, {}, {}
@@ -58,7 +58,7 @@ class Stream:
             self.handshake()
 
     def new_socket(self):
-        """Binds another UDP port: what a change of address is to the server."""
+        """Binds another UDP port. The server sees a change of address."""
         before, udp = self.udp, socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         udp.bind(("127.0.0.1", 0))
         udp.setblocking(False)
@@ -66,7 +66,7 @@ class Stream:
         if before:
             before.close()
 
-    # The thread's work.
+    # Called by the thread.
 
     def run(self):
         while True:
@@ -132,7 +132,7 @@ class Stream:
 
             self.changed.notify_all()
 
-    # The test's calls.
+    # Called by tests.
 
     def wait(self, condition, what):
         with self.changed:
@@ -146,7 +146,7 @@ class Stream:
         return self.connected
 
     def act(self, action):
-        """Does something to the connection and sends what comes of it."""
+        """Applies `action` to the connection and sends the resulting datagrams."""
         with self.changed:
             result = action(self.quic)
             self.flush()
@@ -156,7 +156,7 @@ class Stream:
         self.act(lambda quic: quic.send_stream_data(self.id, data))
 
     def finish(self):
-        """Says that nothing follows on the stream."""
+        """Ends the stream (FIN)."""
         self.act(lambda quic: quic.send_stream_data(self.id, b"", end_stream=True))
 
     def recv(self, limit):
@@ -174,7 +174,7 @@ class Stream:
                 self.act(lambda quic: quic.close(error_code=code))
 
     def vanish(self):
-        """Is gone without a word."""
+        """Stops without closing the connection, as a client that vanishes."""
         with self.changed:
             self.closing = "abruptly"
         self.thread.join(PATIENCE)

@@ -26,7 +26,7 @@ def stream(**settings):
 
 
 def opened(client_id=None, level=5, flags=0x02, keepalive=60, properties=b"", rest=b"", **settings):
-    """An MQTT connection that was accepted."""
+    """An MQTT connection after its CONNACK."""
     wire = Wire(over=stream(**settings))
     wire.raw(connect(client_id or unique("q"), level=level, flags=flags, keepalive=keepalive, properties=properties, rest=rest))
     byte, body = wire.read()

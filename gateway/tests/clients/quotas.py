@@ -16,7 +16,7 @@ def body(n):
 
 
 def arrived(protocol):
-    """A queue that gets what is published in a protocol, and what is in it."""
+    """A queue for the messages published in a protocol, and its content."""
     channel = amqp_channel()
     queue = f"by-{protocol}"
     channel.queue_declare(queue)

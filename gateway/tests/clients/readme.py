@@ -1,4 +1,4 @@
-"""The README's first example and the banner's commands, run as they stand but for the ports."""
+"""Runs the README's first example and the banner's commands, with other ports only."""
 
 import os
 import pathlib
@@ -18,12 +18,12 @@ LIMIT = 60
 
 
 def program(name):
-    """The block of Python that follows the words that name it, with this gateway's ports in it."""
+    """The block of Python that follows the given text, with this gateway's ports in it."""
     text = README.read_text()
     block = re.search(rf"\(`{name}`.*?```python\n(.*?)```", text, re.DOTALL)
     assert block, f"the README has no program {name}"
     source = block[1]
-    # The README's programs use the default ports, which a test may not: somebody else may have them.
+    # The README's programs use the default ports, which a test cannot: another program may use them.
     ports = {
         "backend.py": ("pika.BlockingConnection()", f"pika.BlockingConnection(pika.ConnectionParameters(port={AMQP}))"),
         "page.py": ("61613", str(STOMP)),
@@ -35,7 +35,7 @@ def program(name):
 
 
 class Running:
-    """A program that runs, and the lines it has written."""
+    """A running program, and the lines it has written."""
 
     def __init__(self, command, **settings):
         self.process = subprocess.Popen(
@@ -106,7 +106,7 @@ def what_the_banner_says_to_try_works():
 
     [mqtt] = [line.strip() for line in banner() if "mosquitto_sub" in line]
     subscribe, publish = [shlex.split(part) for part in mqtt.split("   then, beside it: ")]
-    # Without its debug lines, nothing would say when the subscriber is there.
+    # Only its debug lines show when the subscriber has subscribed.
     subscriber = Running(["stdbuf", "-oL", *subscribe, "-d", "-F", "%t %p"])
     try:
         subscriber.wait_for("Subscribed (mid: 1): 0")

@@ -36,7 +36,7 @@ def default_settings(*login):
     connection.disconnect()
 
 
-# It takes the `host` that stomp.py makes up for the name of a vhost.
+# It takes the `host` that stomp.py generates for the name of a vhost.
 @case(differs="rabbitmq")
 def default_settings_are_enough():
     default_settings("guest", "guest")
@@ -262,7 +262,7 @@ def a_slash_in_a_name_is_written_percent_2f():
 
 @case
 def settling_with_all_headers_of_the_message_works():
-    # PHP's clients copy them, the content-length of a body that they do not send included.
+    # PHP's clients copy them, including the content-length of a body that they do not send.
     client = Client()
     queue = f"/queue/{unique()}"
     client.subscribe(queue, ack="client-individual")
@@ -279,7 +279,7 @@ def settled_as(frame, receipt):
     return {**frame.headers, "id": frame.headers["ack"], "content-length": "3", **receipt}
 
 
-@case(differs="rabbitmq")  # It keeps the connection open, and clients wait for ever.
+@case(differs="rabbitmq")  # It keeps the connection open, and clients wait forever.
 def a_cancelled_subscription_is_an_error_and_the_end():
     client = Client()
     queue = unique()
@@ -289,7 +289,7 @@ def a_cancelled_subscription_is_an_error_and_the_end():
     equal([e.headers["message"] for e in client.errors], ["Server cancelled subscription"])
 
 
-@case(differs="rabbitmq")  # 4 writes it so; 3.10 has a slash behind it.
+@case(differs="rabbitmq")  # Written so by RabbitMQ 4; 3.10 appends a slash.
 def a_message_without_a_key_comes_from_its_exchange():
     client = Client().subscribe("/exchange/amq.fanout")
     body = unique("body")
@@ -329,7 +329,7 @@ def a_durable_subscription_collects_while_its_client_is_away():
     sender.send(topic, "2")
     back = Client().subscribe(topic, id, **durable)
     equal(back.settled(1).bodies, ["2"])
-    # Without `durable` UNSUBSCRIBE keeps it, with it it goes.
+    # UNSUBSCRIBE without `durable` keeps it; with `durable` it is deleted.
     back.receipt(lambda receipt: back.stomp.unsubscribe(id, receipt))
     sender.send(topic, "3")
     back.subscribe(topic, id, **durable)
@@ -343,7 +343,7 @@ def a_durable_subscription_collects_while_its_client_is_away():
 
 @case
 def heart_beats_are_agreed_and_kept():
-    # A machine that is too slow for the first may keep one of the others.
+    # If the machine is too slow for the first, one of the others may be in time.
     for interval in (1000, 6000, 20000):
         client = Client(heartbeats=(interval, interval))
         equal(client.connected_headers["heart-beat"], f"{interval},{interval}")

@@ -1,4 +1,4 @@
-"""STOMP on a bare socket: grammar, versions, heart-beats, and ERROR frames with their words."""
+"""STOMP on a bare socket: grammar, versions, heart-beats, and the texts of ERROR frames."""
 
 import socket
 import time
@@ -28,7 +28,7 @@ class Wire:
         self.socket.sendall(data.encode() if isinstance(data, str) else data)
 
     def read(self):
-        """The next frame as (command, headers, body), or None at the end of the stream. Headers as they stand there."""
+        """The next frame as (command, headers, body), or None at the end of the stream. Headers are not unescaped."""
         while True:
             self.buffer = self.buffer.lstrip(b"\r\n")
             head, separator, rest = self.buffer.partition(b"\n\n")
@@ -100,7 +100,7 @@ def a_frame_before_connect_is_an_illegal_command():
     Wire("SEND\ndestination:/queue/x\n\nx\0").error("Illegal command", "You must log in using CONNECT first")
 
 
-@case(differs="rabbitmq")  # It closes without a word.
+@case(differs="rabbitmq")  # It closes without an ERROR.
 def a_second_connect_is_refused():
     wire = Wire.opened()
     wire.raw(CONNECT.format("1.2"))
@@ -208,7 +208,7 @@ def carriage_returns_before_line_feeds_are_accepted():
     equal((headers["key"], body), ("value", b"body"))
 
 
-@case(differs="rabbitmq")  # It drops the connection without a word, or takes them.
+@case(differs="rabbitmq")  # It drops the connection without an ERROR, or accepts them.
 def broken_frames_are_an_error_and_the_end():
     for data in [
         "SEND\ndestination:/queue/x\nno colon here\n\nx\0",
@@ -329,7 +329,7 @@ def a_goodbye_is_receipted_last():
 
 @case
 def heart_beats_come_and_a_silent_client_is_dropped():
-    # Its last byte comes after this.
+    # Its last byte is sent after this.
     began = time.monotonic()
     wire = Wire("CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\nheart-beat:1000,1000\n\n\0")
     equal(wire.expect("CONNECTED")[1]["heart-beat"], "1000,1000")
@@ -337,7 +337,7 @@ def heart_beats_come_and_a_silent_client_is_dropped():
         pass
     silent = time.monotonic() - began
     assert silent >= 1.4, f"after {silent:.1f} s"
-    # The other way round: a client that only listens hears beats for as long as it likes.
+    # The opposite: a client that only receives gets heart-beats and stays connected.
     wire = Wire("CONNECT\naccept-version:1.2\nhost:/\nlogin:guest\npasscode:guest\nheart-beat:0,1000\n\n\0")
     equal(wire.expect("CONNECTED")[1]["heart-beat"].split(",")[0], "1000")
     beats = wire.buffer.count(b"\n")

@@ -18,7 +18,7 @@ class Client(stomp.ConnectionListener):
         self.connected_headers, self.closed = None, False
         self._changed = threading.Condition()
         settings = {"auto_decode": False, **settings}
-        # RabbitMQ takes the `host` that stomp.py makes up for the name of a vhost.
+        # RabbitMQ takes the `host` that stomp.py generates for the name of a vhost.
         if PEER == "rabbitmq" and version != "1.0":
             settings.setdefault("vhost", "/")
         self.stomp = VERSIONS[version]([(HOST, STOMP)], reconnect_attempts_max=1, **settings)
@@ -75,7 +75,7 @@ class Client(stomp.ConnectionListener):
             self.receipt(lambda receipt: self.stomp.send(destination, body, None, {**headers, **receipt}))
 
     def ack(self, frame, nack=False, wait=True, **settings):
-        """Settles a MESSAGE in the words of the version."""
+        """Sends ACK or NACK for a MESSAGE, with the headers of the version."""
         verb = self.stomp.nack if nack else self.stomp.ack
         if self.version == "1.2":
             ids = [frame.headers["ack"]]
@@ -110,14 +110,14 @@ class Client(stomp.ConnectionListener):
         return [text(frame.body) for frame in self.inbox]
 
     def close(self):
-        """A goodbye with its receipt."""
+        """Sends DISCONNECT and waits for its receipt."""
         name = unique("bye")
         self.stomp.disconnect(receipt=name)
         self.until(lambda: self.closed, "the end")
         return self
 
     def drop(self):
-        """The network fails."""
+        """Closes the socket without DISCONNECT, as when the network fails."""
         self.stomp.transport.disconnect_socket()
         return self
 

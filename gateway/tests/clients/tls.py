@@ -1,4 +1,4 @@
-"""TLS under the clients people have: paho-mqtt, mosquitto_pub and _sub, pika and stomp.py.
+"""TLS with common clients: paho-mqtt, mosquitto_pub and _sub, pika and stomp.py.
 
 Reads `tls.json` of its working directory: the ports, and the directory with `ca.pem` and, for `server` and `guest`,
 certificate and key. The listeners take certificates of that CA; without one, and without a password, nobody comes in.
@@ -20,7 +20,7 @@ with open("tls.json") as file:
     SETTINGS = json.load(file)
 HOST = "localhost"
 GUEST = ("guest", "guest")
-# More than any record, and than any buffer on the way.
+# Larger than any TLS record and any buffer on the path.
 LARGE = os.urandom(700_000)
 
 
@@ -36,7 +36,7 @@ def context(certificate=False):
 
 
 def mqtt(tls, version=paho.MQTTv311, login=None, transport="tcp"):
-    """A paho client, and a list that fills with what its CONNACK says."""
+    """A paho client, and a list that gets the reason of its CONNACK."""
     client = paho.Client(paho.CallbackAPIVersion.VERSION2, client_id=unique("tls"), protocol=version, transport=transport)
     answers = []
     client.on_connect = lambda c, u, flags, reason, properties: answers.append(str(reason))
@@ -114,7 +114,7 @@ def mosquittos_tools_send_and_receive():
     password = tls + ["-u", "guest", "-P", "guest"]
     for subscriber, publisher in ((certificate, password), (password, certificate)):
         topic = unique("tls/tools")
-        # Retained, so that it does not matter who comes first.
+        # Retained, so that it does not matter which client connects first.
         subprocess.run(["mosquitto_pub", *publisher, "-t", topic, "-m", "21.5", "-q", "1", "-r"], check=True, timeout=60)
         got = subprocess.run(
             ["mosquitto_sub", *subscriber, "-t", topic, "-C", "1"], check=True, timeout=60, capture_output=True

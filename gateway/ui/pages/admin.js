@@ -1,7 +1,7 @@
 import { api, part, post, put, remove } from "../api.js";
 import { bdi, danger, details, edit, form, h, q, say, span, table } from "../dom.js";
 
-/** What an older gateway has not, or this user may not see. */
+/** An empty list instead of an error, for what an older gateway does not have or this user may not see. */
 const quietly = (promise) => promise.catch(() => []);
 const LIMITS = { vhost: ["max-connections", "max-queues"], user: ["max-connections", "max-channels"] };
 
@@ -64,7 +64,7 @@ const lines = (filters) => filters.split("\n").map((filter) => h("div", {}, bdi(
 const topicsTable = (topics, gone) => table("Topic permissions", [
   { name: "User", get: (p) => p.user }, { name: "vhost", get: (p) => p.vhost }, { name: "Exchange", get: (p) => p.exchange }, { name: "Write", cell: (p) => lines(p.write) }, { name: "Read", cell: (p) => lines(p.read) },
   { name: "", cell: (p) => [edit(`the topic permission of ${q(p.user)}`, "Set a topic permission", { user: p.user, vhost: p.vhost, exchange: p.exchange, write: p.write, read: p.read }), " ", gone(`/topic-permissions/${part(p.vhost)}/${part(p.user)}/${part(p.exchange)}`, `the topic permission of ${q(p.user)} for ${q(p.exchange)}`)] },
-], topics, undefined, "There are none: permissions alone count.");
+], topics, undefined, "There are none: only permissions apply.");
 
 function limits(of, plural, entries, names, done, gone) {
   const rows = entries.flatMap((entry) => Object.entries(entry.value).map(([name, value]) => ({ of: entry[of], name, value })));
@@ -87,7 +87,7 @@ function banned(bans, done) {
     table("Bans", [
       { name: "Whom", get: (b) => b.kind }, { name: "Value", get: (b) => b.value }, { name: "By", get: (b) => b.origin }, { name: "For", get: (b) => (b.seconds_left === null ? "until it is lifted" : span(b.seconds_left * 1000)) },
       { name: "", cell: (b) => (b.origin === "configuration" ? "" : lift(b)) },
-    ], bans, undefined, "Nobody is kept out. Who tries too many passwords will be, for a while."),
+    ], bans, undefined, "There are no bans. An address with too many failed logins is banned for a while."),
     details("Ban somebody", form("Ban somebody", [{ name: "kind", label: "Whom", options: ["address", "user", "client"] }, { name: "value", label: "Address, network, user or client id", required: true }, { name: "seconds", label: "Seconds (empty: until it is lifted)", type: "number", min: 1 }],
       ({ kind, value, seconds }) => done(put(`/bans/${kind}/${part(value)}`, seconds ? { seconds: Number(seconds) } : {}), "Banned."), "Ban")),
   ];

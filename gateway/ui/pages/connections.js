@@ -34,10 +34,10 @@ async function one(name) {
     h("h2", {}, "What is known"),
     facts([["Client", client(connection)], ["User", connection.user], ["vhost", connection.vhost], ["Protocol", connection.protocol], ["TLS", connection.ssl ? "yes" : "no"], ["Peer", `${connection.peer_host}:${connection.peer_port}`],
       ["Since", connection.connected_at ? time(connection.connected_at) : "unknown"], ["Heartbeat", `${connection.timeout} s`], ["State", connection.state], id !== undefined && ["Session", link(id, "sessions", connection.vhost, id)]]),
-    details("What the client says of itself", h("pre", { tabindex: 0 }, json(connection.client_properties ?? {}))),
+    details("What the client reports about itself", h("pre", { tabindex: 0 }, json(connection.client_properties ?? {}))),
     h("h2", {}, "Channels"), table("Channels", CHANNELS, channels),
     h("h2", {}, "Close it"), h("form", { "aria-label": "Close", submit: (event) => event.preventDefault() }, reason, close),
-    h("p", { class: "quiet" }, "MQTT 3 has no words for a reason: such a client only sees that the connection ends."),
+    h("p", { class: "quiet" }, "MQTT 3 cannot carry a reason: such a client only sees that the connection ends."),
   ];
 }
 

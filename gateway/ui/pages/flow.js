@@ -1,5 +1,5 @@
-// The flow map: who talks to whom, by the traffic of the last interval. Clients that publish are on the left, then exchanges
-// and topics, then queues, then clients that receive. The table below it says the same without a picture.
+// The flow map: which clients send to which, from the traffic of the last interval. Clients that publish are on the left, then exchanges
+// and topics, then queues, then clients that receive. The table below shows the same edges.
 
 import { api, part, query } from "../api.js";
 import { bdi, bytes, details, field, h, number, rate, s, table, visible } from "../dom.js";
@@ -7,7 +7,7 @@ import { choose, vhosts } from "./list.js";
 
 const [WIDE, HIGH, GAP, STEP] = [190, 38, 130, 54];
 const LAYERS = ["Publishers", "Exchanges and topics", "Queues", "Consumers"];
-/** Edges that the picture and the table show: more than that nobody can read. The fastest come first. */
+/** Edges that the drawing and the table show at most, the fastest first. More would be unreadable. */
 const SHOWN = 60;
 
 export async function render(place) {
@@ -35,7 +35,7 @@ export async function render(place) {
     ...start,
     h("p", { class: "quiet" }, `${number(shown.length)} of ${number(edges.length)} edges, measured over ${flow.interval} s. ${left} `, h("a", { href: `api/gatepost/flow.dot${asked}`, download: "flow.dot" }, "Download as Graphviz")),
     shown.length ? [h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Flow map" }, picture(shown, nodes)), h("h2", {}, "As a table"), listed(shown, nodes)]
-      : h("p", {}, filter ? "Nothing of that name has flowed lately." : "Nothing has flowed lately. Publish something, and it is here within seconds."),
+      : h("p", {}, filter ? "Nothing of that name has flowed lately." : "There were no messages lately. Publish one, and it appears within seconds."),
     details("What the lines mean", h("p", {}, "A wider line carries more messages a second. A queue shows its backlog. Latency is how long messages waited: p50 for half of them, p99 for all but one in a hundred.")),
   ];
 }
@@ -45,7 +45,7 @@ const latency = (edge) => (edge.latency_ms ? `p50 ${ms(edge.latency_ms.p50)}, p9
 const backlog = (node) => (node.kind === "queue" && node.messages !== undefined ? `${number(node.messages)} waiting` : "");
 const about = (node) => [backlog(node), node.protocol, node.user].filter(Boolean).join(", ");
 
-/** Where a node's own page is. Clients within the gateway have none, nor has what stands for several topics. */
+/** The address of a node's own page. The gateway's internal clients and nodes for several topics have none. */
 function address(node) {
   const to = (...path) => "#/" + path.map(part).join("/");
   if (node.protocol === "in-process" || node.id.startsWith("topics:")) return null;
@@ -64,7 +64,7 @@ const listed = (edges, nodes) => table("Flow", [
   { name: "So far", number: true, get: (e) => e.total }, { name: "Waiting", cell: (e) => backlog(nodes.get(e.to)) }, { name: "Latency", get: latency },
 ], edges);
 
-/** Places of nodes. A client that publishes and receives has one on either side. */
+/** Positions of nodes. A client that publishes and receives has one on both sides. */
 function layout(edges, nodes) {
   const places = new Map();
   const put = (id, isTarget) => {
@@ -79,7 +79,7 @@ function layout(edges, nodes) {
     if (from.layer < to.layer) to.before.push(from);
     return { edge, from, to };
   });
-  // The fastest come first on the left. Others stand at the middle of what leads to them, so that few lines cross.
+  // On the left, the fastest come first. Each other node is placed at the mean height of its sources, so that few lines cross.
   const layers = LAYERS.map((_, n) => [...places.values()].filter((place) => place.layer === n));
   for (const layer of layers) {
     const middle = new Map(layer.map((place, n) => [place, place.before.length ? place.before.reduce((sum, b) => sum + b.row, 0) / place.before.length : n]));
@@ -107,7 +107,7 @@ function picture(edges, nodes) {
     const thick = 1.5 + 6.5 * Math.sqrt(edge.rate / fastest);
     const path = s("path", { d: `M${x1} ${y1}C${bend[0]} ${y1} ${bend[1]} ${y2} ${x2} ${y2}`, "stroke-width": thick.toFixed(1) }, s("title", {}, said));
     svg.append(path);
-    // Labels of neighbours stand at different places of their lines, or they would cover each other.
+    // Labels of neighbouring lines are placed at different points of their lines, or they would cover each other.
     const t = [0.5, 0.36, 0.64][n % 3];
     const at = (a, b, c, d) => (1 - t) ** 3 * a + 3 * (1 - t) ** 2 * t * b + 3 * (1 - t) * t ** 2 * c + t ** 3 * d;
     return s("text", { x: at(x1, bend[0], bend[1], x2), y: at(y1, y1, y2, y2) - 3 - thick / 2, "text-anchor": "middle", class: "rate" }, rate(edge.rate));

@@ -1,11 +1,11 @@
-// A list that the server sorts, filters and pages. What is chosen is in the address, so that it can be kept and shared.
+// A list that the server sorts, filters and pages. The choices are in the address, so that it can be bookmarked and shared.
 
 import { api, query } from "../api.js";
 import { field, h, number, table } from "../dom.js";
 
 const SIZE = 100;
 
-/** Goes to the same page with other choices. */
+/** Navigates to the same page with other choices. */
 export function choose(place, changes) {
   const search = new URLSearchParams(place.search);
   for (const [key, value] of Object.entries(changes)) value === "" || value === undefined ? search.delete(key) : search.set(key, value);
@@ -25,7 +25,7 @@ export async function listing(place, path, caption, columns, about = {}) {
   };
   let answer;
   try { answer = await api(path + query(wanted)); } catch (error) {
-    // What was on that page is gone.
+    // The rows of that page are gone.
     if (error.status !== 400 || Number(wanted.page) === 1 || !/out of range/.test(error.message)) throw error;
     answer = await api(path + query({ ...wanted, page: 1 }));
   }

@@ -35,7 +35,7 @@ export function getting(vhost, queue) {
   const get = form("Get messages", fields, async (values) => {
     const asked = { count: Number(values.count), ackmode: MODES[values.mode], encoding: "auto", truncate: 50000 };
     const messages = await post(`/queues/${part(vhost)}/${part(queue)}/get`, asked);
-    found.replaceChildren(...(messages.length ? messages.map(message) : [h("p", { class: "quiet" }, "The queue has no message for us.")]));
+    found.replaceChildren(...(messages.length ? messages.map(message) : [h("p", { class: "quiet" }, "The queue has no ready message.")]));
   }, "Get");
   return [h("p", { class: "warn" }, "Getting disturbs a queue: messages that are put back are marked as redelivered."), get, found];
 }

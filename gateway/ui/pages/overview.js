@@ -39,7 +39,7 @@ export async function render({ me }) {
 
 const raised = (node) => [node.mem_alarm && "Memory is short: publishers wait.", node.disk_free_alarm && "Disk is short: publishers wait."].filter(Boolean);
 
-/** Tells screen readers of an alarm when it begins and when it ends, and not at every refresh. */
+/** Announces an alarm to screen readers when it begins and when it ends, not at every refresh. */
 function alarms(node) {
   const text = node ? raised(node).join(" ") : "";
   if (text === last) return;

@@ -63,27 +63,27 @@ async function one(place, vhost, name) {
   ];
 }
 
-/** What was declared and what policies say, in one list. Of two limits the lower holds, in all else what was declared. */
+/** Declared arguments and policies in one list. Of two limits the lower applies; otherwise the declared value. */
 function holding(queue) {
   const declared = Object.entries(queue.arguments ?? {}).map(([key, value]) => ({ key, value, by: "declared" }));
   const set = Object.entries(queue.effective_policy_definition ?? {}).map(([key, value]) => ({ key, value, by: "policy" }));
   const columns = [{ name: "Argument", get: (x) => x.key }, { name: "Value", get: (x) => (typeof x.value === "string" ? x.value : JSON.stringify(x.value)) }, { name: "From", get: (x) => x.by }];
-  return [table("What holds", columns, [...declared, ...set], undefined, "No arguments, and no policy."), set.length > 0 && h("p", { class: "quiet" }, "Where both are there: of two limits the lower holds, in all else what was declared.")];
+  return [table("What holds", columns, [...declared, ...set], undefined, "No arguments, and no policy."), set.length > 0 && h("p", { class: "quiet" }, "If both are set: of two limits the lower applies; otherwise what was declared.")];
 }
 
-/** Bindings, and a button to undo each. `side` names the column that leads elsewhere. */
+/** Bindings, each with a button to unbind. `side` names the column with the link to the other object. */
 export function bindingTable(bindings, place, side, empty) {
   const undo = (b) => {
     if (!b.source) return "";
     const kind = b.destination_type === "queue" ? "q" : "e";
     const path = `/bindings/${part(b.vhost)}/e/${part(b.source)}/${kind}/${part(b.destination)}/${part(b.properties_key)}`;
-    return danger("Unbind", `Undo the binding of ${quoted(b.destination)} to ${quoted(b.source)} with the key ${quoted(b.routing_key)}?`, async () => { await remove(path); place.again(); });
+    return danger("Unbind", `Delete the binding of ${quoted(b.destination)} to ${quoted(b.source)} with the key ${quoted(b.routing_key)}?`, async () => { await remove(path); place.again(); });
   };
   const other = { name: side === "source" ? "From" : "To", cell: (b) => (side === "source" ? (b.source ? link(b.source, "exchanges", b.vhost, b.source) : "(default exchange)") : link(b.destination, b.destination_type === "queue" ? "queues" : "exchanges", b.vhost, b.destination)) };
   return table("Bindings", [other, { name: "Routing key", get: (b) => b.routing_key }, { name: "Arguments", get: (b) => short(b.arguments) }, { name: "", cell: undo }], bindings, undefined, empty);
 }
 
-/** Moves messages one by one: each is published to the other queue first and taken away then, so that none is lost. */
+/** Moves messages one by one: each is published to the other queue first and removed then, so that none is lost. */
 function moving(place, vhost, name) {
   return form("Move messages", [{ name: "to", label: "To the queue", required: true }, { name: "count", label: "How many, at most", type: "number", value: 100, min: 1, max: 10000 }], async (values) => {
     const answer = await post(`/gatepost/queues/${part(vhost)}/${part(name)}/move`, { destination: values.to, count: Number(values.count) });

@@ -34,7 +34,7 @@ export async function render(place) {
 
 const ending = (vhost, client, then) => danger("End", `End the session of ${q(client)}, with its subscriptions and all messages that wait for it?`, async () => {
   await remove(`/gatepost/sessions/${part(vhost)}/${part(client)}`);
-  say("Ended. A client that comes back begins anew.");
+  say("Ended. If the client connects again, it gets a new session.");
   then();
 });
 

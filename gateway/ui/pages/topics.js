@@ -1,11 +1,11 @@
-// Topics: retained messages, who gets what is published, and publishing.
+// Topics: retained messages, the subscribers of a topic, and publishing.
 
 import { api, part, put, remove } from "../api.js";
 import { bdi, bytes, danger, details, facts, form, h, link, q, say, short, table, time } from "../dom.js";
 import { listing, vhosts } from "./list.js";
 
 const retained = (vhost, topic) => `/gatepost/retained/${part(vhost)}/${part(topic)}`;
-/** Bytes of a body that are shown. */
+/** Bytes of a body that are shown at most. */
 const SHOWN = 50000;
 
 export async function render(place) {
@@ -36,7 +36,7 @@ const clearing = (vhost, topic, then) => danger("Clear", `Clear the retained mes
   then();
 });
 
-/** `topic`: the one whose message it is. */
+/** Shows the retained message of `topic`. */
 function setting(place, vhost, topic) {
   const fields = [topic === undefined && { name: "topic", label: "Topic", required: true, placeholder: "plant/1/temp" }, { name: "payload", label: "Body", type: "textarea", required: true }].filter(Boolean);
   return form("Set a retained message", fields, async (values) => {

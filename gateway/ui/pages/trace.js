@@ -5,7 +5,7 @@ import { bdi, bytes, danger, details, facts, form, h, link, number, q, s, say, t
 import { vhosts } from "./list.js";
 
 const STATES = { catching: "waiting for messages", following: "following its messages", ended: "ended" };
-/** What is said of a hop, and whether it is good or bad news. */
+/** The label of each kind of hop, and whether it is good or bad. */
 const HOPS = {
   published: ["Published"], refused: ["Refused", "bad"], routed: ["Routed"], unroutable: ["No queue wants it", "warn"], queued: ["In queue"], not_queued: ["Not taken by queue", "warn"],
   retained: ["Kept as the topic's retained message"], written: ["Written to the log"], stored: ["Stored safely", "good"], not_stored: ["Not stored: its consumers had it before"], confirmed: ["Confirmed to its publisher", "good"],
@@ -43,7 +43,7 @@ const ask = (place, names) => form("Trace messages", [
   location.hash = `#/trace/${part(trace.id)}`;
 }, "Trace");
 
-/** What a trace is of. */
+/** The conditions of a trace, as text. */
 function asked(trace) {
   const property = trace.property && `${trace.property} = ${trace.value}`;
   const exchange = trace.exchange !== null && `exchange ${trace.exchange || "(default)"}`;
@@ -90,11 +90,11 @@ function story(message, vhost) {
     hops.at(-1).after_ms > 0 && strip(hops),
     h("ol", { class: "hops", "aria-label": "Hops" }, hops.map(step)),
     message.hops_left_out > 0 && h("p", { class: "quiet" }, `${number(message.hops_left_out)} further hops were not kept.`),
-    details("What the times mean", h("p", {}, "Times begin with the publish, and are those of the gateway's turns: what happens in one turn has one time. What a client does with a message before it answers is between its delivery and its acknowledgement.")),
+    details("What the times mean", h("p", {}, "Times count from the publish. All that the gateway does in one turn has the same time. The time from delivery to acknowledgement is the client's.")),
   ];
 }
 
-/** What is known of a hop beside its kind and queue. */
+/** The details of a hop other than its kind and queue. */
 function more(hop) {
   const client = ["delivered", "fetched", "sent_again"].includes(hop.hop) ? "to" : "by";
   const parts = [
@@ -104,7 +104,7 @@ function more(hop) {
   return parts.length ? h("span", { class: "quiet" }, " ", bdi(parts.join(", "))) : "";
 }
 
-/** All hops on one line, as far apart as they were. The list below it says the same. */
+/** All hops on one line, at distances in proportion to their times. The list below shows the same. */
 function strip(hops) {
   const [width, height, edge] = [900, 44, 12];
   const most = hops.at(-1).after_ms;

@@ -1,11 +1,11 @@
-// Publishing and subscribing from this page, by MQTT and STOMP over WebSocket: what a device and a web page would do.
+// Publishing and subscribing from this page, by MQTT and STOMP over WebSocket: as a device and a web page would.
 
 import { api } from "../api.js";
 import { form, h, say, visible } from "../dom.js";
 import { connect as mqtt } from "../mqtt.js";
 import { connect as stomp } from "../stomp.js";
 
-/** Nothing of it is refreshed: it holds connections. */
+/** This page is not refreshed, because it holds connections. */
 export const still = true;
 
 const KINDS = {
