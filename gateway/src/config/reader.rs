@@ -3,9 +3,8 @@
 //! serde would stop at the first mistake and cannot tell which known key an unknown one resembles. So this walks the parser's
 //! tree, which has the position of everything, and looks each key up in the table.
 
-use super::load::PREFIX;
 use super::schema::{Schema, Takes};
-use super::source::{Problem, Source};
+use super::source::{PREFIX, Problem, Source};
 use super::units::Period;
 use super::{syntax, value};
 use crate::migrate::Foreign;

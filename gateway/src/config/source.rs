@@ -3,6 +3,9 @@
 use std::fmt;
 use std::ops::Range;
 
+/// The prefix of environment variables that are settings.
+pub(super) const PREFIX: &str = "GATEPOST__";
+
 /// One layer of configuration.
 #[derive(Clone, Debug)]
 pub(super) enum Source {

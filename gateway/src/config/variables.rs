@@ -3,9 +3,8 @@
 
 use super::reader::distance;
 use super::schema::{Schema, Takes};
+use super::source::PREFIX;
 
-/// The prefix of environment variables that are settings.
-pub(super) const PREFIX: &str = "GATEPOST__";
 /// The prefix with one underscore; real settings have two.
 const LIKE_OURS: &str = "GATEPOST_";
 
