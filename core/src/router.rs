@@ -30,11 +30,13 @@ mod edge;
 mod flow;
 mod generations;
 pub(crate) mod memory;
+mod path;
 mod route;
 mod target;
 
 pub use crate::exchange::ExchangeCounts;
 pub(crate) use flow::RouteTally;
+pub(crate) use path::Hop;
 pub(crate) use route::{KnownRoute, Walk};
 pub use target::{Admission, Granted, Target};
 

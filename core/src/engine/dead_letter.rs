@@ -111,6 +111,7 @@ impl Engine {
             Death::MaxLength => self.counters.dead_lettered_maxlen += 1,
             Death::DeliveryLimit => self.counters.dead_lettered_delivery_limit += 1,
         }
+        self.note_dead_letter(&name, &exchange, &dead);
         if self.flow.is_tracing() {
             self.trace_dead_letter(&name, &dead, &source);
         }

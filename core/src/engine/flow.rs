@@ -6,13 +6,13 @@
 //! keeps the totals.
 
 use super::Engine;
-use super::flow_counts::Sent;
+use super::flow_counts::{Dead, Sent};
 pub use super::flowed::{ConsumerId, Flowed, Party};
 use super::link::LinkState;
 use crate::binding::QueueSlot;
 use crate::message::Message;
 use crate::properties::Name;
-use crate::router::{KnownRoute, RouteTally};
+use crate::router::{Hop, KnownRoute, RouteTally};
 use crate::slots::{ConsumerKey, Link};
 pub use crate::tally::{Source, Tally};
 use std::sync::Arc;
@@ -91,8 +91,11 @@ impl Engine {
                 let mut left = budget.max(1);
                 while look.place < end && left > 0 {
                     let found = self.router.take_tally(look.place as usize, QUEUES_MAX);
-                    left = left.saturating_sub(1 + found.as_ref().map_or(0, |route| route.queues.len()));
-                    flowed.extend(found.map(|route| self.routed(route)));
+                    let before = flowed.len();
+                    if let Some(route) = found {
+                        self.routed(route, &mut flowed);
+                    }
+                    left = left.saturating_sub(1 + flowed.iter().skip(before).map(places).sum::<usize>());
                     look.place += 1;
                 }
                 if look.place >= end {
@@ -103,7 +106,7 @@ impl Engine {
                 for slot in look.window(budget.max(1), self.flow.names_end(), Stage::Rest) {
                     let tally = self.flow.take_by_name(slot);
                     if !tally.is_empty() {
-                        flowed.push(self.routed_by("".into(), &[QueueSlot(slot)], tally));
+                        flowed.push(self.routed_by("".into(), &[Hop::Queue(QueueSlot(slot))], tally));
                     }
                 }
             }
@@ -146,9 +149,17 @@ impl Engine {
         for (exchange, to) in self.flow.take_walked() {
             // List the exchange even if no queue got anything: clients are listed as publishing to it.
             flowed.push(self.routed_by(exchange.clone(), &[], Tally::default()));
-            for (queue, tally) in to {
-                flowed.push(self.routed_by(exchange.clone(), &[queue], tally));
+            for (hop, tally) in to {
+                flowed.push(self.routed_by(exchange.clone(), &[hop], tally));
             }
+        }
+        for ((queue, to), Dead { exchange, tally }) in self.flow.take_dead() {
+            flowed.push(Flowed::DeadLettered {
+                queue,
+                to,
+                exchange,
+                tally,
+            });
         }
         for ((link, queue), messages) in self.flow.take_got() {
             if let (Some(l), Some(q)) = (self.links.get(link), self.queues.get(queue)) {
@@ -163,31 +174,47 @@ impl Engine {
         flowed.append(&mut self.flow.take_gone());
     }
 
-    fn routed(&self, route: RouteTally) -> Flowed {
-        Flowed::Routed {
+    fn routed(&self, route: RouteTally, flowed: &mut Vec<Flowed>) {
+        let (queues, exchanges) = self.names_of(&route.to);
+        flowed.push(Flowed::Routed {
             source: route.source,
             exchange: route.exchange,
             topic: route.topic,
             tally: route.tally,
-            queues: self.names_of(&route.queues),
+            queues,
+            exchanges,
             more: route.more,
-        }
+        });
+        let further = route.further.into_iter();
+        flowed.extend(further.map(|(exchange, to)| self.routed_by(exchange, &to, route.tally)));
     }
 
-    fn routed_by(&self, exchange: Name, queues: &[QueueSlot], tally: Tally) -> Flowed {
+    fn routed_by(&self, exchange: Name, to: &[Hop], tally: Tally) -> Flowed {
+        let (queues, exchanges) = self.names_of(to);
         Flowed::Routed {
             source: Source::exchange(&exchange),
             exchange,
             topic: None,
             tally,
-            queues: self.names_of(queues),
+            queues,
+            exchanges,
             more: 0,
         }
     }
 
-    fn names_of(&self, queues: &[QueueSlot]) -> Vec<Name> {
-        let found = queues.iter().filter_map(|slot| self.queues.get(self.queues.at(*slot)?));
-        found.map(|queue| queue.name.clone()).collect()
+    /// Queues and exchanges.
+    fn names_of(&self, to: &[Hop]) -> (Vec<Name>, Vec<Name>) {
+        let (mut queues, mut exchanges) = (Vec::new(), Vec::new());
+        for hop in to {
+            match hop {
+                Hop::Exchange(name) => exchanges.push(name.clone()),
+                Hop::Queue(slot) => {
+                    let queue = self.queues.at(*slot).and_then(|key| self.queues.get(key));
+                    queues.extend(queue.map(|queue| queue.name.clone()));
+                }
+            }
+        }
+        (queues, exchanges)
     }
 
     /// What a consumer was given since the last reading.
@@ -243,7 +270,25 @@ impl Engine {
         {
             return self.router.note(known, bytes);
         }
-        self.flow.note_walked(message.exchange(), queues, bytes)
+        let path = self.router.last_path();
+        self.flow
+            .note_walked(message.exchange(), path.as_deref(), queues, bytes)
+    }
+
+    /// Counts a dead letter of a queue.
+    pub(super) fn note_dead_letter(&mut self, queue: &Name, exchange: &Name, dead: &Message) {
+        if self.flow.is_on() {
+            let to = self.router.source_of(dead);
+            self.flow.note_dead(queue, exchange, to, dead.body().len());
+        }
+    }
+}
+
+/// About what it costs to tell of it.
+fn places(flowed: &Flowed) -> usize {
+    match flowed {
+        Flowed::Routed { queues, exchanges, .. } => queues.len() + exchanges.len(),
+        _ => 0,
     }
 }
 

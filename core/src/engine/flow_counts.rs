@@ -7,12 +7,14 @@
 //! | default exchange to a queue | [`FlowCounts::by_name`], by the queue's slot | two additions |
 //! | exchange to queues, where no route can be remembered | [`FlowCounts::walked`] | a look-up, beside the walk over all bindings |
 //! | queue to client | the consumer (`queue/consumers.rs`) | an addition |
+//! | queue to its dead-letter exchange | [`FlowCounts::dead`], by name | a look-up, beside the making of the dead letter |
 
 use super::flowed::Flowed;
 use crate::binding::QueueSlot;
 use crate::ledger::{Charge, hashed};
 use crate::properties::Name;
 use crate::queue::consumers::Consumer;
+use crate::router::Hop;
 use crate::slots::{ConsumerKey, Link, QueueKey};
 use crate::tally::{Source, Tally};
 use hashbrown::HashMap;
@@ -105,6 +107,13 @@ pub(crate) enum Watch {
     TracesAndFlow,
 }
 
+/// Dead letters from a queue to a topic or exchange.
+pub(crate) struct Dead {
+    /// The exchange, if messages to it are counted together whatever their keys.
+    pub(crate) exchange: Option<Name>,
+    pub(crate) tally: Tally,
+}
+
 /// Counts for the flow map, except those kept in routes, links and consumers.
 pub(crate) struct FlowCounts {
     watch: Watch,
@@ -118,10 +127,12 @@ pub(crate) struct FlowCounts {
     by_name: Vec<Tally>,
     /// The memory of `by_name`.
     charge: Charge,
-    /// Messages whose route cannot be remembered, by exchange and queue.
-    walked: HashMap<Name, HashMap<QueueSlot, Tally>>,
+    /// Messages whose route cannot be remembered, by exchange and where it passed them on to.
+    walked: HashMap<Name, HashMap<Hop, Tally>>,
     /// The number of pairs in `walked`.
     pairs: usize,
+    /// Dead letters of a queue, by where they went.
+    dead: HashMap<(Name, Source), Dead>,
     /// Messages fetched by `Get`.
     got: HashMap<(Link, QueueKey), u64>,
     /// How long deliveries have waited, in milliseconds.
@@ -130,10 +141,13 @@ pub(crate) struct FlowCounts {
     gone: Vec<Flowed>,
 }
 
-/// The most pairs of exchange and queue for which messages without a remembered route are counted.
+/// The most pairs of exchange and queue, or of two exchanges, for which messages without a remembered route are counted.
 const PAIRS_MAX: usize = 4096;
 /// The most queues of such a message that are counted.
 const WALKED_QUEUES_MAX: usize = 64;
+/// The most pairs of queue and topic or exchange for which dead letters are counted. Further topics are counted with their exchange,
+/// in as many pairs again.
+const DEAD_MAX: usize = 1024;
 /// The most pairs of link and queue for which fetches are counted.
 const GOT_MAX: usize = 1024;
 /// The most samples of waiting times between two readings: 192 KiB.
@@ -141,7 +155,7 @@ const WAITS_MAX: usize = 16_384;
 /// The most removed links and consumers whose counts are kept.
 const GONE_MAX: usize = 512;
 /// Bytes of a pair with its exchange's name, and of the counts of a removed client with some topics.
-const PAIR_BYTES: usize = hashed::<(QueueSlot, Tally)>() + 64;
+const PAIR_BYTES: usize = hashed::<(Hop, Tally)>() + 64;
 const GONE_BYTES: usize = size_of::<Flowed>() + 16 * size_of::<(Source, Tally)>();
 /// How many of a consumer's deliveries are timed between two readings: the first ones, then one in `TIMED_EVERY`.
 const TIMED_FIRST: u32 = 4;
@@ -158,6 +172,7 @@ impl FlowCounts {
             charge,
             walked: HashMap::new(),
             pairs: 0,
+            dead: HashMap::new(),
             got: HashMap::new(),
             waits: Vec::new(),
             gone: Vec::new(),
@@ -206,6 +221,7 @@ impl FlowCounts {
     /// its own.
     pub(crate) fn memory(&self) -> usize {
         self.pairs * PAIR_BYTES
+            + self.dead.len() * hashed::<((Name, Source), Dead)>()
             + self.got.len() * hashed::<((Link, QueueKey), u64)>()
             + self.waits.capacity() * size_of::<(ConsumerKey, u32)>()
             + self.gone.len() * GONE_BYTES
@@ -266,28 +282,73 @@ impl FlowCounts {
         tally.map(std::mem::take).unwrap_or_default()
     }
 
-    /// Counts a message whose route cannot be remembered.
-    pub(crate) fn note_walked(&mut self, exchange: &str, queues: &[QueueSlot], bytes: usize) -> Source {
-        if !self.walked.contains_key(exchange) && self.pairs < PAIRS_MAX {
-            // The exchange counts as a pair, too. Otherwise exchanges whose messages reach no queue would be unlimited.
-            self.pairs += 1;
-            self.walked.insert(exchange.into(), HashMap::new());
-        }
-        if let Some(counted) = self.walked.get_mut(exchange) {
-            for queue in queues.iter().take(WALKED_QUEUES_MAX) {
-                if let Some(tally) = counted.get_mut(queue) {
-                    tally.count(bytes);
-                } else if self.pairs < PAIRS_MAX {
-                    self.pairs += 1;
-                    counted.entry(*queue).or_default().count(bytes);
+    /// Counts a message whose route cannot be remembered: along its path over several exchanges, where that is known.
+    pub(crate) fn note_walked(
+        &mut self,
+        exchange: &str,
+        path: Option<&[(Name, Hop)]>,
+        queues: &[QueueSlot],
+        bytes: usize,
+    ) -> Source {
+        match path {
+            Some(path) => path
+                .iter()
+                .for_each(|(from, hop)| self.note_hop(from, Some(hop), bytes)),
+            None if queues.is_empty() => self.note_hop(exchange, None, bytes),
+            None => {
+                for queue in queues.iter().take(WALKED_QUEUES_MAX) {
+                    self.note_hop(exchange, Some(&Hop::Queue(*queue)), bytes);
                 }
             }
         }
         Source::exchange(exchange)
     }
 
+    /// Counts a message that an exchange has passed on. `None`: it went nowhere; the exchange is told of all the same.
+    fn note_hop(&mut self, exchange: &str, to: Option<&Hop>, bytes: usize) {
+        if !self.walked.contains_key(exchange) && self.pairs < PAIRS_MAX {
+            // The exchange counts as a pair, too. Otherwise exchanges whose messages reach no queue would be unlimited.
+            self.pairs += 1;
+            self.walked.insert(exchange.into(), HashMap::new());
+        }
+        let (Some(counted), Some(hop)) = (self.walked.get_mut(exchange), to) else {
+            return;
+        };
+        if let Some(tally) = counted.get_mut(hop) {
+            tally.count(bytes);
+        } else if self.pairs < PAIRS_MAX {
+            self.pairs += 1;
+            counted.entry(hop.clone()).or_default().count(bytes);
+        }
+    }
+
+    /// Counts a dead letter of a queue, on its way to a topic or exchange.
+    pub(crate) fn note_dead(&mut self, queue: &Name, exchange: &Name, to: Source, bytes: usize) {
+        self.any = true;
+        let whole = Source::exchange(exchange);
+        let mut key = (queue.clone(), to);
+        if self.dead.len() >= DEAD_MAX && !self.dead.contains_key(&key) {
+            key.1 = whole;
+            if self.dead.len() >= 2 * DEAD_MAX && !self.dead.contains_key(&key) {
+                return;
+            }
+        }
+        let dead = self.dead.entry(key).or_insert_with_key(|(_, to)| Dead {
+            exchange: (*to == whole).then(|| exchange.clone()),
+            tally: Tally::default(),
+        });
+        dead.tally.count(bytes);
+    }
+
+    /// Takes what [`FlowCounts::note_dead`] counted.
+    pub(crate) fn take_dead(&mut self) -> Vec<((Name, Source), Dead)> {
+        let mut dead: Vec<_> = std::mem::take(&mut self.dead).into_iter().collect();
+        dead.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        dead
+    }
+
     /// Takes what [`FlowCounts::note_walked`] counted.
-    pub(crate) fn take_walked(&mut self) -> Vec<(Name, Vec<(QueueSlot, Tally)>)> {
+    pub(crate) fn take_walked(&mut self) -> Vec<(Name, Vec<(Hop, Tally)>)> {
         self.pairs = 0;
         let walked = std::mem::take(&mut self.walked).into_iter();
         let mut walked: Vec<_> = walked.map(|(name, to)| (name, to.into_iter().collect())).collect();
@@ -412,7 +473,10 @@ mod tests {
         let queues: Vec<QueueSlot> = (0..1000).map(QueueSlot).collect();
         let link = |slot| Link { slot, generation: 1 };
         for n in 0..10_000 {
-            counts.note_walked(&format!("x{n}"), &queues, 1);
+            let exchange: Name = format!("x{n}").into();
+            counts.note_walked(&exchange, None, &queues, 1);
+            counts.note_dead(&"q".into(), &"amq.topic".into(), Source(n.into()), 1);
+            counts.note_dead(&exchange, &exchange, Source::exchange(&exchange), 1);
             counts.note_got(link(n), QueueKey { slot: n, generation: 1 });
         }
         for n in 0..100_000 {
@@ -424,6 +488,7 @@ mod tests {
         let walked = counts.take_walked();
         let pairs = walked.iter().map(|(_, to)| to.len() + 1).sum::<usize>();
         assert_eq!(pairs, PAIRS_MAX);
+        assert_eq!(counts.take_dead().len(), 2 * DEAD_MAX);
         assert_eq!(counts.take_got().len(), GOT_MAX);
         assert_eq!(counts.take_waits().len(), WAITS_MAX);
         assert_eq!(counts.take_gone().len(), GONE_MAX);

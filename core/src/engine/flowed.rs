@@ -50,8 +50,21 @@ pub enum Flowed {
         tally: Tally,
         /// The queues.
         queues: Vec<Name>,
+        /// Exchanges that it has passed them on to, by a binding or as its alternate exchange.
+        exchanges: Vec<Name>,
         /// The number of further queues.
         more: usize,
+    },
+    /// A queue has sent dead letters on.
+    DeadLettered {
+        /// The queue.
+        queue: Name,
+        /// Where they went: a topic that [`Flowed::Routed`] describes, unless the exchange is named.
+        to: Source,
+        /// The exchange, if the map shows it as a whole.
+        exchange: Option<Name>,
+        /// How many, and their bytes.
+        tally: Tally,
     },
     /// A client was given messages of a queue.
     Delivered {

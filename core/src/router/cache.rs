@@ -3,9 +3,11 @@
 use super::Target;
 use super::counts::Named;
 use super::generations::{Cell, Generations};
+use super::path::{Hop, Path};
 use crate::access::Permitted;
 use crate::ledger::{allocation, hashed};
 use crate::message::{Dialect, Message};
+use crate::properties::Name;
 use crate::tally::{Mark, Source, Tally};
 use hashbrown::HashTable;
 use std::mem::size_of;
@@ -60,6 +62,8 @@ struct Entry {
     tally: Tally,
     /// See [`RouteCache::mark`].
     mark: Mark,
+    /// The exchanges that its messages pass, if there is more than one.
+    path: Option<Path>,
 }
 
 /// A remembered route with messages that the flow map has not taken yet: see [`RouteCache::take_tally`].
@@ -70,6 +74,7 @@ pub(super) struct Tallied<'a> {
     pub(super) dialect: Dialect,
     pub(super) tally: Tally,
     pub(super) targets: &'a [Target],
+    pub(super) path: Option<&'a Path>,
 }
 
 impl RouteCache {
@@ -148,6 +153,7 @@ impl RouteCache {
                 dialect: entry.dialect,
                 tally,
                 targets: &entry.targets,
+                path: entry.path.as_ref(),
             }
         })
     }
@@ -185,13 +191,14 @@ impl RouteCache {
         message: &Message,
         targets: &[Target],
         exchange: Named,
-        source: Source,
+        (source, path): (Source, Option<Path>),
         cells: &[Cell],
         generations: &Generations,
     ) {
         let (exchange_len, address) = address(message);
         let stale = self.position(message).map(|stale| self.remove(stale));
-        let bytes = entry_bytes(address.len(), targets.len(), cells.len());
+        let hops = path.as_ref().map_or(0, |path| path.len());
+        let bytes = entry_bytes(address.len(), targets.len(), cells.len(), hops);
         if address.len() > ADDRESS_BYTES_MAX || targets.len() > TARGETS_MAX / 4 || bytes > self.bytes_max / 4 {
             return;
         }
@@ -224,6 +231,7 @@ impl RouteCache {
             source,
             tally: stale.unwrap_or_default(),
             mark: Mark::default(),
+            path,
         });
         let RouteCache { table, entries, .. } = self;
         table.insert_unique(hash, entries.len() as u32 - 1, |&index| entries[index as usize].hash);
@@ -258,7 +266,8 @@ impl RouteCache {
     fn remove(&mut self, index: usize) -> Tally {
         let entry = self.entries.swap_remove(index);
         self.targets -= entry.targets.len();
-        self.bytes -= entry_bytes(entry.address.len(), entry.targets.len(), entry.cells.len());
+        let hops = entry.path.as_ref().map_or(0, |path| path.len());
+        self.bytes -= entry_bytes(entry.address.len(), entry.targets.len(), entry.cells.len(), hops);
         if let Ok(found) = self.table.find_entry(entry.hash, |&i| i as usize == index) {
             found.remove();
         }
@@ -274,8 +283,9 @@ impl RouteCache {
 }
 
 /// Bytes of memory that a remembered route occupies.
-fn entry_bytes(address: usize, targets: usize, cells: usize) -> usize {
+fn entry_bytes(address: usize, targets: usize, cells: usize, hops: usize) -> usize {
     let own = size_of::<Entry>() * 3 / 2 + hashed::<u32>() + allocation(address);
+    let own = own + allocation(hops * size_of::<(Name, Hop)>());
     own + allocation(targets * size_of::<Target>()) + allocation(cells * size_of::<Cell>())
 }
 

@@ -29,6 +29,7 @@ impl Router {
     /// Sets the exchange that [`Router::count_publish`] counts for, where the message's queues are known without
     /// routing it now.
     pub(crate) fn name_exchange(&mut self, name: &str) {
+        self.forget_path();
         self.named = match self.find_exchange(name) {
             _ if name.is_empty() => Named::Default,
             Some(id) => Named::Known(id),

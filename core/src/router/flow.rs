@@ -1,8 +1,8 @@
 //! Counts messages on each remembered route, for the flow map.
 
 use super::Router;
+use super::path::Hop;
 use super::route::KnownRoute;
-use crate::binding::QueueSlot;
 use crate::message::{Dialect, Message};
 use crate::properties::Name;
 use crate::tally::{Mark, Source, Tally};
@@ -15,8 +15,10 @@ pub(crate) struct RouteTally {
     /// The topic in the slash dialect, whatever the publisher speaks. `None`: the map shows the exchange as a whole.
     pub(crate) topic: Option<Name>,
     pub(crate) tally: Tally,
-    /// The queues it leads to, up to the number asked for.
-    pub(crate) queues: Vec<QueueSlot>,
+    /// Where its exchange passes messages on to, up to the number of queues asked for.
+    pub(crate) to: Vec<Hop>,
+    /// Further exchanges on the way, and where they pass messages on to.
+    pub(crate) further: Vec<(Name, Vec<Hop>)>,
     /// The number of further queues.
     pub(crate) more: usize,
 }
@@ -28,7 +30,7 @@ impl Router {
     }
 
     /// The source that the flow map shows for a message.
-    pub(super) fn source_of(&self, message: &Message) -> Source {
+    pub(crate) fn source_of(&self, message: &Message) -> Source {
         if *message.exchange() == *self.topics_of {
             Source::topic(message.route_hash())
         } else {
@@ -66,14 +68,29 @@ impl Router {
         let known = self.exchange_names.get_key_value(exchange);
         let exchange = known.map_or_else(|| exchange.into(), |(name, _)| name.clone());
         let is_topic = *exchange == *self.topics_of;
-        let targets = found.targets;
+        let more = found.targets.len().saturating_sub(queues_max);
+        let (mut to, mut further) = (Vec::new(), Vec::new());
+        match found.path {
+            None => to.extend(found.targets.iter().take(queues_max).map(|t| Hop::Queue(t.queue))),
+            Some(path) => {
+                for from in path.chunk_by(|a, b| a.0 == b.0) {
+                    let hops = from.iter().map(|(_, hop)| hop.clone()).collect();
+                    match from.first() {
+                        Some((name, _)) if *name == exchange => to = hops,
+                        Some((name, _)) => further.push((name.clone(), hops)),
+                        None => {}
+                    }
+                }
+            }
+        }
         Some(RouteTally {
             source: found.source,
             topic: is_topic.then(|| shown(found.key, found.dialect)),
             exchange,
             tally: found.tally,
-            queues: targets.iter().take(queues_max).map(|target| target.queue).collect(),
-            more: targets.len().saturating_sub(queues_max),
+            to,
+            further,
+            more,
         })
     }
 

@@ -8,6 +8,7 @@
 
 use super::counts::Named;
 use super::generations::Cell;
+use super::path::{Hop, Path};
 use super::target::Merge;
 use super::{End, Router, Target};
 use crate::access::Permitted;
@@ -34,6 +35,8 @@ pub(crate) struct Walk {
     exchanges: Vec<(u32, u64)>,
     /// The exchange being visited.
     visiting: Option<Visit>,
+    /// Which exchange passed the message on to which ([`DEFAULT`] for the default exchange). Bounded by [`HOPS_MAX`].
+    hops: Vec<(u32, u32)>,
     /// Exchanges reached. Each is visited once, so bindings between exchanges may form circles.
     seen: HashSet<u32, RandomState>,
     /// Bindings that the current step found.
@@ -79,6 +82,10 @@ struct Visit {
 
 /// Stands for the default exchange's implied binding of a queue by its name.
 const IMPLIED: BindingId = BindingId::MAX;
+/// Stands for the number of the default exchange, which has none.
+const DEFAULT: u32 = u32::MAX;
+/// The most hops, and the most queues, that are kept of a message's way over several exchanges.
+const HOPS_MAX: usize = 64;
 /// Longer lists of cells are sorted and freed of duplicates.
 const CELLS_REPEATED_MAX: usize = 64;
 
@@ -194,11 +201,12 @@ impl Router {
             let current = !walk.stopped || walk.version == self.generations.version();
             if walk.cacheable && current {
                 let source = self.source_of(message);
+                let path = self.path_of(&walk);
                 self.cache.insert(
                     message,
                     &walk.targets,
                     self.named,
-                    source,
+                    (source, path),
                     &walk.cells,
                     &self.generations,
                 );
@@ -328,7 +336,10 @@ impl Router {
             let binding = walk.matched[index];
             match self.bindings[binding as usize].end {
                 End::Queue(slot) => walk.queues.push((slot, binding)),
-                End::Exchange(other) => self.visit_later(other, walk),
+                End::Exchange(other) => {
+                    walk.note_hop(visit.exchange, other);
+                    self.visit_later(other, walk);
+                }
             }
         }
         if more {
@@ -340,16 +351,49 @@ impl Router {
             if alternate.is_empty() {
                 // The default exchange finds queues by name, and no cell counts changes to those names.
                 walk.cacheable = false;
+                walk.note_hop(visit.exchange, DEFAULT);
                 self.match_names(subject, &mut walk.queues);
                 return Ok(true);
             }
             // The route also depends on whether the alternate exchange exists.
             walk.cells.push(self.generations.cell(alternate, Scope::Whole));
             if let Some(other) = self.find_exchange(alternate) {
+                walk.note_hop(visit.exchange, other);
                 self.visit_later(other, walk);
             }
         }
         Ok(true)
+    }
+
+    /// The way of the message that was walked last, if it passed more than one exchange.
+    pub(crate) fn last_path(&self) -> Option<Path> {
+        self.path_of(&self.scratch)
+    }
+
+    /// Makes [`Router::last_path`] return nothing, because the next message is not walked.
+    pub(super) fn forget_path(&mut self) {
+        self.scratch.hops.clear();
+    }
+
+    /// `None` for a walk of several holds, because what it passed first may be gone.
+    fn path_of(&self, walk: &Walk) -> Option<Path> {
+        if walk.hops.is_empty() || walk.stopped {
+            return None;
+        }
+        let name = |id: u32| {
+            let exchange = self.exchanges.get(id as usize);
+            exchange.map_or_else(Name::default, |exchange| exchange.name.clone())
+        };
+        let hops = walk.hops.iter();
+        let hops = hops.map(|&(from, to)| (name(from), Hop::Exchange(name(to))));
+        let queues = walk.queues.iter().take(HOPS_MAX).map(|&(slot, binding)| {
+            let from = self.bindings.get(binding as usize).map_or(DEFAULT, |edge| edge.source);
+            (name(from), Hop::Queue(slot))
+        });
+        let mut path: Vec<(Name, Hop)> = hops.chain(queues).collect();
+        path.sort_unstable();
+        path.dedup();
+        Some(path.into())
     }
 
     fn match_names(&self, subject: &mut Subject<'_>, queues: &mut Vec<(QueueSlot, BindingId)>) {
@@ -449,6 +493,7 @@ impl Walk {
         let headers = self.headers.as_ref().map_or(0, MessageHeaders::memory);
         let earlier = self.earlier.len() * sorted::<(QueueSlot, BindingId, u64), ()>();
         let lists = list(&self.targets) + list(&self.extra_keys) + list(&self.exchanges) + list(&self.matched);
+        let lists = lists + list(&self.hops);
         let more = list(&self.queues) + list(&self.serials) + list(&self.cells);
         let visiting = self.visiting.as_ref().map_or(0, |visit| visit.progress.memory());
         size_of::<Walk>() + visiting + keys + headers + earlier + lists + more + self.seen.capacity() * hashed::<u32>()
@@ -460,6 +505,7 @@ impl Walk {
         self.headers = None;
         self.began_at = None;
         self.exchanges.clear();
+        self.hops.clear();
         self.visiting = None;
         self.seen.clear();
         self.queues.clear();
@@ -468,6 +514,12 @@ impl Walk {
         self.merging = None;
         self.serials.clear();
         self.cells.clear();
+    }
+
+    fn note_hop(&mut self, from: u32, to: u32) {
+        if self.hops.len() < HOPS_MAX {
+            self.hops.push((from, to));
+        }
     }
 
     fn finish_target(&mut self) {

@@ -1,10 +1,11 @@
 //! Who talks to whom, as the engine counts it between two readings.
 
 use crate::support::*;
-use gatepost_core::command::{Command, PublishFlags};
+use gatepost_core::command::{Bind, BindTarget, Command, DeclareExchange, PublishFlags};
 use gatepost_core::engine::Settings;
 use gatepost_core::engine::flow::{FlowCursor, Flowed, Source, Tally};
 use gatepost_core::message::{Envelope, Message};
+use gatepost_core::properties::{Table, Value};
 use gatepost_core::store::StoreSettings;
 use gatepost_core::testing::world::{Client, World};
 use std::collections::BTreeMap;
@@ -37,9 +38,13 @@ fn look(w: &mut World, budget: usize) -> BTreeMap<String, u64> {
                     topic,
                     tally,
                     queues,
+                    exchanges,
                     ..
                 } => {
                     let name = topic.map_or_else(|| format!("[{exchange}]"), |topic| topic.to_string());
+                    for exchange in exchanges {
+                        add(&name, &format!("[{exchange}]"), tally.messages);
+                    }
                     for queue in queues {
                         let queue = if queue.starts_with("mqtt-") { "session" } else { &*queue };
                         add(&name, queue, tally.messages);
@@ -55,6 +60,17 @@ fn look(w: &mut World, budget: usize) -> BTreeMap<String, u64> {
                     if !others.is_empty() {
                         add(party.protocol, "others", others.messages);
                     }
+                }
+                Flowed::DeadLettered {
+                    queue,
+                    to,
+                    exchange,
+                    tally,
+                } => {
+                    let whole = exchange.map(|exchange| format!("[{exchange}]"));
+                    let known = whole.or_else(|| sources.get(&to).cloned());
+                    let name = known.or_else(|| w.turn(|engine| engine.topic_of(to)).map(|t| t.to_string()));
+                    add(&queue, name.as_deref().unwrap_or("others"), tally.messages);
                 }
                 Flowed::Delivered {
                     party, queue, messages, ..
@@ -308,4 +324,206 @@ fn a_wide_fan_out_is_listed_in_part() {
     });
     let tally = Tally { messages: 3, bytes: 3 };
     assert_eq!(routed, Some((tally, 64, 136)));
+}
+
+fn send(exchange: &str, key: &str) -> Command {
+    publish(PublishFlags::default(), message(exchange, key, "x", false))
+}
+
+/// Binds an exchange to another.
+fn pass_on(from: &str, to: &str, key: &str) -> Command {
+    Command::Bind(Box::new(Bind {
+        channel: CH,
+        source: from.into(),
+        target: BindTarget::Exchange(to.into()),
+        key: key.into(),
+        arguments: Table::default(),
+        reply: true,
+    }))
+}
+
+fn with_alternate(name: &str, alternate: &str) -> Command {
+    let mut arguments = Table::default();
+    arguments.push("alternate-exchange", Value::text(alternate));
+    Command::DeclareExchange(Box::new(DeclareExchange {
+        channel: CH,
+        name: name.into(),
+        kind: "direct".into(),
+        passive: false,
+        durable: true,
+        auto_delete: false,
+        internal: false,
+        arguments,
+        reply: true,
+    }))
+}
+
+/// The map showed an exchange to lead straight to the queues of the exchanges that are bound to it, which were not on it.
+#[test]
+fn exchanges_that_pass_messages_on_are_shown_one_after_the_other() {
+    let mut w = world();
+    let (app, sensor) = (w.connect("app"), w.connect("sensor"));
+    run(
+        &mut w,
+        app,
+        [
+            exchange("in", "fanout"),
+            exchange("all", "fanout"),
+            exchange("h", "headers"),
+        ],
+    );
+    run(&mut w, app, [durable("direct"), durable("archive"), durable("lost")]);
+    run(
+        &mut w,
+        app,
+        [
+            bind("in", "direct", ""),
+            pass_on("in", "all", ""),
+            pass_on("h", "all", ""),
+            bind("all", "archive", ""),
+        ],
+    );
+    // A circle ends where it began.
+    run(
+        &mut w,
+        app,
+        [pass_on("amq.topic", "all", "plant.#"), pass_on("all", "in", "")],
+    );
+    for budget in [1, 100] {
+        // The first along a route, a later one, and one that is found anew each time because headers count.
+        run(&mut w, app, [send("in", "a"), send("in", "a"), send("h", "")]);
+        let expected = edges(&[
+            ("app -> [in]", 2),
+            ("app -> [h]", 1),
+            ("[h] -> [all]", 1),
+            ("[in] -> direct", 3),
+            ("[in] -> [all]", 3),
+            ("[all] -> [in]", 3),
+            ("[all] -> archive", 3),
+        ]);
+        assert_eq!(look(&mut w, budget), expected, "{budget}");
+    }
+    run(&mut w, sensor, [clean("s"), mqtt("plant/1", "x", 0, 0)]);
+    let found = look(&mut w, 100);
+    for edge in [
+        "sensor -> plant/1",
+        "plant/1 -> [all]",
+        "[all] -> archive",
+        "[all] -> [in]",
+        "[in] -> direct",
+    ] {
+        assert_eq!(found.get(edge), Some(&1), "{edge} in {found:?}");
+    }
+    assert!(!found.contains_key("plant/1 -> archive"), "{found:?}");
+    // In a transaction the queues are found before: by then another message has been on its way.
+    run(&mut w, app, [exchange("h2", "headers"), bind("h2", "direct", "")]);
+    let both = vec![send("h2", ""), send("h", "")];
+    run(&mut w, app, [transaction(both)]);
+    let expected = edges(&[("app -> [h]", 1), ("app -> [h2]", 1), ("[h2] -> direct", 1)]);
+    let found = look(&mut w, 100);
+    for edge in expected.keys() {
+        assert_eq!(found.get(edge), Some(&1), "{edge} in {found:?}");
+    }
+    assert!(!found.keys().any(|edge| edge.starts_with("[all]")), "{found:?}");
+}
+
+#[test]
+fn an_alternate_exchange_is_shown_where_messages_take_it() {
+    let mut w = world();
+    let app = w.connect("app");
+    run(
+        &mut w,
+        app,
+        [
+            exchange("rest", "fanout"),
+            with_alternate("orders", "rest"),
+            with_alternate("jobs", ""),
+        ],
+    );
+    run(
+        &mut w,
+        app,
+        [
+            durable("eu"),
+            durable("others"),
+            bind("orders", "eu", "eu"),
+            bind("rest", "others", ""),
+        ],
+    );
+    for _ in 0..2 {
+        run(
+            &mut w,
+            app,
+            [send("orders", "eu"), send("orders", "us"), send("jobs", "eu")],
+        );
+    }
+    let expected = edges(&[
+        ("app -> [orders]", 4),
+        ("[orders] -> eu", 2),
+        ("[orders] -> [rest]", 2),
+        ("[rest] -> others", 2),
+        ("app -> [jobs]", 2),
+        ("[jobs] -> []", 2),
+        ("[] -> eu", 2),
+    ]);
+    assert_eq!(look(&mut w, 1), expected);
+}
+
+/// A queue whose messages went on to another by a dead-letter exchange looked like a dead end.
+#[test]
+fn dead_letters_are_followed_from_their_queue() {
+    let dead_letters = |queue: &str, exchange: &str, key: Option<&str>| {
+        declare(queue, |d| {
+            d.arguments.push("x-dead-letter-exchange", Value::text(exchange));
+            if let Some(key) = key {
+                d.arguments.push("x-dead-letter-routing-key", Value::text(key));
+            }
+        })
+    };
+    let mut w = world();
+    let app = w.connect("app");
+    run(
+        &mut w,
+        app,
+        [
+            exchange("dlx", "fanout"),
+            durable("dead"),
+            bind("dlx", "dead", ""),
+            bind("amq.topic", "dead", "failed.#"),
+        ],
+    );
+    let declared = [
+        dead_letters("work", "dlx", None),
+        dead_letters("by-name", "", Some("dead")),
+        dead_letters("by-topic", "amq.topic", Some("failed.1")),
+    ];
+    run(&mut w, app, declared);
+    run(&mut w, app, [dead_letters("nowhere", "gone", None)]);
+    let mut number = 0;
+    for queue in ["work", "work", "by-name", "by-topic", "nowhere"] {
+        number += 1;
+        run(&mut w, app, [send("", queue), get(queue)]);
+        run(&mut w, app, [reject(number)]);
+    }
+    w.catch_up();
+    let found: BTreeMap<String, u64> = look(&mut w, 3)
+        .into_iter()
+        .filter(|(edge, _)| !edge.starts_with("app") && !edge.starts_with("[] -> ") && !edge.ends_with("app"))
+        .collect();
+    let expected = edges(&[
+        ("work -> [dlx]", 2),
+        ("[dlx] -> dead", 2),
+        ("by-name -> []", 1),
+        ("by-topic -> failed/1", 1),
+        ("failed/1 -> dead", 1),
+        ("nowhere -> [gone]", 1),
+    ]);
+    assert_eq!(found, expected);
+    assert!(look(&mut w, 3).is_empty());
+    // Counting is off: nothing is kept.
+    w.turn(|engine| engine.set_flow(false));
+    run(&mut w, app, [send("", "work"), get("work")]);
+    run(&mut w, app, [reject(number + 1)]);
+    w.turn(|engine| engine.set_flow(true));
+    assert!(look(&mut w, 3).is_empty());
 }

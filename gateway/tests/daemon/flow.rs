@@ -135,6 +135,45 @@ fn an_edge_of_one_message_a_second_appears_on_the_flow_map_and_an_idle_one_is_re
     );
 }
 
+/// `work` expires what it has to the exchange `failed`, which passes it on to `audit`, which keeps it in `dead`.
+#[test]
+fn dead_letters_and_exchanges_between_are_on_the_map() {
+    let gatepost = Gatepost::with(1, "[management]\nflow_interval = \"1s\"\n");
+    let declare = |path: &str, body: &str| {
+        let method = if path.starts_with("bindings") { "POST" } else { "PUT" };
+        let (status, answer) = ask(&gatepost, method, &format!("/api/{path}"), GUEST, body);
+        assert_eq!(status, 201, "{path}: {answer}");
+    };
+    declare("exchanges/%2F/failed", r#"{"type": "fanout"}"#);
+    declare("exchanges/%2F/audit", r#"{"type": "fanout"}"#);
+    let expiring = r#"{"arguments": {"x-message-ttl": 1, "x-dead-letter-exchange": "failed"}}"#;
+    declare("queues/%2F/work", expiring);
+    declare("queues/%2F/dead", r#"{"arguments": {"x-max-length": 10}}"#);
+    declare("bindings/%2F/e/failed/e/audit", "{}");
+    declare("bindings/%2F/e/audit/q/dead", "{}");
+    let wanted = [
+        (("exchange", ""), ("queue", "work")),
+        (("queue", "work"), ("exchange", "failed")),
+        (("exchange", "failed"), ("exchange", "audit")),
+        (("exchange", "audit"), ("queue", "dead")),
+    ];
+    let job = r#"{"properties": {}, "routing_key": "work", "payload": "x", "payload_encoding": "string"}"#;
+    let publish = "/api/exchanges/%2F/amq.default/publish";
+    // What Prometheus sees is asked for while the edges are there.
+    let labels = "from_kind=\"queue\",from=\"work\",to_kind=\"exchange\",to=\"failed\"";
+    let line = format!("gatepost_flow_edge_messages_per_second{{vhost=\"/\",{labels}}} ");
+    eventually("the edges", || {
+        assert_eq!(ask(&gatepost, "POST", publish, GUEST, job).0, 200);
+        let flow = flow(&gatepost);
+        let (_, graph) = ask(&gatepost, "GET", "/api/gatepost/flow.dot", GUEST, "");
+        let metrics = http(gatepost.metrics, "/metrics").expect("metrics");
+        let there = |(from, to): &(_, _)| !edges(&flow, *from, *to).is_empty();
+        let isolated = edges(&flow, ("exchange", "failed"), ("queue", "dead"));
+        assert!(isolated.is_empty(), "not by way of the other exchange: {flow}");
+        wanted.iter().all(there) && graph.contains("style=dashed") && metrics.contains(&line)
+    });
+}
+
 #[test]
 fn the_flow_map_is_for_monitors_and_can_be_turned_off() {
     let gatepost = Gatepost::with(1, "[management]\nflow_interval = \"1s\"\n");

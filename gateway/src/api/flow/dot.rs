@@ -41,7 +41,12 @@ pub(super) fn document(shown: &Shown) -> String {
         if let Some((half, most)) = edge.latency_ms {
             let _ = write!(label, "\\np50 {half} ms, p99 {most} ms");
         }
-        let _ = writeln!(out, "  n{from} -> n{to} [label=\"{label}\"];");
+        let style = if edge.carries_dead_letters() {
+            ", style=dashed"
+        } else {
+            ""
+        };
+        let _ = writeln!(out, "  n{from} -> n{to} [label=\"{label}\"{style}];");
     }
     out.push_str("}\n");
     out
@@ -81,9 +86,15 @@ mod tests {
             total: 6,
             latency_ms: Some((1.0, 20.0)),
         };
+        let back = ShownEdge {
+            from: Arc::clone(&nodes[1]),
+            to: Arc::clone(&nodes[0]),
+            latency_ms: None,
+            ..edge.clone()
+        };
         let shown = Shown {
             nodes,
-            edges: vec![edge],
+            edges: vec![edge, back],
             ..Shown::default()
         };
         let document = document(&shown);
@@ -94,6 +105,7 @@ mod tests {
                 "  n0 [shape=hexagon, label=\"(default exchange)\"];",
                 "  n1 [shape=cylinder, label=\"a\\\"]; b -> c; \\\\N \"];",
                 "  n0 -> n1 [label=\"1.2/s\\np50 1 ms, p99 20 ms\"];",
+                "  n1 -> n0 [label=\"1.2/s\", style=dashed];",
                 "}",
             ]
         );

@@ -78,6 +78,7 @@ impl Gathering {
                     topic,
                     tally,
                     queues,
+                    exchanges,
                     more,
                 } => {
                     let from = match &topic {
@@ -89,7 +90,24 @@ impl Gathering {
                         let to = FlowNode::new(&self.vhost, NodeKind::Queue, &queue);
                         self.note((Arc::clone(&from), to), tally);
                     }
+                    for exchange in exchanges {
+                        let to = FlowNode::new(&self.vhost, NodeKind::Exchange, &exchange);
+                        self.note((Arc::clone(&from), to), tally);
+                    }
                     self.left_out += more as u64;
+                }
+                Flowed::DeadLettered {
+                    queue,
+                    to,
+                    exchange,
+                    tally,
+                } => {
+                    let from = FlowNode::new(&self.vhost, NodeKind::Queue, &queue);
+                    let exchange = exchange.map(|name| FlowNode::new(&self.vhost, NodeKind::Exchange, &name));
+                    match exchange.or_else(|| self.sources.get(&to).cloned()) {
+                        Some(to) => self.note((from, to), tally),
+                        None => self.note_unknown(&from, to, tally),
+                    }
                 }
                 Flowed::Published { party, to, others } => {
                     let from = FlowNode::of_client(&self.vhost, &party);
@@ -331,6 +349,13 @@ pub(crate) struct ShownEdge {
     pub(crate) latency_ms: Option<(f64, f64)>,
 }
 
+impl ShownEdge {
+    /// Whether a queue sends along it what it could not deliver.
+    pub(super) fn carries_dead_letters(&self) -> bool {
+        self.from.kind == NodeKind::Queue && self.to.kind != NodeKind::Client
+    }
+}
+
 /// A part of the map.
 #[derive(Debug, Default)]
 pub(crate) struct Shown {
@@ -497,6 +522,7 @@ mod tests {
                 topic: Some(n.to_string().as_str().into()),
                 tally: Tally { messages: 1, bytes: 0 },
                 queues: vec!["q".into()],
+                exchanges: Vec::new(),
                 more: 0,
             };
             gathering.add(vec![routed]);
