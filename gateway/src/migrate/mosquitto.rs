@@ -256,6 +256,12 @@ impl Draft {
             self.notes
                 .push("use_identity_as_username: holds for all listeners, not for some of them".to_owned());
         }
+        if naming {
+            let how = "has to exist, with a line in the password file or made by `gatepost user add`";
+            self.notes.push(format!(
+                "use_identity_as_username: a user whom a certificate names {how}"
+            ));
+        }
     }
 
     /// Translates the files for logins. With `per_listener_settings` each of Mosquitto's listeners has its own. The
@@ -436,7 +442,13 @@ mod tests {
         ] {
             assert!(toml.contains(wanted), "{wanted}in:\n{toml}");
         }
-        assert!(!toml.contains("Not taken over"), "{toml}");
+        // In Mosquitto, whoever has a certificate is a user.
+        let notes: Vec<&str> = toml.lines().filter(|line| line.starts_with("#   ")).collect();
+        assert!(
+            notes.len() == 1
+                && notes[0].contains("use_identity_as_username: a user whom a certificate names has to exist"),
+            "{toml}"
+        );
     }
 
     #[test]

@@ -211,6 +211,43 @@ fn definitions_are_imported_at_the_start_and_a_wrong_file_stops_it() {
     }
 }
 
+/// Tools that write definitions list the default exchange and its bindings, too, and name a queue's type beside its arguments. Such
+/// a file was refused, or its queue became a classic one.
+#[test]
+fn a_file_that_lists_what_every_vhost_has_is_imported() {
+    let gatepost = Gatepost::start();
+    let file = gatepost.data().with_file_name("listed.json");
+    fs::write(
+        &file,
+        r#"{"exchanges": [{"name": "", "vhost": "/", "type": "direct", "durable": true, "arguments": {}},
+                          {"name": "amq.direct", "vhost": "/", "type": "direct", "durable": true}],
+            "queues": [{"name": "jobs", "vhost": "/", "durable": true, "arguments": {}, "type": "quorum"},
+                       {"name": "logs", "vhost": "/", "durable": true, "arguments": {}, "type": "classic"}],
+            "bindings": [{"source": "", "vhost": "/", "destination": "jobs", "destination_type": "queue", "routing_key": "jobs"},
+                         {"source": "amq.direct", "vhost": "/", "destination": "jobs", "destination_type": "queue", "routing_key": "j"}]}"#,
+    )
+    .expect("definitions");
+    let file = file.to_str().expect("text");
+    done(&gatepost, &["definitions", "import", file]);
+    done(&gatepost, &["definitions", "import", file]);
+    let kind = |queue: &str| {
+        let (_, body) = ask(&gatepost, "GET", &format!("/api/queues/%2F/{queue}?columns=type"), "");
+        serde_json::from_str::<Value>(&body).expect("JSON")["type"].clone()
+    };
+    assert_eq!((kind("jobs"), kind("logs")), ("quorum".into(), "classic".into()));
+    let (_, bindings) = ask(&gatepost, "GET", "/api/queues/%2F/jobs/bindings?columns=source", "");
+    let bindings: Value = serde_json::from_str(&bindings).expect("JSON");
+    assert_eq!(bindings.as_array().map(Vec::len), Some(2), "{bindings}");
+    // What a binding of the default exchange to another name would mean, nobody says.
+    fs::write(
+        file,
+        r#"{"bindings": [{"source": "", "vhost": "/", "destination": "jobs", "destination_type": "queue", "routing_key": "other"}]}"#,
+    )
+    .expect("definitions");
+    let (code, text) = try_control(&gatepost, &["definitions", "import", file], "");
+    assert!(code != Some(0), "{text}");
+}
+
 /// RabbitMQ 3.10.8 exported this file (`GET /api/definitions`) after it was given users with and without passwords,
 /// vhosts, rights, limits, policies of both kinds, parameters, queues and exchanges with arguments, and bindings, over
 /// its own API.

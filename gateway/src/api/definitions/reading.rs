@@ -6,7 +6,7 @@ use super::super::{Refusal, declaring, policies, table};
 use crate::directory::permissions::Permission;
 use crate::directory::users::Credential;
 use gatepost_core::catalog::VhostRecord;
-use gatepost_core::command::{Bind, BindTarget, Command, PolicyChange};
+use gatepost_core::command::{Bind, BindTarget, Command, DeclareQueue, PolicyChange};
 use gatepost_core::policy::PolicyKind;
 use gatepost_core::properties::{Name, Value as CoreValue};
 use serde_json::Value;
@@ -94,6 +94,10 @@ impl Definitions {
             Ok(())
         })?;
         each(document, "exchanges", |body| {
+            // The default exchange: every vhost has it.
+            if body.required("name")?.is_empty() {
+                return Ok(());
+            }
             let exchange = declaring::exchange(body.required("name")?, body)?;
             let command = Command::DeclareExchange(Box::new(exchange));
             read.exchanges.push((within(body, vhost)?, command));
@@ -103,12 +107,18 @@ impl Definitions {
             let mut queue = declaring::queue(body.required("name")?, body)?;
             // A queue that exists stays as it is.
             queue.lenient = true;
+            name_type(&mut queue, body)?;
             let command = Command::DeclareQueue(Box::new(queue));
             read.queues.push((within(body, vhost)?, command));
             Ok(())
         })?;
         each(document, "bindings", |body| {
-            read.bindings.push((within(body, vhost)?, binding(body)?));
+            let bind = binding(body)?;
+            // Every queue is bound to the default exchange by its name.
+            let is_implied = matches!(&bind.target, BindTarget::Queue(queue) if *queue == bind.key);
+            if !(bind.source.is_empty() && is_implied) {
+                read.bindings.push((within(body, vhost)?, bind));
+            }
             Ok(())
         })?;
         Ok(read)
@@ -220,6 +230,17 @@ fn policy(kind: PolicyKind, name: &str, body: &Body) -> Result<PolicyChange, Ref
         name: name.into(),
         policy: Some(policies::record(body)?),
     })
+}
+
+/// A queue's type is an argument of it. RabbitMQ 3.13 and later also name it beside the arguments, and some files only there.
+fn name_type(queue: &mut DeclareQueue, body: &Body) -> Result<(), Refusal> {
+    let named = body.text("type")?.filter(|kind| *kind != "classic");
+    if let Some(kind) = named
+        && queue.arguments.lookup("x-queue-type").is_none()
+    {
+        queue.arguments.push("x-queue-type", CoreValue::text(kind));
+    }
+    Ok(())
 }
 
 fn binding(body: &Body) -> Result<Bind, Refusal> {

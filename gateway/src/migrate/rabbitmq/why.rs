@@ -64,6 +64,10 @@ const REASONS: &[(&[&str], &str)] = &[
         "it is a number of bytes here: disk.free_limit",
     ),
     (
+        &["default_queue_type"],
+        "a queue has the type that its client declares, classic if none",
+    ),
+    (
         &["consumer_timeout", "consumer_disconnected_timeout"],
         "a consumer may take its time; no channel is closed for it",
     ),
@@ -97,7 +101,6 @@ const REASONS: &[(&[&str], &str)] = &[
             "classic_queue.",
             "collect_statistics",
             "consumer_max_per_channel",
-            "default_queue_type",
             "delegate_count",
             "deprecated_features.",
             "erlang.",
