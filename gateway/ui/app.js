@@ -1,7 +1,7 @@
 // The frame around the pages: login, navigation, and a refresh every five seconds while the page is visible.
 
 import { api, logIn, logOut, onLogout } from "./api.js";
-import { announce, bdi, field, h, say, silence } from "./dom.js";
+import { announce, bdi, field, h, say, silence, visible } from "./dom.js";
 import * as overview from "./pages/overview.js";
 import * as flow from "./pages/flow.js";
 import * as trace from "./pages/trace.js";
@@ -104,7 +104,7 @@ function loginPage(why = "") {
 /** The text of an error for the user. */
 function told(error, { page, rest }) {
   const back = rest.length ? h("p", {}, h("a", { href: `#/${page}` }, `Back to ${PAGES[page][0].toLowerCase()}`)) : "";
-  const text = error.status === 404 && rest.length ? "It is not there (any more)." : error.status === 401 ? `Your user may not see this: ${error.message}.` : error.message;
+  const text = error.status === 404 && rest.length ? `${visible(rest.at(-1))} is not there (any more).` : error.status === 401 ? `Your user may not see this: ${error.message}.` : error.message;
   return [h("h1", {}, PAGES[page][0]), h("p", { class: "bad", role: "alert" }, text), back];
 }
 
@@ -227,7 +227,8 @@ async function start() {
 }
 
 onLogout(() => { if (me) { me = null; loginPage(ENDED); announce(ENDED); } });
-addEventListener("hashchange", () => show().then(() => me && document.getElementById("main")?.focus()));
+// Whoever hears the page is at its content. Whoever sees it is at its top, with the navigation.
+addEventListener("hashchange", () => show().then(() => { if (me) document.getElementById("main")?.focus({ preventScroll: true }); scrollTo(0, 0); }));
 document.addEventListener("visibilitychange", () => { if (!document.hidden && me) tick(); });
 theme();
 start().catch((error) => { me = null; loginPage(error.status === 401 ? "" : error.message); });

@@ -2,11 +2,15 @@
 
 import { h, s } from "./dom.js";
 
-const [WIDTH, HEIGHT, LEFT, BOTTOM] = [420, 130, 44, 16];
+const [WIDTH, HEIGHT, LEFT, BOTTOM] = [420, 130, 48, 16];
 const round = (value) => value.toLocaleString("en", { maximumFractionDigits: value < 10 ? 1 : 0 });
 
-/** Changes of a counter per second, from samples that come newest first. */
-export function rates(samples = []) {
+/** The samples that were taken, newest first. The API fills up what is older than that. */
+const known = (details) => (details?.samples ?? []).filter((p) => p.timestamp >= (details.known_since ?? 0));
+
+/** Changes of a counter per second. */
+export function rates(details) {
+  const samples = known(details);
   const points = [];
   for (let i = 0; i + 1 < samples.length; i++) {
     const [now, before] = [samples[i], samples[i + 1]];
@@ -17,7 +21,7 @@ export function rates(samples = []) {
 }
 
 /** Samples without conversion. */
-export const levels = (samples = []) => samples.map((p) => ({ time: p.timestamp, value: p.sample })).reverse();
+export const levels = (details) => known(details).map((p) => ({ time: p.timestamp, value: p.sample })).reverse();
 
 /** The smallest round number that is not less than the given one. */
 function nice(most) {

@@ -87,7 +87,8 @@ const ROWS = 100;
 const more = new Map();
 
 /**
- * A table of rows. A column is { name, get, cell?, number?, sort? }: `sort` is the API's field, and makes the heading a button.
+ * A table of rows. A column is { name, get, cell?, number?, tight?, sort? }: `sort` is the API's field, and makes the heading a
+ * button; a `tight` column is not broken into lines.
  * `order` is { sort, reverse, set(sort, reverse) }. `empty` is the text shown if there are no rows.
  */
 export function table(caption, columns, rows, order, empty = "None.") {
@@ -102,7 +103,7 @@ export function table(caption, columns, rows, order, empty = "None.") {
   };
   const cell = (column, row) => {
     const value = column.cell ? column.cell(row) : column.number ? number(column.get(row)) : column.get(row) ?? "";
-    return h("td", { class: column.number ? "n" : column.name ? undefined : "do" }, typeof value === "string" && !column.number ? bdi(value) : value ?? "");
+    return h("td", { class: column.number ? "n" : column.tight ? "tight" : column.name ? undefined : "do" }, typeof value === "string" && !column.number ? bdi(value) : value ?? "");
   };
   const key = `${location.hash} ${caption}`;
   const most = more.get(key) ?? ROWS;

@@ -3,6 +3,7 @@
 use super::caller::Caller;
 use super::collect::collect;
 use super::connections::{self, Connection};
+use super::consumers::{self, Consumer};
 use super::fields::Fields;
 use super::overview;
 use super::rates::{ChannelHistory, ChannelSample, Figure, Spans};
@@ -107,6 +108,25 @@ impl Row for Channel {
     }
 }
 
+/// One as its own path shows it: with its consumers.
+struct Whole {
+    channel: Channel,
+    consumers: Vec<Consumer>,
+}
+
+impl Row for Whole {
+    fn name(&self) -> &str {
+        &self.channel.name
+    }
+
+    fn write(&self, fields: &mut Fields<'_>, spans: &Spans) {
+        self.channel.write(fields, spans);
+        fields.list("consumer_details", &self.consumers, |fields, consumer| {
+            consumer.write(fields, spans);
+        });
+    }
+}
+
 async fn in_vhost(caller: &Caller, node: &Node, vhost: &Vhost, spans: &Spans) -> Vec<Channel> {
     let now = node.clock.now().wall.0;
     let connections = connections::in_vhost(node, vhost).await.into_iter().map(Arc::new);
@@ -181,5 +201,9 @@ async fn of_connection(caller: Caller, view: View, State(node): Api, Path(name):
 async fn get(caller: Caller, view: View, State(node): Api, Path(name): Path<String>) -> Answer {
     let all = everywhere(&caller, &node, &view.spans).await;
     let found = all.into_iter().find(|channel| channel.name == name);
-    view.one(&found.ok_or_else(Refusal::not_found)?)
+    let channel = found.ok_or_else(Refusal::not_found)?;
+    let vhost = caller.vhost(&node, &channel.connection.vhost)?;
+    let mut consumers = consumers::in_vhost(&node, &vhost).await;
+    consumers.retain(|consumer| consumer.is_of(channel.connection.link, channel.number));
+    view.one(&Whole { channel, consumers })
 }

@@ -12,6 +12,7 @@ use crate::vhost::Vhost;
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::routing;
+use gatepost_core::engine::Link;
 use gatepost_core::engine::inspect::{Item, Kind};
 use gatepost_core::properties::{Name, Table};
 use std::collections::HashMap;
@@ -67,6 +68,13 @@ impl Row for Consumer {
             of.write_peer(fields);
             fields.text("user", &of.user);
         });
+    }
+}
+
+impl Consumer {
+    /// Whether the consumer belongs to that channel.
+    pub(super) fn is_of(&self, link: Link, channel: u16) -> bool {
+        self.connection.link == link && self.channel == channel
     }
 }
 

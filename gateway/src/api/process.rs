@@ -1,5 +1,5 @@
 //! Requests about the process, for its operators: `/api/gatepost/reload`, `/api/gatepost/log/level`,
-//! `/api/gatepost/log/rotate`, `/api/gatepost/stop` and `/api/gatepost/configuration`.
+//! `/api/gatepost/log/rotate`, `/api/gatepost/stop`, `/api/gatepost/configuration` and `/api/gatepost/certificates`.
 
 use super::body::Body;
 use super::caller::{Caller, administrators};
@@ -27,6 +27,7 @@ pub(super) fn routes() -> Router<Arc<Node>> {
         .route("/api/gatepost/stop", routing::post(stop))
         .route("/api/gatepost/authenticate", routing::post(authenticate))
         .route("/api/gatepost/configuration", routing::get(configuration))
+        .route("/api/gatepost/certificates", routing::get(certificates))
         .route_layer(from_fn(administrators))
 }
 
@@ -119,4 +120,11 @@ async fn configuration(State(node): Api) -> Answer {
         })
     });
     answer(&keys.collect())
+}
+
+/// When the first certificate of each listener with TLS expires, in Unix seconds, as in `gatepost_certificate_not_after_seconds`.
+async fn certificates(State(node): Api) -> Answer {
+    let listeners = node.tls.good_until();
+    let listeners = listeners.map(|(listener, until)| json!({ "listener": &*listener, "not_after": until }));
+    answer(&listeners.collect())
 }

@@ -448,6 +448,8 @@ def an_amqp_connection_and_its_channels_are_shown():
     first.confirm_delivery()
     second.basic_qos(prefetch_count=7)
     second.tx_select()
+    declared = second.queue_declare("", exclusive=True).method.queue
+    second.basic_consume(declared, lambda *_: None, consumer_tag=label)
 
     def mine():
         found = [c for c in ADMIN.get("/api/connections") if c.get("user_provided_name") == label]
@@ -472,6 +474,9 @@ def an_amqp_connection_and_its_channels_are_shown():
     equal((one["name"], one["number"], one["confirm"], one["transactional"]), (found["name"] + " (1)", 1, True, False))
     equal((two["prefetch_count"], two["confirm"], two["transactional"]), (7, False, True))
     equal(one["connection_details"]["name"], found["name"])
+    shown = ADMIN.get(f"/api/channels/{segment(two['name'])}")
+    equal([(c["consumer_tag"], c["prefetch_count"]) for c in shown["consumer_details"]], [(label, 7)])
+    equal(ADMIN.get(f"/api/channels/{segment(one['name'])}")["consumer_details"], [])
     for key in """consumer_count messages_unacknowledged messages_unconfirmed messages_uncommitted acks_uncommitted
             global_prefetch_count""".split():
         equal(one[key], 0, key)

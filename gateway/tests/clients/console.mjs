@@ -91,6 +91,8 @@ test("a connection and its channels are seen, and closed with a reason", async (
   const connection = await amqplib.connect(`amqp://guest:guest@${host}:${ports.amqp}`, { clientProperties: { connection_name: name } });
   const channel = await connection.createChannel();
   await channel.prefetch(7);
+  const { queue } = await channel.assertQueue("", { exclusive: true });
+  await channel.consume(queue, () => {}, { consumerTag: `tag-of-${name}` });
   const why = new Promise((done) => { connection.on("error", (error) => done(error.message)); connection.on("close", (error) => done(error?.message ?? "closed")); });
   const page = await consoleAt("channels");
   await page.shows("7");
@@ -101,6 +103,13 @@ test("a connection and its channels are seen, and closed with a reason", async (
   await page.evaluate(`[...document.querySelectorAll("main tr")].find((row) => row.innerText.includes(${JSON.stringify(name)})).querySelector("a").click()`);
   await page.shows("What is known");
   await photograph(page, "connection");
+  const connectionPage = await page.evaluate("location.hash");
+  await page.evaluate(`document.querySelector('main table[aria-label="Channels"] a').click()`);
+  await page.shows(`tag-of-${name}`);
+  await page.shows(queue);
+  await photograph(page, "channel");
+  await page.go(connectionPage.slice(2));
+  await page.shows("Close it");
   await page.evaluate(`document.querySelector('main input[name=reason]').value = "geschlossen für heute"`);
   await page.press("Close");
   assert.match(await why, /geschlossen für heute/);
@@ -192,6 +201,8 @@ test("a user is made, changed without a new password, limited, banned and delete
   await page.send("Set a permission", { user, vhost: "/", configure: "", write: "", read: ".*" });
   await eventually(() => page.evaluate(`[...document.querySelectorAll('table[aria-label="Permissions"] tr')].some((row) => row.innerText.includes(${JSON.stringify(user)}))`), "the permission");
   await photograph(page, "admin");
+  await page.shows("No listener has TLS.");
+  await eventually(() => page.evaluate(`document.querySelector('table[aria-label="Keys that were set"]').innerText.includes("node.data_dir")`), "the configuration");
   await page.pressInRow(user, "Edit", '[aria-label="Users"]');
   await page.send("Set a user", { tags: "management" });
   await eventually(() => page.evaluate(`[...document.querySelectorAll('table[aria-label="Users"] tr')].some((row) => row.innerText.includes(${JSON.stringify(user)}) && row.innerText.includes("management"))`), "the new tag");
@@ -230,6 +241,11 @@ test("MQTT and STOMP are tried in the page, and meet", async () => {
   await page.send("Publish by STOMP over WebSocket", { topic: "/topic/tried.2", body: "from a page" });
   await page.shows("tried/2: from a page", '[data-kind="web-mqtt"] pre');
   await photograph(page, "try");
+  // Who leaves the page does not stay connected.
+  const trying = () => page.evaluate(`fetch("api/connections").then((answer) => answer.json()).then((all) => all.filter((one) => String(one.variable_map?.client_id).startsWith("try-")).length)`);
+  assert.ok(await trying(), "the page is a client");
+  await page.go("overview");
+  await eventually(async () => (await trying()) === 0, "the page's clients gone");
 });
 
 // A machine with two cores is busy with four pages.

@@ -36,6 +36,24 @@ test("an edge of one message a second appears on the map, leads to its ends, and
   await device.endAsync();
 });
 
+test("dead letters and exchanges between are drawn, and said in the table", async () => {
+  const name = unique("order");
+  const channel = await amqp();
+  for (const exchange of [`${name}.failed`, `${name}.audit`]) await channel.assertExchange(exchange, "fanout", { durable: false, autoDelete: true });
+  await channel.bindExchange(`${name}.audit`, `${name}.failed`);
+  await channel.assertQueue(`${name}.kept`, { maxLength: 5 });
+  await channel.bindQueue(`${name}.kept`, `${name}.audit`);
+  await channel.assertQueue(`${name}.jobs`, { messageTtl: 1, deadLetterExchange: `${name}.failed` });
+  const beat = setInterval(() => channel.sendToQueue(`${name}.jobs`, Buffer.from("x")), 500);
+  later(() => clearInterval(beat));
+  const page = await consoleAt(`flow?name=${encodeURIComponent(name)}`, { front: true });
+  const drawn = (selector) => page.evaluate(`[...document.querySelectorAll("svg.flow path${selector} title")].map((title) => title.textContent)`);
+  await eventually(async () => (await drawn(".dead")).some((said) => said.startsWith(`${name}.jobs → ${name}.failed: `) && said.includes("of dead letters")), "the dead letters");
+  await eventually(async () => (await drawn("[marker-end]")).some((said) => said.startsWith(`${name}.failed → ${name}.audit: `)), "the exchange between");
+  await eventually(async () => (await page.text('table[aria-label="Flow"]')).includes(`exchange ${name}.failed, as dead letters`), "the table");
+  await photograph(page, "flow-dead");
+});
+
 test("the map is for those who may monitor", async () => {
   const user = unique("few");
   const page = await consoleAt("admin");
@@ -60,7 +78,7 @@ test("a thousand nodes stay readable: the fastest edges are shown, and the rest 
   await page.go("flow");
   await page.shows("940 slower edges are not shown");
   await page.shows("The gateway left out 3 nodes and 7 edges");
-  assert.equal(await page.evaluate(`document.querySelectorAll("svg.flow path").length`), 60);
+  assert.equal(await page.evaluate(`document.querySelectorAll("svg.flow > path").length`), 60);
   assert.ok((await page.text("main")).includes("sensor-0"), "the fastest is there");
 });
 

@@ -63,9 +63,20 @@ test("an open form is kept over a refresh, and the list around it is not", async
   await page.shows("As of", "#live");
 });
 
+test("a page is shown from its top, with the navigation above it", async () => {
+  const page = await consoleAt("overview");
+  await page.shows("Listeners");
+  await page.looks({ width: 900, height: 300 });
+  await page.evaluate("scrollTo(0, 200)");
+  await eventually(() => page.evaluate("scrollY > 0"), "a page that is scrolled");
+  await page.go("queues");
+  await page.shows("Declare a queue");
+  await eventually(() => page.evaluate(`scrollY === 0 && document.activeElement === document.querySelector("main")`), "the top of the page");
+});
+
 test("what goes wrong is said in words", async () => {
   const page = await consoleAt(`queues/%2F/${unique("never")}`);
-  await page.shows("It is not there (any more).");
+  await page.shows("is not there (any more).");
   await page.go("queues");
   await page.send("Declare a queue", { name: unique(), arguments: "{ x" });
   await page.says("This is no JSON");

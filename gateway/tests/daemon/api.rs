@@ -186,6 +186,9 @@ fn over_tls_and_below_a_prefix_the_api_is_the_same_and_knows_when_its_certificat
         let line = format!("gatepost_certificate_not_after_seconds{{listener=\"secure\"}} {until}\n");
         let page = http(gatepost.metrics, "/metrics").expect("metrics");
         assert!(page.contains(&line), "{line} in:\n{page}");
+        let known = get("/gp/api/gatepost/certificates");
+        let wanted = format!("[{{\"listener\":\"secure\",\"not_after\":{until}}}]");
+        assert!(known.contains(&wanted), "{wanted} in {known}");
     }
     drop(gatepost);
 }

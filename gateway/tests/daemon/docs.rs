@@ -24,7 +24,7 @@ const LISTENERS: [(&str, u16, Option<u16>); 7] = [
     ("metrics", 15692, None),
 ];
 
-/// The reader's answer where a password is asked for. The README names it.
+/// The reader's answer where a password is asked for. The pages name it.
 const PASSWORD: &str = "the-password";
 
 /// Far more than a line needs. It ends a line that would wait for ever.
@@ -334,7 +334,7 @@ impl Drop for Reader {
 /// Checks that the lines did what the page says, and did not only succeed.
 fn check(reader: &Reader) {
     match reader.page.as_str() {
-        "README.md" => assert!(reader.run("gatepost permission list").contains("plant")),
+        "docs/operating.md" => assert!(reader.run("gatepost permission list").contains("plant")),
         "docs/from-mosquitto.md" => {
             let publish = |password| format!("mosquitto_pub -p 1883 -u ann -P {password} -q 1 -t plant/a -m 1");
             reader.run(&reader.here(&publish("s3cret")));

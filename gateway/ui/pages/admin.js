@@ -1,5 +1,5 @@
 import { api, part, post, put, remove } from "../api.js";
-import { bdi, danger, details, edit, form, h, q, say, span, table } from "../dom.js";
+import { bdi, danger, details, edit, form, h, q, say, span, table, time } from "../dom.js";
 
 /** An empty list instead of an error, for what an older gateway does not have or this user may not see. */
 const quietly = (promise) => promise.catch(() => []);
@@ -8,7 +8,7 @@ const LIMITS = { vhost: ["max-connections", "max-queues"], user: ["max-connectio
 export async function render(place) {
   const { me, again } = place;
   if (!me.tags.includes("administrator")) return [h("h1", {}, "Admin"), h("p", { class: "quiet" }, "This page is for administrators.")];
-  const [users, vhosts, permissions, topics, ofVhosts, ofUsers, bans] = await Promise.all([api("/users"), api("/vhosts"), api("/permissions"), quietly(api("/topic-permissions")), quietly(api("/vhost-limits")), quietly(api("/user-limits")), quietly(api("/bans"))]);
+  const [users, vhosts, permissions, topics, ofVhosts, ofUsers, bans, certificates, keys] = await Promise.all([api("/users"), api("/vhosts"), api("/permissions"), quietly(api("/topic-permissions")), quietly(api("/vhost-limits")), quietly(api("/user-limits")), quietly(api("/bans")), quietly(api("/gatepost/certificates")), quietly(api("/gatepost/configuration"))]);
   const names = { user: users.map((u) => u.name), vhost: vhosts.map((v) => v.name) };
   const done = async (action, text) => { await action; say(text); again(); };
   const gone = (path, what) => danger("Delete", `Delete ${what}?`, () => done(remove(path), "Deleted."));
@@ -31,7 +31,19 @@ export async function render(place) {
     banned(bans, done),
     h("h2", {}, "Definitions"), h("p", {}, h("a", { href: "api/definitions?download=definitions.json", download: "definitions.json" }, "Download them"), ": users, vhosts, permissions, policies, exchanges, queues, bindings."),
     details("Import definitions", importing(done)),
+    h("h2", {}, "Certificates"),
+    table("Certificates", [{ name: "Listener", get: (c) => c.listener }, { name: "Expires", get: (c) => time(c.not_after * 1000) }, { name: "In", cell: (c) => expiry(c.not_after * 1000 - Date.now()) }], certificates, undefined, "No listener has TLS."),
+    h("h2", {}, "Configuration"), configuration(keys),
   ];
+}
+
+/** How long it is good for. A month is time to get another. */
+const expiry = (left) => h("span", { class: left <= 0 ? "bad" : left < 30 * 86400e3 ? "warn" : undefined }, left <= 0 ? "has expired" : span(left));
+
+/** What was set, and all of it on request. No key holds a secret. */
+function configuration(keys) {
+  const list = (name, rows, empty) => table(name, [{ name: "Key", get: (k) => k.key }, { name: "Value", get: (k) => k.value }, { name: "Default", get: (k) => (k.value === k.default ? "" : k.default) }, { name: "A change applies", get: (k) => k.change_applies }], rows, undefined, empty);
+  return [list("Keys that were set", keys.filter((k) => k.changed), "Everything is as by default."), details("All keys", list("All keys", keys))];
 }
 
 function usersTable(users, gone) {

@@ -19,6 +19,6 @@ async function one(name) {
     facts([["Connection", link(channel.connection_details?.name ?? "", "connections", channel.connection_details?.name ?? "")], ["User", channel.user], ["vhost", channel.vhost], ["State", channel.state], ["Confirms", channel.confirm ? "yes" : "no"], ["Transactions", channel.transactional ? "yes" : "no"],
       ["Prefetch", channel.prefetch_count ? `${channel.prefetch_count} for each consumer` : "no limit"], ["Prefetch of the channel", channel.global_prefetch_count ? String(channel.global_prefetch_count) : "no limit"]]),
     h("h2", {}, "Consumers"),
-    table("Consumers", [{ name: "Queue", cell: (c) => link(c.queue?.name ?? "", "queues", c.queue?.vhost ?? channel.vhost, c.queue?.name ?? "") }, { name: "Tag", get: (c) => c.consumer_tag }, { name: "Acknowledges", get: (c) => (c.ack_required ? "yes" : "no") }, { name: "Prefetch", number: true, get: (c) => c.prefetch_count }], channel.consumer_details ?? []),
+    table("Consumers", [{ name: "Queue", cell: (c) => link(c.queue?.name ?? "", "queues", c.queue?.vhost ?? channel.vhost, c.queue?.name ?? "") }, { name: "Tag", get: (c) => c.consumer_tag }, { name: "Acknowledges", get: (c) => (c.ack_required ? "yes" : "no") }, { name: "Prefetch", number: true, get: (c) => c.prefetch_count }], channel.consumer_details ?? [], undefined, "Nothing is consumed on it."),
   ];
 }

@@ -4,10 +4,10 @@ import { listing } from "./list.js";
 
 const client = (c) => c.variable_map?.client_id ?? c.user_provided_name ?? c.client_properties?.connection_name ?? c.client_properties?.product ?? "";
 const COLUMNS = [
-  { name: "Name", sort: "name", cell: (c) => link(c.name, "connections", c.name) },
+  { name: "Name", sort: "name", tight: true, cell: (c) => link(c.name, "connections", c.name) },
   { name: "Client", get: client },
   { name: "User", sort: "user", get: (c) => c.user }, { name: "vhost", sort: "vhost", get: (c) => c.vhost },
-  { name: "Protocol", sort: "protocol", get: (c) => c.protocol + (c.ssl ? " over TLS" : "") }, { name: "State", sort: "state", get: (c) => c.state },
+  { name: "Protocol", sort: "protocol", tight: true, get: (c) => c.protocol + (c.ssl ? " over TLS" : "") }, { name: "State", sort: "state", get: (c) => c.state },
   { name: "Channels", number: true, sort: "channels", get: (c) => c.channels },
   { name: "From client", number: true, sort: "recv_oct_details.rate", cell: (c) => `${bytes(at(c, "recv_oct_details.rate"))}/s` },
   { name: "To client", number: true, sort: "send_oct_details.rate", cell: (c) => `${bytes(at(c, "send_oct_details.rate"))}/s` },
@@ -42,7 +42,7 @@ async function one(name) {
 }
 
 export const CHANNELS = [
-  { name: "Channel", sort: "name", cell: (c) => link(c.name, "channels", c.name) }, { name: "User", sort: "user", get: (c) => c.user }, { name: "Mode", get: (c) => [c.confirm && "confirms", c.transactional && "transactions"].filter(Boolean).join(", ") },
+  { name: "Channel", sort: "name", tight: true, cell: (c) => link(c.name, "channels", c.name) }, { name: "User", sort: "user", get: (c) => c.user }, { name: "Mode", get: (c) => [c.confirm && "confirms", c.transactional && "transactions"].filter(Boolean).join(", ") },
   { name: "Consumers", number: true, sort: "consumer_count", get: (c) => c.consumer_count }, { name: "Prefetch", number: true, sort: "prefetch_count", get: (c) => c.prefetch_count },
   { name: "Unsettled", number: true, sort: "messages_unacknowledged", get: (c) => c.messages_unacknowledged }, { name: "Unconfirmed", number: true, sort: "messages_unconfirmed", get: (c) => c.messages_unconfirmed },
   { name: "Published", number: true, cell: (c) => rate(at(c, "message_stats.publish_details.rate")) }, { name: "Delivered", number: true, cell: (c) => rate(at(c, "message_stats.deliver_get_details.rate")) },

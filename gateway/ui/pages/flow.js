@@ -1,5 +1,6 @@
 // The flow map: which clients send to which, from the traffic of the last interval. Clients that publish are on the left, then exchanges
-// and topics, then queues, then clients that receive. The table below shows the same edges.
+// and topics, then queues, then clients that receive. Edges that lead back have an arrow: dead letters of a queue, and exchanges that
+// pass messages on. The table below shows the same edges.
 
 import { api, part, query } from "../api.js";
 import { bdi, bytes, details, field, h, number, rate, s, table, visible } from "../dom.js";
@@ -36,13 +37,16 @@ export async function render(place) {
     h("p", { class: "quiet" }, `${number(shown.length)} of ${number(edges.length)} edges, measured over ${flow.interval} s. ${left} `, h("a", { href: `api/gatepost/flow.dot${asked}`, download: "flow.dot" }, "Download as Graphviz")),
     shown.length ? [h("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Flow map" }, picture(shown, nodes)), h("h2", {}, "As a table"), listed(shown, nodes)]
       : h("p", {}, filter ? "Nothing of that name has flowed lately." : "There were no messages lately. Publish one, and it appears within seconds."),
-    details("What the lines mean", h("p", {}, "A wider line carries more messages a second. A queue shows its backlog. Latency is how long messages waited: p50 for half of them, p99 for all but one in a hundred.")),
+    details("What the lines mean", h("p", {}, "Messages go from left to right, or to where an arrow points. A wider line carries more messages a second. A dashed line carries dead letters: what a queue could not deliver. A queue shows its backlog. Latency is how long messages waited: p50 for half of them, p99 for all but one in a hundred.")),
   ];
 }
 
-const ms = (value) => `${number(value)} ms`;
+const ms = (value) => (value < 1 ? "under 1 ms" : `${number(value)} ms`);
 const latency = (edge) => (edge.latency_ms ? `p50 ${ms(edge.latency_ms.p50)}, p99 ${ms(edge.latency_ms.p99)}` : "");
-const backlog = (node) => (node.kind === "queue" && node.messages !== undefined ? `${number(node.messages)} waiting` : "");
+const waiting = (node) => (node.kind === "queue" && node.messages !== undefined ? number(node.messages) : "");
+const backlog = (node) => (waiting(node) ? `${waiting(node)} waiting` : "");
+/** Whether a queue sends its dead letters along the edge. */
+const carriesDead = (from, to) => from.kind === "queue" && to.kind !== "client";
 const about = (node) => [backlog(node), node.protocol, node.user].filter(Boolean).join(", ");
 
 /** The address of a node's own page. The gateway's internal clients and nodes for several topics have none. */
@@ -59,9 +63,9 @@ const label = (node) => (node.name ? visible(node.name) : node.kind === "exchang
 const named = (node) => (address(node) ? h("a", { href: address(node) }, bdi(label(node))) : bdi(label(node)));
 
 const listed = (edges, nodes) => table("Flow", [
-  { name: "From", cell: (e) => h("span", {}, nodes.get(e.from).kind, " ", named(nodes.get(e.from))) }, { name: "To", cell: (e) => h("span", {}, nodes.get(e.to).kind, " ", named(nodes.get(e.to))) },
+  { name: "From", cell: (e) => h("span", {}, nodes.get(e.from).kind, " ", named(nodes.get(e.from))) }, { name: "To", cell: (e) => h("span", {}, nodes.get(e.to).kind, " ", named(nodes.get(e.to)), carriesDead(nodes.get(e.from), nodes.get(e.to)) && ", as dead letters") },
   { name: "Messages", number: true, cell: (e) => rate(e.rate) }, { name: "Bytes", number: true, cell: (e) => (e.bytes_rate === null ? "" : `${bytes(e.bytes_rate)}/s`) },
-  { name: "So far", number: true, get: (e) => e.total }, { name: "Waiting", cell: (e) => backlog(nodes.get(e.to)) }, { name: "Latency", get: latency },
+  { name: "So far", number: true, get: (e) => e.total }, { name: "Waiting", number: true, cell: (e) => waiting(nodes.get(e.to)) }, { name: "Latency", tight: true, get: latency },
 ], edges);
 
 /** Positions of nodes. A client that publishes and receives has one on both sides. */
@@ -98,20 +102,29 @@ function picture(edges, nodes) {
   const top = (place) => 28 + place.row * STEP;
   const fastest = Math.max(...edges.map((edge) => edge.rate), 1);
   const svg = s("svg", { class: "map flow", viewBox: `-2 0 ${width + 4} ${height}`, width: width + 4, height, role: "group", "aria-label": `${edges.length} edges, said in the table below` });
+  svg.append(s("defs", {}, s("marker", { id: "arrow", viewBox: "0 0 10 10", refX: 9, refY: 5, markerWidth: 10, markerHeight: 10, markerUnits: "userSpaceOnUse", orient: "auto" }, s("path", { d: "M0 0L10 5L0 10z" }))));
   LAYERS.forEach((name, n) => svg.append(s("text", { x: n * (WIDE + GAP), y: 14, class: "layer" }, name)));
-  const texts = lines.map(({ edge, from, to }, n) => {
-    const [x1, y1, y2] = [left(from) + WIDE, top(from) + HIGH / 2, top(to) + HIGH / 2];
-    const x2 = from.layer < to.layer ? left(to) : left(to) + WIDE;
-    const bend = from.layer < to.layer ? [(x1 + x2) / 2, (x1 + x2) / 2] : [x1 + 70, x2 + 70];
-    const said = [`${label(from.node)} → ${label(to.node)}: ${rate(edge.rate)}`, latency(edge)].filter(Boolean).join("; ");
+  const texts = [];
+  const taken = [];
+  for (const { edge, from, to } of lines) {
+    const [isBack, isForth, isDead] = [from.layer > to.layer, from.layer < to.layer, carriesDead(from.node, to.node)];
+    // An edge that leads back starts on the left side of its box, a little below the others.
+    const [x1, x2] = [left(from) + (isBack ? 0 : WIDE), left(to) + (isForth ? 0 : WIDE)];
+    const [y1, y2] = [from, to].map((place) => top(place) + HIGH / 2 + (isBack ? 11 : 0));
+    const bend = from.layer === to.layer ? [x1 + 70, x2 + 70] : [(x1 + x2) / 2, (x1 + x2) / 2];
+    const said = [`${label(from.node)} → ${label(to.node)}: ${rate(edge.rate)}${isDead ? " of dead letters" : ""}`, latency(edge)].filter(Boolean).join("; ");
     const thick = 1.5 + 6.5 * Math.sqrt(edge.rate / fastest);
-    const path = s("path", { d: `M${x1} ${y1}C${bend[0]} ${y1} ${bend[1]} ${y2} ${x2} ${y2}`, "stroke-width": thick.toFixed(1) }, s("title", {}, said));
+    const path = s("path", { d: `M${x1} ${y1}C${bend[0]} ${y1} ${bend[1]} ${y2} ${x2} ${y2}`, "stroke-width": thick.toFixed(1), ...(isDead && { class: "dead" }), ...(!isForth && { "marker-end": "url(#arrow)" }) }, s("title", {}, said));
     svg.append(path);
-    // Labels of neighbouring lines are placed at different points of their lines, or they would cover each other.
-    const t = [0.5, 0.36, 0.64][n % 3];
-    const at = (a, b, c, d) => (1 - t) ** 3 * a + 3 * (1 - t) ** 2 * t * b + 3 * (1 - t) * t ** 2 * c + t ** 3 * d;
-    return s("text", { x: at(x1, bend[0], bend[1], x2), y: at(y1, y1, y2, y2) - 3 - thick / 2, "text-anchor": "middle", class: "rate" }, rate(edge.rate));
-  });
+    // A label that finds no room beside the labels of faster edges is left out; the table shows the rate.
+    const at = (t, a, b, c, d) => (1 - t) ** 3 * a + 3 * (1 - t) ** 2 * t * b + 3 * (1 - t) * t ** 2 * c + t ** 3 * d;
+    const half = 4 * rate(edge.rate).length + 1;
+    const spots = [0.5, 0.36, 0.64, 0.24, 0.76].map((t) => [at(t, x1, bend[0], bend[1], x2), at(t, y1, y1, y2, y2) - 3 - thick / 2]);
+    const spot = spots.find(([x, y]) => taken.every(([a, b, other]) => Math.abs(x - a) > half + other || Math.abs(y - b) > 13));
+    if (!spot) continue;
+    taken.push([...spot, half]);
+    texts.push(s("text", { x: spot[0], y: spot[1], "text-anchor": "middle", class: "rate" }, rate(edge.rate)));
+  }
   for (const place of layers.flat()) svg.append(box(place, left(place), top(place)));
   svg.append(...texts);
   return svg;

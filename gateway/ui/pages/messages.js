@@ -1,7 +1,7 @@
 // Publishing and getting by hand, from the pages of exchanges and queues.
 
 import { part, post } from "../api.js";
-import { bdi, danger, form, h, json, q, say, short } from "../dom.js";
+import { bdi, bytes, danger, form, h, json, q, say, short } from "../dom.js";
 
 /** JSON of a text area, or the value for an empty one. */
 export function parsed(text, empty = {}) {
@@ -40,7 +40,7 @@ export function getting(vhost, queue) {
   return [h("p", { class: "warn" }, "Getting disturbs a queue: messages that are put back are marked as redelivered."), get, found];
 }
 
-const message = (m) => h("figure", {}, h("figcaption", {}, bdi(m.exchange || "(default)"), " → ", bdi(m.routing_key), h("span", { class: "quiet" }, `${m.payload_bytes} bytes${m.redelivered ? ", redelivered" : ""}, ${m.message_count} more`)),
+const message = (m) => h("figure", {}, h("figcaption", {}, bdi(m.exchange || "(default)"), " → ", bdi(m.routing_key), h("span", { class: "quiet" }, `${bytes(m.payload_bytes)}${m.redelivered ? ", redelivered" : ""}, ${m.message_count} more`)),
   short(m.properties) && h("pre", { tabindex: 0, "aria-label": "Properties" }, json(m.properties)), h("pre", { tabindex: 0, "aria-label": "Body" }, m.payload_encoding === "string" ? m.payload : `base64: ${m.payload}`));
 
 export const purging = (action, what) => danger("Purge", `Purge the queue ${q(what)}: delete all its ready messages?`, action);

@@ -11,8 +11,8 @@ export async function render({ me }) {
   const [overview, nodes] = await Promise.all([api(`/overview${SAMPLES}`), seesNodes ? api("/nodes") : []]);
   const node = nodes[0];
   const stats = overview.message_stats ?? {};
-  const samples = (name) => rates(stats[`${name}_details`]?.samples);
-  const depth = (name) => levels(overview.queue_totals?.[`${name}_details`]?.samples);
+  const samples = (name) => rates(stats[`${name}_details`]);
+  const depth = (name) => levels(overview.queue_totals?.[`${name}_details`]);
   const totals = overview.object_totals ?? {};
   const now = (name) => rate(at(stats, `${name}_details.rate`));
   const churn = overview.churn_rates ?? {};
@@ -28,8 +28,8 @@ export async function render({ me }) {
       chart("Messages a second", [{ name: "published", points: samples("publish") }, { name: "confirmed", points: samples("confirm") }, { name: "delivered", points: samples("deliver_get") }, { name: "settled", points: samples("ack") }], "/s"),
       chart("Messages in queues", [{ name: "ready", points: depth("messages_ready") }, { name: "unsettled", points: depth("messages_unacknowledged") }])),
     h("h2", {}, "Coming and going"),
-    h("div", { class: "tiles" }, CHURN.map(([key, name]) => tile(name, `${number(churn[key])} (${rate(at(churn, `${key}_details.rate`))})`))),
-    node && [h("h2", {}, "Node"), h("div", { class: "tiles" },
+    h("div", { class: "tiles wide" }, CHURN.map(([key, name]) => tile(name, `${number(churn[key])} (${rate(at(churn, `${key}_details.rate`))})`))),
+    node && [h("h2", {}, "Node"), h("div", { class: "tiles wide" },
       tile("memory", `${bytes(node.mem_used)} of ${bytes(node.mem_limit)}`), tile("disk free", bytes(node.disk_free)), tile("publishers wait below", bytes(node.disk_free_limit)),
       tile("descriptors", `${number(node.fd_used)} of ${number(node.fd_total)}`), tile("up for", span(node.uptime)), tile("version", overview.product_version ?? overview.rabbitmq_version))],
     h("h2", {}, "Listeners"),

@@ -37,8 +37,8 @@ async function one(place, vhost, name) {
   const ages = query({ lengths_age: 300, lengths_incr: 5, msg_rates_age: 300, msg_rates_incr: 5 });
   const [queue, bindings] = await Promise.all([api(path + ages), api(`${path}/bindings`)]);
   const stats = queue.message_stats ?? {};
-  const samples = (key) => rates(stats[`${key}_details`]?.samples);
-  const depth = (key) => levels(queue[`${key}_details`]?.samples);
+  const samples = (key) => rates(stats[`${key}_details`]);
+  const depth = (key) => levels(queue[`${key}_details`]);
   const bind = form("Bind", [{ name: "source", label: "Exchange", required: true, value: "amq.topic" }, { name: "key", label: "Routing key" }, { name: "arguments", label: "Arguments (JSON)", type: "textarea" }], async (values) => {
     await post(`/bindings/${part(vhost)}/e/${part(values.source)}/q/${part(name)}`, { routing_key: values.key, arguments: parsed(values.arguments) });
     place.again();

@@ -14,7 +14,7 @@ export async function render(place) {
   const names = await vhosts();
   const chosen = place.search.get("vhost") ?? names[0] ?? "/";
   const columns = [
-    { name: "Topic", sort: "topic", cell: (m) => link(m.topic, "topics", chosen, m.topic) }, { name: "Size", number: true, sort: "bytes", cell: (m) => bytes(m.bytes) },
+    { name: "Topic", sort: "topic", cell: (m) => link(m.topic, "topics", chosen, m.topic) }, { name: "Stored", number: true, sort: "bytes", cell: (m) => bytes(m.bytes) },
     { name: "", cell: (m) => clearing(chosen, m.topic, place.again) },
   ];
   const about = {
@@ -65,7 +65,7 @@ async function one(place, vhost, topic) {
 function body(message) {
   const left = message.payload_bytes > SHOWN ? `, of which ${bytes(SHOWN)} are shown` : "";
   return [
-    facts([["Published", time(message.published_at)], ["Expires", message.expires_at ? time(message.expires_at) : "never"], ["Size", `${bytes(message.payload_bytes)}${left}`], short(message.properties) && ["Properties", short(message.properties)]]),
+    facts([["Published", time(message.published_at)], ["Expires", message.expires_at ? time(message.expires_at) : "never"], ["Body", `${bytes(message.payload_bytes)}${left}`], short(message.properties) && ["Properties", short(message.properties)]]),
     h("pre", { tabindex: 0, "aria-label": "Body" }, message.payload_encoding === "string" ? message.payload : `base64: ${message.payload}`),
   ];
 }

@@ -25,6 +25,8 @@ function box(name, kind, me, listeners) {
   const lines = h("pre", { tabindex: "0", role: "log", "aria-label": `${name}: what came` }, "");
   const write = (text) => { lines.prepend(`${new Date().toLocaleTimeString("en-GB")} ${text}\n`); while (lines.childNodes.length > 200) lines.lastChild.remove(); };
   let client = null;
+  // Who leaves the page does not stay connected.
+  addEventListener("hashchange", () => client?.close(), { once: true });
   const connected = () => { if (!client) throw new Error("Connect first."); return client; };
   const open = form(`Connect by ${name}`, [{ name: "address", label: "Address", value: address, size: 30 }, { name: "user", label: "User", value: me.name }, { name: "password", label: "Password", type: "password", autocomplete: "off" }], async (values) => {
     client?.close();

@@ -112,6 +112,8 @@ impl<const N: usize> History<N> {
             fields.float("rate", self.rate(&of));
             let Some(span) = span else { return };
             let samples = self.samples(span, &of);
+            // Samples before it are made up: as many are expected as were asked for.
+            fields.count("known_since", self.0.first().map_or(0, |point| point.at));
             let values = samples.iter().map(|(value, _)| *value as f64);
             fields.float("avg", values.sum::<f64>() / samples.len().max(1) as f64);
             let ends = samples.first().zip(samples.last());
@@ -211,6 +213,7 @@ mod tests {
             { "sample": 10, "timestamp": 5_000 },
         ]);
         assert_eq!(details["samples"], expected);
+        assert_eq!(details["known_since"], 5_000);
         assert_eq!(
             (details["avg"].as_f64(), details["avg_rate"].as_f64()),
             (Some(27.5), Some(2.0))
