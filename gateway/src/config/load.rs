@@ -268,6 +268,10 @@ tls.cert: /nowhere/cert.pem cannot be read: No such file or directory (os error 
                 "2:1: mqtt.max_connections: unknown key here, did you mean limits.max_connections or listeners.NAME.max_connections?",
             ),
             (
+                "[mqtt]\nkeepalive = 60\n",
+                "2:1: mqtt.keepalive: unknown key, did you mean keep_alive_max?",
+            ),
+            (
                 "[mqtt]\ncert = \"x\"\n",
                 "2:1: mqtt.cert: unknown key here, did you mean listeners.NAME.tls.cert or tls.cert?",
             ),

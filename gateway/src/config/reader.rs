@@ -22,8 +22,14 @@ pub(super) fn layer(schema: &mut Schema, values: &mut Values, source: &Source) -
         source,
         problems: Vec::new(),
     };
+    let mut last_line = None;
     for error in &errors {
         let span = error.span().unwrap_or(0..0);
+        // What follows in the same line follows from the first.
+        let before = source.text().get(..span.start).unwrap_or_default();
+        if last_line.replace(before.matches('\n').count()) == Some(before.matches('\n').count()) {
+            continue;
+        }
         let what = syntax::explained(source.text(), &span, error.message());
         reader.problem(&span, "", what);
     }
@@ -207,9 +213,14 @@ fn plain(value: &DeValue<'_>) -> String {
     }
 }
 
-/// The known key that was most likely meant: at most a third of its letters differ.
+/// The known key that was most likely meant: at most a third of its letters differ, or it begins like that.
 fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
     let name = name.to_ascii_lowercase().replace('-', "_");
+    let letters = |name: &str| name.replace('_', "");
+    let begins = |known: &&&str| name.len() >= BEGINNING_LEAST && letters(known).starts_with(&letters(&name));
+    if let Some(known) = known.iter().find(begins) {
+        return Some(known);
+    }
     known
         .iter()
         .map(|k| (distance(&name, k), *k))
@@ -217,6 +228,9 @@ fn nearest<'k>(name: &str, known: &[&'k str]) -> Option<&'k str> {
         .min()
         .map(|(_, k)| k)
 }
+
+/// Letters of a name whose further ones may be missing.
+const BEGINNING_LEAST: usize = 5;
 
 /// The edit distance: letters to insert, delete, replace or swap with their neighbour.
 pub(super) fn distance(a: &str, b: &str) -> usize {
