@@ -127,7 +127,10 @@ pub(super) async fn in_vhost(vhost: &Vhost) -> Vec<Binding> {
     let mut items = collect(vhost, Kind::Queues).await;
     items.extend(collect(vhost, Kind::Bindings).await);
     let all = items.into_iter().filter_map(|item| Binding::of(&vhost.name, item));
-    let mut all: Vec<Binding> = all.collect();
+    sorted(all.collect())
+}
+
+fn sorted(mut all: Vec<Binding>) -> Vec<Binding> {
     let of = |binding: &Binding| {
         (
             binding.source.clone(),
@@ -137,6 +140,22 @@ pub(super) async fn in_vhost(vhost: &Vhost) -> Vec<Binding> {
     };
     all.sort_by_cached_key(of);
     all
+}
+
+/// Those that lead to a queue, that of the default exchange first. Monitoring tools ask this for each queue, so only what is of
+/// the queue is put together.
+pub(super) async fn to_queue(vhost: &Vhost, queue: &str) -> Vec<Binding> {
+    let item = vhost.enter(|engine| engine.inspect_queue(queue));
+    let leads_there = |item: &Item| match item {
+        Item::Binding(binding) => {
+            matches!(&binding.destination, Destination::Queue { name, .. } if **name == *queue)
+        }
+        _ => false,
+    };
+    let mut bindings = collect(vhost, Kind::Bindings).await;
+    bindings.retain(leads_there);
+    let items = item.into_iter().chain(bindings);
+    sorted(items.filter_map(|item| Binding::of(&vhost.name, item)).collect())
 }
 
 async fn list(caller: Caller, view: View, State(node): Api) -> Answer {

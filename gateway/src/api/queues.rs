@@ -1,6 +1,6 @@
 //! `/api/queues`: queues, including those of MQTT sessions and shared subscriptions.
 
-use super::bindings::{self, Binding};
+use super::bindings;
 use super::caller::Caller;
 use super::collect::collect;
 use super::connections;
@@ -349,7 +349,5 @@ async fn bindings(
     Path((vhost, queue)): Path<(String, String)>,
 ) -> Answer {
     let vhost = caller.vhost(&node, &vhost)?;
-    let mut all = bindings::in_vhost(&vhost).await;
-    all.retain(|binding: &Binding| binding.leads_to(&queue, false));
-    view.list(all, Pages::None)
+    view.list(bindings::to_queue(&vhost, &queue).await, Pages::None)
 }
