@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_stopped_goes_only_when_memory_is_short_and_others_do_not_wait_for_us() {
+    fn a_stalled_peer_is_closed_only_when_memory_is_short() {
         let buffers = Arc::new(Buffers::new(100));
         let mut part = buffers.part(Time(0));
         part.set(90);

@@ -404,7 +404,7 @@ mod tests {
 
     /// Weights are of the compiled form: a short text may have a large one. The most common forms have none.
     #[test]
-    fn what_is_held_against_patterns_costs_by_their_compiled_size() {
+    fn matching_a_pattern_costs_by_its_compiled_size() {
         let compiled = |pattern: &str| policy("p", pattern, "all", 0).compiled;
         for literal in ["", ".*", "^ops\\.", "^ops/line 7.*", "^ops$", "^a-b:c_d@e%f#g"] {
             assert_eq!(compiled(literal), 0, "{literal}");

@@ -188,7 +188,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_finds_what_it_named_and_nothing_that_came_after() {
+    fn a_key_finds_its_own_value_and_no_later_one() {
         let mut slots: Slots<QueueKey, &str> = Slots::default();
         let (a, b) = (slots.insert("a"), slots.insert("b"));
         assert_eq!((slots.get(a), slots[b], slots.len()), (Some(&"a"), "b", 2));

@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn the_search_finds_what_holding_every_filter_against_the_topic_finds() {
+    fn the_search_finds_what_matching_every_filter_finds() {
         let filters = all(&["", "a", "b", "+", "#", "$x", "a%2Fb", "a%"]).into_iter();
         let filters: Vec<String> = filters
             .filter(|filter| Pattern::parse(filter, Dialect::Slash).is_ok())

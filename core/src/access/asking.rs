@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_is_bounded_and_what_is_used_stays() {
+    fn the_cache_of_answers_is_limited_and_used_answers_stay() {
         let mut asking = Asking::new(Charge::default());
         asking.answer(topic("often").to_question(), true, FAR);
         for n in 0..10_000 {

@@ -1,4 +1,4 @@
-//! Rights, patterns and what links remember.
+//! Rights, patterns, and the caches of links.
 
 use super::topics::{filled_in, is_filled_in};
 use super::*;
@@ -107,7 +107,7 @@ fn placeholders_stand_for_the_connection() {
 
 /// A client named `+` or `a/#` must not get other clients' topics, nor one named like a placeholder.
 #[test]
-fn what_a_placeholder_stands_for_is_no_wildcard() {
+fn the_value_of_a_placeholder_is_no_wildcard() {
     let r = rights();
     for id in ["+", "#", "a/#", "x/+", "{username}"] {
         for filter in ["dev/+/up", "dev/a/up", "dev/#", "dev/u/up"] {
@@ -127,9 +127,9 @@ fn what_a_placeholder_stands_for_is_no_wildcard() {
     }
 }
 
-/// What a route remembers of one connection holds for the others of its user, unless their client ids matter.
+/// A route permitted to one connection is permitted to others of its user, unless their client ids matter.
 #[test]
-fn a_route_is_permitted_to_all_who_may_publish_the_same() {
+fn a_permitted_route_holds_for_all_connections_with_the_same_rights() {
     let mut users = UserRights::default();
     let limited =
         |write: &[&str]| Arc::new(Rights::all().with_topics("amq.topic", slash(write), slash(&["{client_id}"])));
@@ -152,9 +152,9 @@ fn a_route_is_permitted_to_all_who_may_publish_the_same() {
     assert_ne!(link.remember(&users, &published(), None), before);
 }
 
-/// A user whose rights the node knew: from now on, each publish is asked outside.
+/// The node knew a user's rights. From now on, an external server is asked about each publish.
 #[test]
-fn what_was_permitted_is_forgotten_when_somebody_else_is_asked() {
+fn permissions_are_forgotten_when_rights_become_external() {
     let mut users = UserRights::default();
     users.set("u".into(), rights().into());
     let mut access = Access::new("u".into(), &users);
@@ -169,7 +169,7 @@ fn what_was_permitted_is_forgotten_when_somebody_else_is_asked() {
 }
 
 #[test]
-fn a_link_forgets_what_it_knows_when_rights_change() {
+fn a_link_drops_its_cache_when_rights_change() {
     let mut users = UserRights::default();
     users.set("u".into(), Rights::all().into());
     let mut access = Access::new("u".into(), &users);

@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn records_come_back_as_they_were() {
+    fn records_are_recovered_unchanged() {
         let more = definition();
         round_trip::<UserRecord>(vec![("guest".into(), UserRecord::default()), ("root".into(), user())]);
         let permission = PermissionRecord {
@@ -358,7 +358,7 @@ mod tests {
 
     /// The log has lost a user's record, and its checkpoint has a second copy of it.
     #[test]
-    fn a_user_whose_record_is_damaged_comes_back_from_the_checkpoint() {
+    fn a_user_with_a_damaged_record_is_restored_from_the_checkpoint() {
         let disk = SimDisk::new(1);
         let open =
             |disk: &SimDisk| Store::open(Arc::new(disk.clone()), StoreSettings::default(), Wall(0)).expect("a start");

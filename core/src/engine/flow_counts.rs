@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn what_finds_no_place_is_counted_with_the_others() {
+    fn topics_without_a_place_are_counted_together() {
         let mut sent = Sent::default();
         for n in 0..10_000 {
             sent.note(Source::topic(0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(n)), 1);
@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_counted_between_two_looks_is_bounded() {
+    fn counts_between_two_readings_are_limited() {
         let mut counts = FlowCounts::new(Charge::default());
         counts.turn(true);
         let queues: Vec<QueueSlot> = (0..1000).map(QueueSlot).collect();

@@ -251,7 +251,7 @@ mod tests {
 
     /// The texts are RabbitMQ 3.10.8's.
     #[test]
-    fn what_is_wrong_with_a_definition_is_worded_as_rabbitmq_does() {
+    fn errors_in_a_definition_are_worded_as_in_rabbitmq() {
         let wrong = |pairs: &[(&str, Value)]| Definition::parse(&table(pairs), false).expect_err("refused");
         assert_eq!(wrong(&[]), "no policy provided");
         assert_eq!(

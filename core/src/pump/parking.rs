@@ -290,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_need_the_log_does_not_wait_for_it() {
+    fn publishes_that_need_no_log_do_not_wait_for_it() {
         // With a slow disk, two durable publishers delayed everybody: QoS 0 and transient messages took four seconds.
         for pressure in [Pressure::Backlog, Pressure::Disk, Pressure::Full] {
             let mut parking = Parking::new(1 << 10);
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_need_the_log_waits_where_order_demands_it() {
+    fn publishes_that_need_no_log_wait_if_order_requires_it() {
         let mut parking = Parking::new(1 << 20);
         parking.set_pressure(Some(Pressure::Backlog));
         let (none, passing) = (PublishFlags::default(), PublishFlags::PASSING);

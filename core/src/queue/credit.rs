@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_grant_does_not_come_back_by_settling_and_can_be_drained() {
+    fn settling_returns_nothing_to_a_grant_which_can_be_drained() {
         let mut credit = Credit::UNLIMITED;
         credit.grant(2);
         credit.spend();

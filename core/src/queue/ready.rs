@@ -457,7 +457,7 @@ mod tests {
     }
 
     #[test]
-    fn the_highest_priority_goes_first_and_comes_back_to_its_own_place() {
+    fn the_highest_priority_goes_first_and_returns_to_its_own_place() {
         let mut r = Ready::default();
         for (seq, priority) in [(0, 0), (1, 2), (2, 9), (3, 2), (4, 0)] {
             r.push_back(Entry { priority, ..entry(seq) });

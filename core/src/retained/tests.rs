@@ -1,4 +1,4 @@
-//! What a vhost keeps of its topics, and what walks find.
+//! What a vhost retains of its topics, and what walks find.
 
 use super::*;
 use crate::message::{Dialect, Envelope};
@@ -136,7 +136,7 @@ fn expired_messages_are_dropped_when_read_or_swept() {
     retained.expire(Wall(350), 1);
     retained.expire(Wall(250), 10);
     assert_eq!(retained.next_expiry(), Some(Wall(300)));
-    // Replacing one takes its deadline away.
+    // Replacing a message removes its deadline.
     retained.set(&message("a/3", Slash, "for ever"), Kept::InLog(1));
     retained.expire(Wall(1000), 10);
     assert_eq!(retained.take_expired().len(), 2);
@@ -145,7 +145,7 @@ fn expired_messages_are_dropped_when_read_or_swept() {
 }
 
 #[test]
-fn a_walk_goes_on_where_it_was_while_topics_come_and_go() {
+fn a_walk_continues_correctly_while_topics_are_set_and_cleared() {
     let mut retained = filled(&["a/1", "a/2", "a/3", "a/4"]);
     let mut cursor = retained
         .matching(Pattern::parse("a/+", Slash).expect("valid"))
@@ -232,7 +232,7 @@ fn a_walk_finds_what_matching_one_by_one_finds() {
     }
 }
 
-/// All that a walk finds, and which messages it had to wait for. Each of those is brought at once, if `brings`.
+/// Everything that a walk finds, and the messages that it had to wait for. If `brings`, each of these is read at once.
 fn fetched(retained: &mut Retained, text: &str, brings: bool) -> (Vec<String>, Vec<String>) {
     let (mut out, mut waited) = (Vec::new(), Vec::new());
     let mut cursor = retained.matching(Pattern::parse(text, Slash).expect("valid"));
@@ -274,16 +274,16 @@ fn messages_leave_once_they_are_written_and_a_walk_waits_for_them() {
         (all.to_vec(), vec!["a/1".into(), "a/2".into(), "a/4".into()])
     );
     assert_eq!(fetched(&mut retained, "a/#", true), (all.to_vec(), vec![]));
-    // What was in memory for longest goes first.
+    // The message in memory for longest is evicted first.
     assert_eq!(retained.evict(2).map(|m| m.key().to_owned()), Some("a/3".into()));
     assert_eq!(retained.evict(2).map(|m| m.key().to_owned()), Some("a/1".into()));
     assert_eq!(fetched(&mut retained, "a/#", false).0, ["a/0", "a/2", "a/4"]);
     assert_eq!(retained.count(), 3);
 }
 
-/// An answer that comes late must not undo what was said meanwhile.
+/// A late answer must not undo a change made meanwhile.
 #[test]
-fn what_was_asked_for_before_a_change_does_not_count() {
+fn an_answer_to_a_request_before_a_change_is_ignored() {
     let wanted = |retained: &Retained| {
         let cursor = retained
             .matching(Pattern::parse("t", Slash).expect("valid"))

@@ -269,7 +269,7 @@ fn deleting_refuses_system_exchanges_and_those_in_use() {
 }
 
 #[test]
-fn binding_twice_is_one_binding_and_unbinding_what_is_missing_succeeds() {
+fn binding_twice_makes_one_binding_and_unbinding_a_missing_one_succeeds() {
     let mut router = router();
     let mut arguments = Table::default();
     arguments.push("a", Value::Int(1, 32));
@@ -435,7 +435,7 @@ fn a_direct_exchange_compares_keys_in_the_dot_dialect() {
 }
 
 #[test]
-fn the_headers_exchange_is_asked_anew_for_each_message() {
+fn routes_through_a_headers_exchange_are_not_cached() {
     let mut router = router();
     let mut arguments = Table::default();
     arguments.push("a", Value::Int(1, 64));
@@ -483,7 +483,7 @@ fn exchanges_bound_in_a_circle_give_each_queue_one_copy() {
 }
 
 #[test]
-fn the_alternate_exchange_gets_what_no_binding_matches() {
+fn the_alternate_exchange_gets_unmatched_messages() {
     let mut router = router();
     router.make(with_alternate("x", "direct", "ae"));
     router.tie("x", queue(1), "known");
@@ -605,7 +605,7 @@ fn overlapping_subscriptions_of_one_queue_merge() {
 }
 
 #[test]
-fn bindings_can_be_made_again_from_what_the_router_lists() {
+fn bindings_can_be_restored_from_the_routers_list() {
     let mut router = router();
     router.make(ExchangeSpec {
         durable: false,

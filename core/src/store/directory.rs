@@ -269,7 +269,7 @@ mod tests {
     use smallvec::smallvec;
 
     #[test]
-    fn a_directory_lists_what_was_put_in_and_a_run_of_one_queue_is_cheap() {
+    fn a_directory_lists_its_entries_and_a_run_of_one_queue_is_small() {
         let mut directory = Directory::default();
         let two: Routes = smallvec![
             Route {

@@ -623,7 +623,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_comes_back_as_it_went() {
+    fn a_message_is_decoded_as_it_was_encoded() {
         let envelope = Envelope {
             origin: Origin(3),
             dialect: Dialect::Slash,

@@ -81,7 +81,7 @@ pub struct World {
     trace: Trace,
     /// When the store's background work is due.
     tick_at: Option<Time>,
-    /// The difference by which the system's clock was set, until the next start.
+    /// The time that the system's clock was set to, until the next start.
     clock_set: Option<Wall>,
     audits: bool,
     pub(super) piped: Piped,

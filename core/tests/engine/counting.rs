@@ -211,7 +211,7 @@ fn a_channel_counts_what_it_publishes_and_gets_by_the_way_it_is_settled() {
 
 /// Its deliveries were not counted, because those of a session are counted at its queue.
 #[test]
-fn a_session_s_channel_counts_what_is_delivered_to_it() {
+fn a_session_s_channel_counts_its_deliveries() {
     let mut w = World::new(1);
     let (a, b) = (w.connect("MQTT 5.0"), w.connect("test"));
     run(&mut w, a, [kept("m"), subscribe(vec![filter("t/#", 1)])]);

@@ -224,7 +224,7 @@ fn an_unused_queue_expires_and_use_postpones_it() {
 }
 
 #[test]
-fn consumers_that_come_and_go_do_not_pile_up_timers() {
+fn consumers_started_again_and_again_do_not_accumulate_timers() {
     // Each consumer that left a queue with an expiry added a timer.
     let mut w = World::new(1);
     let c = w.connect("test");

@@ -87,7 +87,7 @@ fn every_kind_of_return_counts_and_above_the_limit_the_message_dies() {
 }
 
 #[test]
-fn a_consumer_is_told_the_count_from_the_first_return_on_and_the_limit_is_20() {
+fn a_consumer_gets_the_count_from_the_first_return_on_and_the_limit_is_20() {
     let mut w = World::new(1);
     let c = w.connect("test");
     run(&mut w, c, [quorum("q", None), durable("dead"), put("q", "m")]);

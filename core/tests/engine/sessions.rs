@@ -7,7 +7,7 @@ use gatepost_core::testing::world::{Client, NO_ROOM, World};
 use std::time::Duration;
 
 #[test]
-fn a_session_is_present_when_its_client_comes_back_unless_it_starts_clean() {
+fn a_session_is_present_when_its_client_reconnects_without_clean_start() {
     let mut w = World::new(1);
     let c = w.connect("mqtt");
     assert_eq!(run(&mut w, c, [kept("a")]), ["open new"]);
@@ -331,7 +331,7 @@ fn an_outgoing_qos_2_id_is_logged_before_it_is_used_and_so_is_its_release() {
 }
 
 #[test]
-fn in_flight_bodies_come_back_from_disk_some_at_a_time() {
+fn bodies_in_flight_are_read_from_disk_some_at_a_time() {
     // All of them were read and sent at once.
     let settings = gatepost_core::testing::world::Settings {
         cache_bytes_max: 32 << 10,
@@ -567,7 +567,7 @@ fn a_session_expires_at_its_time_even_if_no_timer_has_run() {
 }
 
 #[test]
-fn sessions_that_come_and_go_do_not_pile_up_timers() {
+fn sessions_opened_again_and_again_do_not_accumulate_timers() {
     // Each disconnect added a timer for the session's whole expiry.
     let mut w = World::new(1);
     for _ in 0..100 {

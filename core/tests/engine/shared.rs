@@ -163,7 +163,7 @@ fn a_group_whose_members_did_not_survive_is_gone_after_a_restart() {
 }
 
 #[test]
-fn what_a_group_had_in_flight_at_qos_2_is_not_lost_in_a_crash() {
+fn qos_2_deliveries_of_a_group_in_flight_survive_a_crash() {
     // It was neither returned nor given to its session, whose name the log does not know.
     let mut w = World::new(1);
     let p = publisher(&mut w);

@@ -227,7 +227,7 @@ fn a_rejected_message_is_followed_to_where_dead_letters_go() {
 
 /// A dead letter that a trace asks for is caught, even if the original message was not traced.
 #[test]
-fn a_dead_letter_and_a_will_say_where_they_come_from() {
+fn a_dead_letter_and_a_will_are_reported_with_their_origin() {
     let (mut w, app, worker) = world();
     run(&mut w, worker, [durable("dead"), dying("work", &[])]);
     run(&mut w, app, [put("work", "m")]);

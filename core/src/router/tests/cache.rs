@@ -92,7 +92,7 @@ fn a_cached_route_is_never_stale() {
 }
 
 #[test]
-fn the_cache_is_bounded_and_keeps_most_of_what_is_used_in_turn() {
+fn the_cache_is_limited_and_keeps_most_routes_used_in_turn() {
     let mut router = router();
     router.tie("amq.topic", queue(1), "#");
     let topics: Vec<Message> = (0..20_000)
