@@ -11,12 +11,10 @@ pub enum FaultKind {
     AccessRefused,
     /// An exclusive queue of another connection.
     ResourceLocked,
-    /// The object exists with other properties, is in use, or an argument is bad.
+    /// The object exists with other properties, is in use, or an argument is bad or unknown, such as an exchange type.
     PreconditionFailed,
     /// It violates a rule of the vhost or node (a limit, a duplicate).
     NotAllowed,
-    /// The command names something this gateway does not know, such as an exchange type.
-    InvalidCommand,
     /// The command is valid and not implemented.
     NotImplemented,
     /// A named limit was reached; trying later may work.

@@ -576,7 +576,7 @@ fn queue_hash(name: &str) -> u64 {
 fn table_of(kind: &str) -> Result<BindingTable, Fault> {
     BindingTable::new(kind).ok_or_else(|| {
         let what = if kind.is_empty() { "invalid" } else { "unknown" };
-        Fault::new(FaultKind::InvalidCommand, format!("{what} exchange type '{kind}'"))
+        Fault::new(FaultKind::PreconditionFailed, format!("{what} exchange type '{kind}'"))
     })
 }
 

@@ -146,16 +146,16 @@ fn the_predeclared_exchanges_are_there_and_durable() {
 
 #[test]
 fn a_declare_is_checked_in_the_order_clients_expect() {
-    use FaultKind::{AccessRefused, InvalidCommand, NotFound, PreconditionFailed};
+    use FaultKind::{AccessRefused, NotFound, PreconditionFailed};
     let mut router = router();
     let refuse = |router: &mut Router, spec| refusal(router.declare_exchange(spec));
     assert_eq!(
         refuse(&mut router, spec("", "nosuch")),
-        (InvalidCommand, "unknown exchange type 'nosuch'".into())
+        (PreconditionFailed, "unknown exchange type 'nosuch'".into())
     );
     assert_eq!(
         refuse(&mut router, spec("x", "")),
-        (InvalidCommand, "invalid exchange type ''".into())
+        (PreconditionFailed, "invalid exchange type ''".into())
     );
     assert_eq!(
         refuse(&mut router, spec("", "direct")),

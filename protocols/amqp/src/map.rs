@@ -22,7 +22,6 @@ fn code(kind: FaultKind) -> Code {
         // connection.
         FaultKind::PreconditionFailed | FaultKind::QuotaExceeded => Code::PreconditionFailed,
         FaultKind::NotAllowed => Code::NotAllowed,
-        FaultKind::InvalidCommand => Code::CommandInvalid,
         FaultKind::NotImplemented => Code::NotImplemented,
         FaultKind::ResourceError => Code::ResourceError,
         FaultKind::Internal => Code::InternalError,

@@ -41,7 +41,6 @@ pub(crate) fn reason(kind: FaultKind) -> Reason {
         | FaultKind::ResourceLocked
         | FaultKind::PreconditionFailed
         | FaultKind::NotAllowed
-        | FaultKind::InvalidCommand
         | FaultKind::NotImplemented => Reason::IMPLEMENTATION_SPECIFIC,
     }
 }

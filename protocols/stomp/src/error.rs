@@ -261,7 +261,6 @@ fn fault_word(kind: FaultKind) -> &'static str {
         FaultKind::ResourceLocked => "resource_locked",
         FaultKind::PreconditionFailed => "precondition_failed",
         FaultKind::NotAllowed => "not_allowed",
-        FaultKind::InvalidCommand => "command_invalid",
         FaultKind::NotImplemented => "not_implemented",
         FaultKind::QuotaExceeded | FaultKind::ResourceError => "resource_error",
         FaultKind::Internal => "internal_error",
