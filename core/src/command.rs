@@ -3,6 +3,7 @@
 //!
 //! Frequent verbs are inline, rare ones boxed: a command is at most 64 bytes.
 
+use crate::fault::Fault;
 use crate::message::Message;
 use crate::policy::{PolicyKind, PolicyRecord};
 use crate::properties::{Name, Table};
@@ -32,6 +33,9 @@ pub enum Command {
         /// The message.
         message: Message,
     },
+    /// Fails as `Publish` would if the message would be refused now, and else does nothing. For a publish that waits for a
+    /// commit, and for one that its session refuses: other faults of it are to be told first.
+    TryPublish(Box<TryPublish>),
     /// Settles deliveries of `channel`: the one with `number`, or all up to it if `multiple` (0: all there are).
     Settle {
         /// The consuming channel.
@@ -182,6 +186,7 @@ impl Command {
             Command::Bind(c) | Command::Unbind(c) => Some(c.channel),
             Command::Consume(c) => Some(c.channel),
             Command::Get(c) => Some(c.channel),
+            Command::TryPublish(c) => Some(c.channel),
             Command::Transaction(c) => Some(c.channel),
             Command::SetPolicies(c) => Some(c.channel),
             Command::Received { .. }
@@ -209,6 +214,17 @@ pub enum ChannelMode {
     Confirm,
     /// Its publishes and settles wait for a commit.
     Transactional,
+}
+
+/// See [`Command::TryPublish`].
+#[derive(Clone, Debug)]
+pub struct TryPublish {
+    /// The publishing channel. It fails as `Op::Publish` if the publish would be refused.
+    pub channel: Channel,
+    /// What would be published. Where `refused` is set, only its addresses count.
+    pub message: Message,
+    /// Why its session refuses it, if it does. The user's rights and the exchange are looked at first.
+    pub refused: Option<Fault>,
 }
 
 /// How to publish. A small set of bits.

@@ -132,8 +132,9 @@ impl Engine {
                 Ok((Destination::Exchange(name.clone()), c.key.clone()))
             }
             BindTarget::Queue(name) => {
-                // If both are missing, the exchange is reported.
-                let queue = match self.find_queue(link, c.channel, name, Permission::Write) {
+                // If both are missing, the exchange is reported; but an empty name must mean a queue before that.
+                let meant = self.meant(link, c.channel, name)?;
+                let queue = match self.find_queue(link, c.channel, &meant, Permission::Write) {
                     Ok(queue) => queue,
                     Err(fault) if fault.kind == FaultKind::AccessRefused => return Err(fault),
                     Err(fault) => {

@@ -78,13 +78,7 @@ impl Engine {
                     packet_id,
                     message,
                 };
-                let published = self.publish(link, publish, budget);
-                published.map_err(|message| Command::Publish {
-                    channel,
-                    flags,
-                    packet_id,
-                    message,
-                })
+                self.apply_publish(link, publish, budget)
             }
             Command::Settle {
                 channel,
@@ -125,7 +119,9 @@ impl Engine {
             | Command::Echo { .. }
             | Command::Recover { .. }
             | Command::Cancel { .. } => self.apply_to_channel(link, command, budget),
-            Command::Consume(_) | Command::Get(_) => self.checked(link, command, budget, Engine::apply_to_channel),
+            Command::Consume(_) | Command::Get(_) | Command::TryPublish(_) => {
+                self.checked(link, command, budget, Engine::apply_to_channel)
+            }
             Command::Detach => {
                 self.dispatch_touched();
                 self.detach(link, budget).map_err(|Unfinished| Command::Detach)
@@ -137,6 +133,18 @@ impl Engine {
                 Ok(())
             }
         }
+    }
+
+    #[inline]
+    fn apply_publish(&mut self, link: Link, publish: Publish, budget: &mut Budget) -> Result<(), Command> {
+        let (channel, flags, packet_id) = (publish.channel, publish.flags, publish.packet_id);
+        let published = self.publish(link, publish, budget);
+        published.map_err(|message| Command::Publish {
+            channel,
+            flags,
+            packet_id,
+            message,
+        })
     }
 
     /// Exchanges, queues and bindings. Their cost is spent afterwards, so that each hold makes progress.
@@ -259,6 +267,7 @@ impl Engine {
                 }
             }
             Command::Consume(c) => self.consume(link, *c),
+            Command::TryPublish(c) => self.try_publish(link, *c),
             Command::Cancel {
                 channel,
                 consumer,

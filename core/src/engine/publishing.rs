@@ -12,7 +12,7 @@ use super::reply_address::reply_addressed;
 use super::routing::RouteBy;
 use super::unfinished::Routing;
 use crate::binding::QueueSlot;
-use crate::command::{Channel as ChannelNumber, PublishFlags};
+use crate::command::{Channel as ChannelNumber, PublishFlags, TryPublish};
 use crate::event::{Event, Op, Pressure};
 use crate::fault::{Fault, FaultKind};
 use crate::ledger::ObjectKind;
@@ -144,6 +144,18 @@ impl Engine {
         }
         budget.spend(enqueued.offered);
         Ok(())
+    }
+
+    /// Fails the channel if the publish would be refused. See [`crate::command::Command::TryPublish`].
+    pub(crate) fn try_publish(&mut self, link: Link, c: TryPublish) {
+        let message = reply_addressed(&c.message, &self.settings.topic_exchange).unwrap_or(c.message);
+        let extra = extra_keys(&self.codecs, &message);
+        let refused = self
+            .permit_publish(link, &message, &extra, None)
+            .and_then(|()| self.router.check_publish(&message));
+        if let Err(fault) = refused.and_then(|()| c.refused.map_or(Ok(()), Err)) {
+            self.fail(link, c.channel, Op::Publish, fault);
+        }
     }
 
     /// Finds the queues of a link's message and puts it into them. The message is returned if the hold ends before they

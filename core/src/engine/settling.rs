@@ -202,8 +202,13 @@ impl Engine {
         };
         let seq = entry.seq;
         q.put_back(entry);
+        let is_too_long = q.drops_head();
         self.keep_from_purge(queue, seq);
         self.touch(queue);
+        if is_too_long {
+            // Newer messages took its place meanwhile.
+            self.enforce_limit_later(queue);
+        }
         true
     }
 

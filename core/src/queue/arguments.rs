@@ -58,25 +58,29 @@ impl Arguments {
     fn read(declared: &Table, queue: &str) -> Result<Arguments, Fault> {
         let asked = Asked { declared, queue };
         let queue_type = QueueType::parse(declared.lookup("x-queue-type"), queue)?;
-        for (key, _) in &declared.0 {
-            queue_type.check_argument(key, queue)?;
-        }
-        let message_ttl_ms = asked.int("x-message-ttl", 0, INTERVAL_MS_MAX)?;
+        // Of several faults the first in RabbitMQ's order is reported: values first, then what the type does not have.
         let expires_ms = asked.int("x-expires", 1, INTERVAL_MS_MAX)?;
-        let length_max = asked.int("x-max-length", 0, i64::MAX)?;
-        let bytes_max = asked.int("x-max-length-bytes", 0, i64::MAX)?;
-        let overflow = asked.overflow()?;
+        let message_ttl_ms = asked.int("x-message-ttl", 0, INTERVAL_MS_MAX)?;
         let dead_letter_exchange = asked.text("x-dead-letter-exchange")?;
         let dead_letter_key = asked.text("x-dead-letter-routing-key")?;
         if dead_letter_key.is_some() && dead_letter_exchange.is_none() {
             return Err(asked.bad("x-dead-letter-routing-key", "routing_key_but_no_dlx_defined"));
         }
+        asked.check_dead_letter_strategy()?;
+        let length_max = asked.int("x-max-length", 0, i64::MAX)?;
+        let bytes_max = asked.int("x-max-length-bytes", 0, i64::MAX)?;
+        asked.int("x-max-in-memory-length", 0, i64::MAX)?;
+        asked.int("x-max-in-memory-bytes", 0, i64::MAX)?;
+        let priority_max = asked.priority_max()?;
+        let overflow = asked.overflow()?;
         asked.check_storage()?;
         let single_active = asked.flag("x-single-active-consumer")?;
-        let priority_max = asked.priority_max()?;
-        let durability = asked.durability()?;
-        asked.check_replicas()?;
         let delivery_limit = queue_type.delivery_limit(asked.delivery_limit()?);
+        asked.check_replicas()?;
+        let durability = asked.durability()?;
+        for (key, _) in &declared.0 {
+            queue_type.check_argument(key, queue)?;
+        }
         Ok(Arguments {
             message_ttl_ms,
             expires_ms,
@@ -256,17 +260,18 @@ impl Asked<'_> {
         }
     }
 
+    fn check_dead_letter_strategy(&self) -> Result<(), Fault> {
+        match self.choice("x-dead-letter-strategy")? {
+            // Dead letters are published within the engine and never lost on the way, so both values mean the same.
+            None | Some("at-most-once" | "at-least-once") => Ok(()),
+            Some(_) => Err(self.bad("x-dead-letter-strategy", "invalid_dlx_strategy")),
+        }
+    }
+
     /// Checks the arguments about replicas of a quorum queue. They change nothing: there are no replicas.
     fn check_replicas(&self) -> Result<(), Fault> {
         self.int("x-quorum-initial-group-size", 1, i64::MAX)?;
         self.int("x-quorum-target-group-size", 1, i64::MAX)?;
-        self.int("x-max-in-memory-length", 0, i64::MAX)?;
-        self.int("x-max-in-memory-bytes", 0, i64::MAX)?;
-        match self.choice("x-dead-letter-strategy")? {
-            // Dead letters are published within the engine and never lost on the way, so both values mean the same.
-            None | Some("at-most-once" | "at-least-once") => {}
-            Some(_) => return Err(self.bad("x-dead-letter-strategy", "invalid_dlx_strategy")),
-        }
         match self.choice("x-queue-leader-locator")? {
             // There is only one node.
             None | Some("client-local" | "balanced" | "random" | "least-leaders") => Ok(()),
@@ -300,6 +305,28 @@ mod tests {
         assert!(text("x-expires", Value::Int(0, 32)).ends_with("{value_zero,0}"));
         assert!(text("x-overflow", Value::text("x")).ends_with("invalid_overflow"));
         assert!(text("x-dead-letter-routing-key", Value::text("k")).ends_with("routing_key_but_no_dlx_defined"));
+    }
+
+    /// Clients that redeclare with several differences, and their tests, expect the text that RabbitMQ would give.
+    #[test]
+    fn of_several_faults_the_first_in_order_is_reported() {
+        let overflow = || ("x-overflow", Value::text("x"));
+        let text = |pairs: &[(&str, Value)]| Arguments::parse(table(pairs), Q).unwrap_err().text;
+        let with_key = text(&[overflow(), ("x-dead-letter-routing-key", Value::text("k"))]);
+        assert!(with_key.ends_with("routing_key_but_no_dlx_defined"), "{with_key}");
+        let of_another_type = text(&[("x-delivery-limit", Value::Int(1, 32)), overflow()]);
+        assert!(of_another_type.ends_with("invalid_overflow"), "{of_another_type}");
+        let current = Arguments::parse(table(&[("x-max-priority", Value::Int(1, 32))]), Q).unwrap();
+        let others = table(&[
+            ("x-overflow", Value::text("drop-head")),
+            ("x-max-length", Value::Int(1, 32)),
+            ("x-dead-letter-exchange", Value::text("x")),
+        ]);
+        let fault = current.check_equivalent(&others, Q).unwrap_err();
+        assert!(
+            fault.text.starts_with("inequivalent arg 'x-dead-letter-exchange'"),
+            "{fault}"
+        );
     }
 
     #[test]

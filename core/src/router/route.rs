@@ -216,6 +216,23 @@ impl Router {
         done.map(|_| Some(&*self.scratch.targets))
     }
 
+    /// Refuses a message that names no exchange to which clients may publish.
+    pub(crate) fn check_publish(&self, message: &Message) -> Result<(), Fault> {
+        match message.exchange() {
+            "" => Ok(()),
+            exchange => self.publishable(exchange).map(|_| ()),
+        }
+    }
+
+    fn publishable(&self, exchange: &str) -> Result<u32, Fault> {
+        let id = self.require(exchange)?;
+        if self.exchanges[id as usize].internal {
+            let text = format!("cannot publish to internal {}", self.describe(exchange));
+            return Err(Fault::new(FaultKind::AccessRefused, text));
+        }
+        Ok(id)
+    }
+
     /// Clears the buffers of the former walk, and finds the first exchange.
     fn begin(&mut self, message: &Message, extra_keys: &[Name], walk: &mut Walk) -> Result<(), Fault> {
         walk.clear();
@@ -227,11 +244,7 @@ impl Router {
             self.match_names(&mut subject, &mut walk.queues);
             return Ok(());
         }
-        let id = self.require(message.exchange())?;
-        if self.exchanges[id as usize].internal {
-            let text = format!("cannot publish to internal {}", self.describe(message.exchange()));
-            return Err(Fault::new(FaultKind::AccessRefused, text));
-        }
+        let id = self.publishable(message.exchange())?;
         walk.began_at = Some((id, self.exchanges[id as usize].serial));
         self.visit_later(id, walk);
         Ok(())

@@ -7,7 +7,7 @@ use gatepost_core::access::{NamePattern, Rights, TopicPattern};
 use gatepost_core::command::*;
 use gatepost_core::engine::Limit;
 use gatepost_core::event::CloseReason;
-use gatepost_core::fault::FaultKind;
+use gatepost_core::fault::{Fault, FaultKind};
 use gatepost_core::message::Dialect;
 use gatepost_core::properties::Value;
 use gatepost_core::quota::{Quota, VhostLimits};
@@ -73,6 +73,25 @@ fn refused(op: &str, permission: &str, on: &str) -> Vec<String> {
     vec![format!(
         "failed {op} AccessRefused {permission} access to {on} in vhost '/' refused for user 'u'"
     )]
+}
+
+#[test]
+fn a_publish_that_is_tried_needs_the_right_to_write_before_all_else() {
+    let (mut w, u) = world(rights("", "^open$", ""));
+    let tried = |exchange: &str| {
+        Command::TryPublish(Box::new(TryPublish {
+            channel: CH,
+            message: message(exchange, "k", "m", true),
+            refused: Some(Fault::new(FaultKind::PreconditionFailed, "bad property")),
+        }))
+    };
+    assert_eq!(
+        run(&mut w, u, [tried("closed")]),
+        refused("Publish", "write", "exchange 'closed'")
+    );
+    let u = w.connect_as("u", "amqp");
+    let missing = ["failed Publish NotFound no exchange 'open' in vhost '/'"];
+    assert_eq!(run(&mut w, u, [tried("open")]), missing);
 }
 
 #[test]

@@ -328,3 +328,15 @@ fn a_bad_argument_creates_no_queue() {
     );
     assert_eq!(w.counters().queues, 0);
 }
+
+/// Which queue is meant comes before whether the exchange is there.
+#[test]
+fn a_bind_without_a_queue_is_refused_for_that_first() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    let heard = run(&mut w, c, [bind("no", "", "k")]);
+    assert_eq!(heard, ["failed Bind NotFound no previously declared queue"]);
+    let c = w.connect("test");
+    let heard = run(&mut w, c, [bind("no", "no", "k")]);
+    assert_eq!(heard, ["failed Bind NotFound no exchange 'no' in vhost '/'"]);
+}

@@ -1,7 +1,8 @@
 //! Publishing: routes, returned and refused messages, and when a confirm is due.
 
 use crate::support::*;
-use gatepost_core::command::{Command, PublishFlags};
+use gatepost_core::command::{Command, PublishFlags, TryPublish};
+use gatepost_core::fault::{Fault, FaultKind};
 use gatepost_core::testing::world::World;
 
 #[test]
@@ -166,6 +167,33 @@ fn a_missing_exchange_is_a_fault_unless_the_publish_permits_it() {
     );
 }
 
+/// A publish of a transaction heard of its missing exchange at the commit only, and one with a bad property heard of that
+/// before anybody looked for the exchange.
+#[test]
+fn a_publish_is_tried_for_its_exchange_first_and_then_for_what_its_session_says() {
+    let mut w = World::new(1);
+    let mut tried = |exchange: &str, refused: Option<&str>| {
+        let c = w.connect("test");
+        let c_try = TryPublish {
+            channel: CH,
+            message: message(exchange, "k", "m", true),
+            refused: refused.map(|text| Fault::new(FaultKind::PreconditionFailed, text)),
+        };
+        run(&mut w, c, [Command::TryPublish(Box::new(c_try))])
+    };
+    let missing = ["failed Publish NotFound no exchange 'no' in vhost '/'"];
+    assert_eq!(tried("no", None), missing);
+    assert_eq!(tried("no", Some("bad property")), missing);
+    let internal = "failed Publish AccessRefused cannot publish to internal exchange 'amq.rabbitmq.trace' in vhost '/'";
+    assert_eq!(tried("amq.rabbitmq.trace", Some("bad property")), [internal]);
+    for exchange in ["", "amq.topic"] {
+        let refused = ["failed Publish PreconditionFailed bad property"];
+        assert_eq!(tried(exchange, Some("bad property")), refused);
+        assert!(tried(exchange, None).is_empty(), "nothing is wrong");
+    }
+    assert_eq!(w.counters().traffic.published, 0);
+}
+
 #[test]
 fn a_full_queue_refuses_before_the_confirm_that_passes_the_refused_one() {
     let mut w = World::new(1);
@@ -194,6 +222,22 @@ fn a_full_queue_drops_its_oldest_for_a_new_one() {
     );
     let heard = run(&mut w, c, [get_no_ack("q"), get_no_ack("q"), get_no_ack("q")]);
     assert_eq!(heard, ["got #1 2 left 1", "got #2 3 left 0", "empty"]);
+}
+
+/// What came back from a consumer made a queue longer than its limit, until the next publish.
+#[test]
+fn what_comes_back_to_a_full_queue_makes_it_drop_its_oldest() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [with_arguments("q", &[("x-max-length", 2)])]);
+    run(
+        &mut w,
+        c,
+        [put("q", "1"), put("q", "2"), get("q"), put("q", "3"), requeue(1)],
+    );
+    w.advance(ms(10));
+    let heard = run(&mut w, c, [get_no_ack("q"), get_no_ack("q"), get_no_ack("q")]);
+    assert_eq!(heard, ["got #2 2 left 1", "got #3 3 left 0", "empty"]);
 }
 
 #[test]

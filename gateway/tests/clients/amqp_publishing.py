@@ -201,6 +201,22 @@ def a_rollback_makes_acknowledged_messages_unacknowledged_again():
 
 
 @case
+def a_publish_hears_of_its_exchange_first_in_a_transaction_too():
+    # A transaction said so at its commit only, and a bad property came before a missing exchange.
+    connection, missing = connect(), unique("x")
+    no_exchange = f"NOT_FOUND - no exchange '{missing}' in vhost '/'"
+    bad = pika.BasicProperties(expiration="soon")
+    ch = connection.channel()
+    refused(404, no_exchange, lambda: (ch.basic_publish(missing, "k", b"x", bad), ch.queue_declare("", exclusive=True)))
+    ch = connection.channel()
+    ch.tx_select()
+    refused(404, no_exchange, lambda: (ch.basic_publish(missing, "k", b"x"), ch.queue_declare("", exclusive=True)))
+    ch = connection.channel()
+    text = "PRECONDITION_FAILED - invalid expiration 'soon': no_integer"
+    refused(406, text, lambda: (ch.basic_publish("", "k", b"x", bad), ch.queue_declare("", exclusive=True)))
+
+
+@case
 def transactions_and_confirms_do_not_mix():
     connection = connect()
     refused(

@@ -349,6 +349,7 @@ fn operation(command: &Command) -> Option<(u16, Op, bool)> {
         Command::Consume(c) => (c.channel, Op::Consume, c.reply),
         Command::Get(g) => (g.channel, Op::Get, true),
         Command::Transaction(t) => (t.channel, Op::Commit, true),
+        Command::TryPublish(t) => (t.channel, Op::Publish, false),
         _ => return None,
     })
 }

@@ -13,7 +13,8 @@ use crate::frame::table::{Fields, type_name};
 use crate::frame::{BODY, HEADER};
 use crate::map::REPLY_TO;
 use crate::properties::{self, BCC, CC, ORIGIN, X_RETAIN};
-use gatepost_core::command::{Command, PublishFlags};
+use gatepost_core::command::{Command, PublishFlags, TryPublish};
+use gatepost_core::fault::{Fault, FaultKind};
 use gatepost_core::message::{Dialect, Envelope, Message};
 use std::time::Duration;
 
@@ -163,14 +164,13 @@ impl Channel {
             return Err(Error::new(Code::NotImplemented, "immediate=true", PUBLISH));
         }
         let list = BasicProperties::decode(raw).map_err(|_| undecodable(raw))?;
-        let envelope = envelope(&list, env)?;
+        let envelope = match envelope(&list, env) {
+            Ok(envelope) => envelope,
+            Err(detail) => return refuse(env, address, detail),
+        };
         let message = if list.reply_to == Some(REPLY_TO.as_bytes()) {
             let Some((queue, _)) = &self.replies else {
-                return Err(Error::new(
-                    Code::PreconditionFailed,
-                    "fast reply consumer does not exist",
-                    PUBLISH,
-                ));
+                return refuse(env, address, "fast reply consumer does not exist".into());
             };
             let mut rewritten = Vec::with_capacity(raw.len() + queue.len());
             BasicProperties {
@@ -197,7 +197,19 @@ impl Channel {
             message,
         };
         match &mut self.mode {
-            Mode::Transaction(transaction) => transaction.push(env, command, payload, PUBLISH),
+            Mode::Transaction(transaction) => {
+                // Its faults are told now, and not at the commit.
+                if let Command::Publish { channel, message, .. } = &command {
+                    let (channel, message) = (*channel, message.clone());
+                    let tried = TryPublish {
+                        channel,
+                        message,
+                        refused: None,
+                    };
+                    env.cx.commands.push(Command::TryPublish(Box::new(tried)));
+                }
+                transaction.push(env, command, payload, PUBLISH)
+            }
             _ => {
                 env.cx.commands.push(command);
                 Ok(())
@@ -226,18 +238,30 @@ fn whole_content(rest: &[u8], channel: u16, frame_max: u32) -> Option<(ContentHe
     Some((header, frame.payload, used + body_used))
 }
 
-/// The parts of the properties that the engine needs. The checks run in RabbitMQ's order.
-fn envelope(list: &BasicProperties<'_>, env: &Env<'_, '_>) -> Result<Envelope, Error> {
-    let refused = |detail: String| Error::new(Code::PreconditionFailed, detail, PUBLISH);
+/// Refuses a message for what it says. Only the engine knows whether its exchange exists and the user may publish to it,
+/// and clients expect to be told that first.
+fn refuse(env: &mut Env<'_, '_>, address: Address<&str>, detail: String) -> Result<(), Error> {
+    let envelope = Envelope {
+        origin: ORIGIN,
+        dialect: Dialect::Dot,
+        received: env.cx.now.wall,
+        ..Envelope::default()
+    };
+    env.cx.commands.push(Command::TryPublish(Box::new(TryPublish {
+        channel: env.number,
+        message: Message::new(envelope, address.exchange, address.key, &[], &[]),
+        refused: Some(Fault::new(FaultKind::PreconditionFailed, detail)),
+    })));
+    Ok(())
+}
+
+/// The parts of the properties that the engine needs, or why the message is refused. The checks run in RabbitMQ's order.
+fn envelope(list: &BasicProperties<'_>, env: &Env<'_, '_>) -> Result<Envelope, String> {
     let deadline = match list.expiration {
         None => None,
         Some(octets) => {
-            let ms = properties::expiration(octets).map_err(|why| {
-                refused(format!(
-                    "invalid expiration '{}': {why}",
-                    String::from_utf8_lossy(octets)
-                ))
-            })?;
+            let ms = properties::expiration(octets)
+                .map_err(|why| format!("invalid expiration '{}': {why}", String::from_utf8_lossy(octets)))?;
             Some(env.cx.now.wall + Duration::from_millis(ms))
         }
     };
@@ -247,9 +271,9 @@ fn envelope(list: &BasicProperties<'_>, env: &Env<'_, '_>) -> Result<Envelope, E
         if name == CC.as_bytes() || name == BCC.as_bytes() {
             if value.letter != b'A' {
                 let (name, kind) = (String::from_utf8_lossy(name), type_name(value.letter));
-                return Err(refused(format!(
+                return Err(format!(
                     "invalid message: {{unacceptable_type_in_header,\"{name}\",{kind}}}"
-                )));
+                ));
             }
             extra_keys = true;
         } else if name == X_RETAIN.as_bytes() {
@@ -261,9 +285,9 @@ fn envelope(list: &BasicProperties<'_>, env: &Env<'_, '_>) -> Result<Envelope, E
     {
         let user = String::from_utf8_lossy(user);
         let login = &env.client.user;
-        return Err(refused(format!(
+        return Err(format!(
             "user_id property set to '{user}' but authenticated user was '{login}'"
-        )));
+        ));
     }
     let durable = list.delivery_mode == Some(2);
     Ok(Envelope {

@@ -561,6 +561,14 @@ fn tx_confirm_mix_406() {
     assert_eq!(script.close(), (3, 406, text.into(), (90, 20)));
 }
 
+/// How many publishes were tried, and nothing else, since the last look.
+fn tried(script: &mut Script) -> usize {
+    let commands = script.commands();
+    let is_tried = |c: &Command| matches!(c, Command::TryPublish(tried) if tried.refused.is_none());
+    assert!(commands.iter().all(is_tried), "{commands:?}");
+    commands.len()
+}
+
 #[test]
 fn a_commit_applies_commands_and_a_rollback_drops_them() {
     let mut script = Script::with_channel();
@@ -576,7 +584,7 @@ fn a_commit_applies_commands_and_a_rollback_drops_them() {
                 multiple: false,
             }),
         );
-        assert!(script.commands().is_empty(), "they wait");
+        assert_eq!(tried(&mut script), 1, "they wait, but their faults are told");
         script.send(1, Method::Tx(Tx::Rollback {}));
         script.echo();
     }
@@ -600,6 +608,7 @@ fn a_commit_applies_commands_and_a_rollback_drops_them() {
     );
     script.send(1, publish("k"));
     script.feed(&header(1, 0, &Default::default()));
+    assert_eq!(tried(&mut script), 1);
     script.send(1, Method::Tx(Tx::Commit {}));
     let Command::Transaction(transaction) = script.command() else {
         panic!("no transaction");

@@ -5,7 +5,7 @@ use crate::frame::content::BasicProperties;
 use crate::frame::{Basic, Confirm, Method, table};
 use crate::settings::Settings;
 use gatepost_core::command::{Command, PublishFlags};
-use gatepost_core::event::Event;
+use gatepost_core::event::{Event, Op};
 use gatepost_core::fault::FaultKind;
 use gatepost_core::message::Message;
 use gatepost_core::properties::{PropertyCodec, Value};
@@ -243,7 +243,7 @@ fn immediate_540() {
 }
 
 #[test]
-fn properties_that_are_refused_406() {
+fn properties_that_are_refused_406_once_the_engine_has_looked_at_the_exchange() {
     let mut cc = Vec::new();
     table::put_pair(&mut cc, b"CC", &Value::text("k"));
     let cases = [
@@ -272,6 +272,16 @@ fn properties_that_are_refused_406() {
     for (properties, text) in cases {
         let mut script = Script::with_channel();
         publish_whole(&mut script, &properties, b"x");
+        let Command::TryPublish(tried) = script.command() else {
+            panic!("published");
+        };
+        assert!(script.said().is_empty(), "the engine says it");
+        let fault = tried.refused.expect("it is refused");
+        script.tell(Event::Failed {
+            channel: tried.channel,
+            op: Op::Publish,
+            fault: Box::new(fault),
+        });
         assert_eq!(
             script.close(),
             (1, 406, format!("PRECONDITION_FAILED - {text}"), (60, 40))
