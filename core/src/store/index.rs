@@ -8,12 +8,15 @@
 use super::{QueueId, Route, State, VhostId, key};
 use crate::message::Position;
 use hashbrown::HashMap;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
+mod by_vhost;
 mod keys;
 mod queue;
 mod segments;
 
+pub(crate) use by_vhost::ByVhost;
+use by_vhost::Leaving;
 pub(crate) use keys::{KeyEntry, KeyRecord};
 pub(crate) use queue::{QueueIndex, forget_returned};
 pub(crate) use segments::Segments;
@@ -21,8 +24,10 @@ pub(crate) use segments::Segments;
 /// The index of everything that is live.
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    pub(crate) queues: HashMap<QueueId, QueueIndex>,
-    pub(crate) keys: HashMap<Box<[u8]>, KeyEntry>,
+    pub(crate) queues: ByVhost<QueueId, QueueIndex>,
+    pub(crate) keys: ByVhost<Box<[u8]>, KeyEntry>,
+    /// What deleted vhosts had, and what still counts as live: see [`Index::go_on_deleting`].
+    leaving: VecDeque<Leaving<KeyEntry, QueueIndex>>,
     /// Messages that a later record put into a queue, not the message's own: dead letters, and messages routed again.
     pub(crate) moves: BTreeMap<(QueueId, u64), Move>,
     pub(crate) vhosts: BTreeMap<VhostId, VhostIndex>,
@@ -128,7 +133,7 @@ impl Index {
     }
     /// A queue gets a message.
     pub(crate) fn insert(&mut self, queue: QueueId, seq: u64, segment: u32) {
-        if self.queues.entry(queue).or_default().insert(seq, segment) {
+        if self.queues.get_or_default(queue).insert(seq, segment) {
             self.count(segment).routes += 1;
         }
     }
@@ -150,7 +155,7 @@ impl Index {
         if lo > hi {
             return;
         }
-        let index = self.queues.entry(queue).or_default();
+        let index = self.queues.get_or_default(queue);
         index.next_seq = index.next_seq.max(hi.saturating_add(1));
         let live = &mut self.live;
         index.settle(lo, hi, |segment, count| {
@@ -169,15 +174,19 @@ impl Index {
     pub(crate) fn purge(&mut self, queue: QueueId, upto: u64) {
         match upto.checked_sub(1) {
             Some(last) => self.settle(queue, 0, last),
-            None => _ = self.queues.entry(queue).or_default(),
+            None => _ = self.queues.get_or_default(queue),
         }
     }
     /// A queue is deleted.
     pub(crate) fn delete(&mut self, queue: QueueId) {
-        if let Some(index) = self.queues.remove(&queue) {
-            for span in index.spans.iter() {
-                self.count(span.segment).routes -= u64::from(span.live);
-            }
+        match self.queues.remove(&queue) {
+            Some(index) => self.gone_queue(queue, &index),
+            None => self.forget_moves(queue, 0, u64::MAX),
+        }
+    }
+    fn gone_queue(&mut self, queue: QueueId, index: &QueueIndex) {
+        for span in index.spans.iter() {
+            self.count(span.segment).routes -= u64::from(span.live);
         }
         self.forget_moves(queue, 0, u64::MAX);
     }
@@ -192,18 +201,18 @@ impl Index {
     pub(crate) fn state(&mut self, state: &State) {
         match *state {
             State::HandedOut { queue, upto } => {
-                let queue = self.queues.entry(queue).or_default();
+                let queue = self.queues.get_or_default(queue);
                 queue.handed_out = queue.handed_out.max(upto);
                 queue.next_seq = queue.next_seq.max(upto);
             }
             State::PacketId { queue, seq, packet_id } => {
-                let queue = self.queues.entry(queue).or_default();
+                let queue = self.queues.get_or_default(queue);
                 queue.next_seq = queue.next_seq.max(seq.saturating_add(1));
                 queue.packet_ids.retain(|(other, ..)| *other != seq);
                 queue.packet_ids.push((seq, packet_id, false));
             }
             State::PacketIdReleased { queue, seq, packet_id } => {
-                let queue = self.queues.entry(queue).or_default();
+                let queue = self.queues.get_or_default(queue);
                 queue.next_seq = queue.next_seq.max(seq.saturating_add(1));
                 match queue.packet_ids.iter_mut().find(|(other, ..)| *other == seq) {
                     Some(held) => *held = (seq, packet_id, true),
@@ -211,7 +220,7 @@ impl Index {
                 }
             }
             State::IncomingId { queue, packet_id, held } => {
-                let queue = self.queues.entry(queue).or_default();
+                let queue = self.queues.get_or_default(queue);
                 queue.incoming_ids.retain(|other| *other != packet_id);
                 if held {
                     queue.incoming_ids.push(packet_id);
@@ -260,23 +269,41 @@ impl Index {
     /// A record of a queue was written to `segment`, or found there.
     pub(crate) fn saw_queue(&mut self, queue: QueueId, segment: u32) {
         self.saw_number(queue, segment);
-        let queue = self.queues.entry(queue).or_default();
+        let queue = self.queues.get_or_default(queue);
         if queue.first_segment == 0 || queue.first_segment > segment {
             queue.first_segment = segment;
         }
     }
-    /// A vhost is deleted, with all keys and queues of it.
+    /// A vhost is deleted, with all keys and queues of it, none of which is found any more. They count as live until
+    /// [`Index::go_on_deleting`] has come to them: a client chooses how many there are.
     pub(crate) fn delete_vhost(&mut self, vhost: VhostId) {
-        let keys = self.keys.keys().filter(|key| key::vhost_of(key) == Some(vhost));
-        for key in keys.cloned().collect::<Vec<_>>() {
-            self.take_key(&key);
-        }
-        let queues = self.queues.keys().filter(|queue| queue.vhost() == vhost);
-        for queue in queues.copied().collect::<Vec<_>>() {
-            self.delete(queue);
-        }
+        let (keys, queues) = (self.keys.take(vhost), self.queues.take(vhost));
         self.vhosts.remove(&vhost);
-        self.shrink();
+        if !keys.is_empty() || !queues.is_empty() {
+            let (keys, queues) = (keys.into_iter(), queues.into_iter());
+            self.leaving.push_back(Leaving { keys, queues });
+        }
+    }
+    /// Whether deleted vhosts are gone altogether. Until then no segment is judged by what is live in it, and no checkpoint is
+    /// written.
+    pub(crate) fn is_deleting(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+    /// Goes on with the deletion of vhosts: so many keys and queues. Returns whether there is more.
+    pub(crate) fn go_on_deleting(&mut self, steps: usize) -> bool {
+        for _ in 0..steps {
+            let Some(leaving) = self.leaving.front_mut() else {
+                return false;
+            };
+            if let Some((key, entry)) = leaving.keys.next() {
+                self.gone_key(&key, &entry);
+            } else if let Some((id, queue)) = leaving.queues.next() {
+                self.gone_queue(id, &queue);
+            } else {
+                self.leaving.pop_front();
+            }
+        }
+        self.is_deleting()
     }
     /// A cold segment got a copy of a record of a vhost. Segments that no longer exist are forgotten.
     pub(crate) fn copied(&mut self, vhost: VhostId, segment: u32, is_there: impl Fn(u32) -> bool) {
@@ -300,16 +327,8 @@ impl Index {
     }
     /// Frees unused memory once most of it is unused.
     pub(crate) fn shrink(&mut self) {
-        const SMALL: usize = 1024;
-        fn is_wide(len: usize, capacity: usize) -> bool {
-            capacity > SMALL && capacity / 4 > len
-        }
-        if is_wide(self.keys.len(), self.keys.capacity()) {
-            self.keys.shrink_to(self.keys.len() * 2);
-        }
-        if is_wide(self.queues.len(), self.queues.capacity()) {
-            self.queues.shrink_to(self.queues.len() * 2);
-        }
+        self.keys.shrink();
+        self.queues.shrink();
     }
 }
 

@@ -348,8 +348,12 @@ impl<D: Disk> Store<D> {
         }
         self.slice_took = Duration::ZERO;
         let mut more = self.zero_ahead();
-        more |= self.compact(now.monotonic)?;
-        more |= self.retire();
+        if self.go_on_deleting() {
+            more = true;
+        } else {
+            more |= self.compact(now.monotonic)?;
+            more |= self.retire();
+        }
         more |= self.keep_reserve();
         self.gauge();
         // On a slow medium the slices are far apart, so that the log gets most of it.

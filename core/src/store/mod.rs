@@ -284,7 +284,7 @@ pub struct PageRead {
     pub from: u64,
     /// The last sequence wanted.
     pub upto: u64,
-    /// How many messages are wanted, roughly. A page may end early, but is only empty if there are none.
+    /// The most messages wanted. A page may have fewer, or none, and more may follow behind [`Page::upto`].
     pub count: usize,
 }
 

@@ -28,6 +28,11 @@ use std::io;
 const CACHE_BYTES: usize = 4 << 20;
 /// Bytes of a queue in a kept directory, without its entries.
 const QUEUE_BYTES: usize = 128;
+/// The most segments of a page. Where the log has much else between a queue's messages, each may lie in another segment, whose
+/// directory has to be read for it: 128 of them took a second, in which nothing else was read.
+const PARTS_MAX: usize = 16;
+/// The most runs of dead messages looked at for a page: the committer waits meanwhile.
+const RUNS_MAX: usize = 4096;
 /// How often a page is looked up again before missing messages count as lost. Each time, compaction has moved some.
 const TRIES: usize = 8;
 
@@ -53,6 +58,53 @@ struct Part {
     live: usize,
 }
 
+/// What a plan still looks for.
+struct Look {
+    wanted: u64,
+    /// Dead runs that may still be looked at.
+    runs: usize,
+}
+
+impl Look {
+    fn is_over(&self) -> bool {
+        self.wanted == 0 || self.runs == 0
+    }
+    /// Counts what is live from `first` on, until that is enough, or too much is `dead`, or at `last`; and up to where it has
+    /// counted. The dead runs up to there are added `to` others.
+    fn at_span(
+        &mut self,
+        first: u64,
+        last: u64,
+        dead: impl Iterator<Item = (u64, u64)>,
+        to: &mut Vec<(u64, u64)>,
+    ) -> (u64, u64) {
+        let (mut live, mut next) = (0, first);
+        // As if something behind the span were dead: what is before it is live.
+        for (lo, hi) in dead.chain([(last + 1, last + 1)]) {
+            if hi < next {
+                continue;
+            }
+            let (lo, hi) = (lo.min(last + 1), hi.min(last));
+            let found = lo.saturating_sub(next).min(self.wanted);
+            live += found;
+            self.wanted -= found;
+            if self.wanted == 0 {
+                return (live, next + found - 1);
+            }
+            if lo > last {
+                break;
+            }
+            to.push((lo, hi));
+            next = hi + 1;
+            self.runs -= 1;
+            if self.runs == 0 {
+                return (live, hi);
+            }
+        }
+        (live, last)
+    }
+}
+
 impl Plan {
     fn new(index: &Index, asked: &PageRead) -> Plan {
         let mut plan = Plan {
@@ -62,32 +114,31 @@ impl Plan {
         let Some(queue) = index.queues.get(&asked.queue) else {
             return plan;
         };
-        let mut wanted = asked.count.max(1);
+        let mut look = Look {
+            wanted: asked.count.max(1) as u64,
+            runs: RUNS_MAX,
+        };
         for span in queue.spans_from(asked.from) {
             if span.first > asked.upto {
                 break;
             }
+            if plan.parts.len() == PARTS_MAX {
+                plan.upto = span.first.max(asked.from) - 1;
+                break;
+            }
             let (first, last) = (span.first.max(asked.from), span.last().min(asked.upto));
-            let mut part = Part {
-                segment: span.segment,
-                first,
-                last,
-                live: 0,
-            };
-            let mut next = first;
-            while next <= last && wanted > 0 {
-                let hi = last.min(next + (wanted as u64).max(64) - 1);
-                let live = (hi - next + 1 - queue.count_dead(next, hi)) as usize;
-                part.live += live;
-                wanted = wanted.saturating_sub(live);
-                (part.last, next) = (hi, hi + 1);
+            let dead = queue.dead_within(first, last);
+            let (live, last) = look.at_span(first, last, dead, &mut plan.dead);
+            if live > 0 {
+                plan.parts.push(Part {
+                    segment: span.segment,
+                    first,
+                    last,
+                    live: live as usize,
+                });
             }
-            if part.live > 0 {
-                plan.dead.extend(queue.dead_within(part.first, part.last));
-                plan.parts.push(part);
-            }
-            if wanted == 0 {
-                plan.upto = next - 1;
+            if look.is_over() {
+                plan.upto = last;
                 break;
             }
         }
@@ -117,8 +168,24 @@ impl Plan {
         }
     }
     fn is_dead(&self, seq: u64) -> bool {
+        self.dead_until(seq).is_some()
+    }
+    /// The end of the dead run that a sequence is in.
+    fn dead_until(&self, seq: u64) -> Option<u64> {
         let at = self.dead.partition_point(|(_, hi)| *hi < seq);
-        self.dead.get(at).is_some_and(|(lo, _)| *lo <= seq)
+        self.dead.get(at).filter(|(lo, _)| *lo <= seq).map(|(_, hi)| *hi)
+    }
+    /// The live sequences of a part.
+    fn live_in(&self, part: &Part) -> impl Iterator<Item = u64> {
+        let (mut next, last) = (part.first, part.last);
+        std::iter::from_fn(move || {
+            while let Some(dead) = self.dead_until(next) {
+                next = dead + 1;
+            }
+            let seq = next;
+            next += 1;
+            (seq <= last).then_some(seq)
+        })
     }
 }
 
@@ -210,9 +277,9 @@ impl Draft {
 /// Whether something that the plan expected and that was not found has moved or been settled meanwhile.
 fn has_changed<D: Disk>(shared: &Shared<D>, queue: QueueId, plan: &Plan, found: &[LogEntry]) -> bool {
     let index = shared.index.read();
-    let missing = |seq: &u64| !plan.is_dead(*seq) && found.binary_search_by_key(seq, |entry| entry.seq).is_err();
+    let missing = |seq: &u64| found.binary_search_by_key(seq, |entry| entry.seq).is_err();
     plan.parts.iter().any(|part| {
-        (part.first..=part.last)
+        plan.live_in(part)
             .filter(missing)
             .any(|seq| index.lookup(queue, seq) != Some(part.segment))
     })
@@ -463,4 +530,88 @@ fn scan<F: DiskFile>(pinned: &Pinned<F>) -> io::Result<Directory> {
     }
     scanner.finish()?;
     Ok(directory)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    const QUEUE: QueueId = QueueId(7);
+
+    /// All that pages of so many messages bring, and how many pages that were.
+    fn paged(index: &Index, upto: u64, count: usize) -> (BTreeSet<u64>, usize) {
+        let (mut found, mut pages, mut from) = (BTreeSet::new(), 0, 0);
+        while from <= upto {
+            let asked = PageRead {
+                queue: QUEUE,
+                from,
+                upto,
+                count,
+            };
+            let plan = Plan::new(index, &asked);
+            assert!(plan.parts.len() <= PARTS_MAX && plan.dead.len() <= RUNS_MAX);
+            let live = plan.parts.iter().map(|part| part.live).sum::<usize>();
+            let here: Vec<u64> = plan.parts.iter().flat_map(|part| plan.live_in(part)).collect();
+            assert_eq!((here.len(), live <= count), (live, true));
+            assert!(plan.upto >= from && here.iter().all(|seq| (from..=plan.upto).contains(seq)));
+            found.extend(here);
+            from = plan.upto + 1;
+            pages += 1;
+        }
+        (found, pages)
+    }
+
+    /// A page of a queue whose messages lie far apart in the log read as many directories as it has messages.
+    #[test]
+    fn a_page_reads_few_directories() {
+        let mut index = Index::default();
+        (0..1_000).for_each(|seq| index.insert(QUEUE, seq, 1 + seq as u32));
+        let (found, pages) = paged(&index, 999, 128);
+        assert!(found.into_iter().eq(0..1_000));
+        assert_eq!(pages, 1_000_usize.div_ceil(PARTS_MAX));
+    }
+
+    /// A page looked through all that is dead between two messages that are far apart.
+    #[test]
+    fn a_page_looks_at_few_dead_runs() {
+        let mut index = Index::default();
+        let all: Vec<u64> = (0..10_000).map(|n| n * 4_000).collect();
+        all.iter().for_each(|seq| index.insert(QUEUE, *seq, 1));
+        let last = all[all.len() - 1];
+        let (found, _) = paged(&index, last, 128);
+        assert!(found.iter().eq(&all));
+        index.settle(QUEUE, 1, last - 1);
+        let (found, pages) = paged(&index, last, 128);
+        assert!(found.into_iter().eq([0, last]));
+        assert!(pages > 1);
+    }
+
+    #[test]
+    fn pages_bring_what_is_live_however_it_lies() {
+        let mut random = 1_u64;
+        let mut below = |n: u64| {
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+            (random >> 33) % n
+        };
+        for _ in 0..20 {
+            let (mut index, mut model) = (Index::default(), BTreeSet::new());
+            let (mut seq, mut segment) = (0, 1);
+            for _ in 0..2_000 {
+                seq += 1 + below(3) * below(40);
+                segment += u32::from(below(20) == 0);
+                index.insert(QUEUE, seq, segment);
+                model.insert(seq);
+            }
+            for _ in 0..200 {
+                let lo = below(seq);
+                let hi = lo + below(100);
+                index.settle(QUEUE, lo, hi);
+                model.retain(|seq| !(lo..=hi).contains(seq));
+            }
+            for count in [1, 7, 128] {
+                assert_eq!(paged(&index, seq, count).0, model);
+            }
+        }
+    }
 }

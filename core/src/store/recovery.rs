@@ -289,10 +289,10 @@ impl<D: Disk> Recovery<D> {
         self.wanted = self.moves.values().map(|moved| moved.root).collect();
         self.known_roots = self.wanted.clone();
         self.index.vhosts = found.index.vhosts.clone();
-        for (key, entry) in found.index.keys.drain() {
+        for (key, entry) in std::mem::take(&mut found.index.keys).into_all() {
             self.index.restore_key(key, entry);
         }
-        for (id, queue) in &mut found.index.queues {
+        for (id, queue) in found.index.queues.iter_mut() {
             self.needed.extend(queue.spans().map(|span| span.segment));
             let into = self.queues.entry(*id).or_default();
             (into.next_seq, into.handed_out) = (queue.next_seq, queue.handed_out);

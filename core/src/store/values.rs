@@ -156,7 +156,7 @@ impl<D: Disk> LiveKeys<D> {
             places.retain(|at, _| !met.contains_key(at));
         }
         let mut damaged: BTreeMap<Box<[u8]>, Damaged> = BTreeMap::new();
-        for (key, entry) in &self.shared.index.read().keys {
+        for (key, entry) in self.shared.index.read().keys.iter() {
             if let Some(sample) = places.remove(&entry.at).filter(|_| !entry.deleted) {
                 damaged.insert(key.clone(), Damaged { at: entry.at, sample });
             }

@@ -132,8 +132,12 @@ impl Index {
     /// Removes a key's newest record from the counts, because it is lost or not needed.
     pub(crate) fn take_key(&mut self, key: &[u8]) -> Option<KeyEntry> {
         let entry = self.keys.remove(key)?;
-        self.discount_key((entry.at.segment, entry.deleted, listed_bytes(key, &entry)));
+        self.gone_key(key, &entry);
         Some(entry)
+    }
+    /// The newest record of a key does not count any more.
+    pub(super) fn gone_key(&mut self, key: &[u8], entry: &KeyEntry) {
+        self.discount_key((entry.at.segment, entry.deleted, listed_bytes(key, entry)));
     }
     /// A copy of a key's newest record was written, and nothing will point to it.
     pub(crate) fn key_copied_for_nothing(&mut self, key: &[u8], segment: u32, is_there: impl Fn(u32) -> bool) {
@@ -148,7 +152,7 @@ impl Index {
     }
     /// All records were seen, and only these segments exist.
     pub(crate) fn drop_needless_deletions(&mut self, is_there: impl Fn(u32) -> bool) {
-        for entry in self.keys.values_mut() {
+        for (_, entry) in self.keys.iter_mut() {
             entry.older.retain(&is_there);
         }
         let needless = self

@@ -48,10 +48,6 @@ impl QueueIndex {
     pub(crate) fn spans_from(&self, seq: u64) -> impl Iterator<Item = Span> {
         self.spans.iter_from(seq)
     }
-    /// The number of `lo..=hi` that are known to be dead.
-    pub(crate) fn count_dead(&self, lo: u64, hi: u64) -> u64 {
-        self.dead.count(lo, hi)
-    }
     /// Runs of dead sequences that touch `lo..=hi`, ascending.
     pub(crate) fn dead_within(&self, lo: u64, hi: u64) -> impl Iterator<Item = (u64, u64)> {
         self.dead.runs_within(lo, hi)

@@ -10,7 +10,7 @@ fn a_queue_settled_in_order_keeps_one_span_and_no_set() {
     }
     for seq in 0..99_999 {
         index.settle(QueueId(1), seq, seq);
-        let queue = &index.queues[&QueueId(1)];
+        let queue = index.queues.get(&QueueId(1)).expect("it has messages");
         assert!(queue.spans.len() == 1 && queue.dead.is_empty());
     }
     assert_eq!(index.live(1).routes, 1);
@@ -224,4 +224,47 @@ fn the_index_agrees_with_a_plain_map_under_random_operations() {
         }
     }
     assert!(most > 100, "many lists were in play: {most}");
+}
+
+/// The deletion of a vhost walked through all that there was, of other vhosts too, while nothing was committed.
+#[test]
+fn a_vhost_with_many_keys_and_queues_is_deleted_in_small_steps() {
+    const MANY: u64 = 1_000;
+    let (gone, stays) = (VhostId(7), VhostId(8));
+    let mut index = Index::default();
+    for vhost in [gone, stays] {
+        for n in 0..MANY {
+            let name = n.to_be_bytes();
+            let key = key::key(vhost, key::KeyKind::Subscription, &[&name]);
+            let at = Position { segment: 1, offset: 8 };
+            index.key(&key, record(at, n, false));
+            let queue = QueueId::new(vhost, n).expect("a number");
+            index.insert(queue, 1, 2);
+            let root = Root::At(at);
+            let route = Route {
+                queue,
+                seq: 2,
+                flags: 0,
+            };
+            index.join(route, root, 2, 0);
+        }
+    }
+    let live = |index: &Index| (index.live(1).keys, index.live(2).routes);
+    assert_eq!(live(&index), (2 * MANY, 4 * MANY));
+    index.delete_vhost(gone);
+    assert!(index.is_deleting() && index.keys.len() as u64 == MANY);
+    let queue = QueueId::new(gone, 0).expect("a number");
+    assert_eq!(index.lookup(queue, 1), None, "nothing of it is found");
+    assert_eq!(live(&index), (2 * MANY, 4 * MANY), "it still counts");
+    let mut steps = 0;
+    while index.go_on_deleting(50) {
+        steps += 1;
+        let (keys, routes) = live(&index);
+        assert!(2 * MANY - keys + (4 * MANY - routes) / 2 <= steps * 50);
+    }
+    assert_eq!(steps, 2 * MANY / 50);
+    assert_eq!(live(&index), (MANY, 2 * MANY));
+    assert_eq!(index.moves.len() as u64, MANY);
+    let queue = QueueId::new(stays, 0).expect("a number");
+    assert_eq!(index.lookup(queue, 1), Some(2));
 }

@@ -81,6 +81,8 @@ impl<D: Disk> Store<D> {
     }
 
     pub(in crate::store) fn write_checkpoint(&mut self, now: Now) -> Result<(), StoreError> {
+        // It says nothing of what a deleted vhost had.
+        while self.go_on_deleting() {}
         // What it covers must survive a power cut.
         self.sync()?;
         for segment in self.segments.values_mut() {
@@ -156,6 +158,12 @@ impl<D: Disk> Store<D> {
         };
         draft.publish(disk)?;
         Ok(written)
+    }
+
+    /// Goes on with the deletion of vhosts. Returns whether there is more.
+    pub(super) fn go_on_deleting(&mut self) -> bool {
+        let is_deleting = self.shared.index.read().is_deleting();
+        is_deleting && self.shared.index.write().go_on_deleting(DELETED_AT_ONCE)
     }
 
     /// Recycles or removes some segments that are dead and not being read. Returns whether there are more.
@@ -279,6 +287,8 @@ const RESTING_SEGMENTS: u64 = 4;
 const RETIRED_AT_ONCE: usize = 4;
 /// The most keys looked up while the index is locked.
 const KEYS_AT_ONCE: usize = 1024;
+/// The most keys and queues of deleted vhosts that are forgotten at once.
+const DELETED_AT_ONCE: usize = 8 * 1024;
 /// How soon after a commit empty segments are noticed.
 pub(super) const RECLAIM_LOOK: Duration = Duration::from_secs(5);
 /// Time between checkpoints while segments wait for one to be recycled. It takes two, and so at most a minute.

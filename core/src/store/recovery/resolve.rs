@@ -142,7 +142,7 @@ impl<D: Disk> Recovery<D> {
                 self.index.insert(id, entry.seq, entry.at.segment);
                 messages.add(*entry);
             }
-            let index = self.index.queues.entry(id).or_default();
+            let index = self.index.queues.get_or_default(id);
             // A packet id outlives its message only when the message is not needed any more: after PUBREC.
             let mut packet_ids = queue.packet_ids;
             packet_ids.retain(|(seq, _, released)| *released || index.lookup(*seq).is_some());
@@ -188,6 +188,7 @@ impl<D: Disk> Recovery<D> {
             if let Some(vhost) = key::as_vhost(&key) {
                 let known = self.index.vhosts.get(&vhost).cloned().unwrap_or_default();
                 self.index.delete_vhost(vhost);
+                while self.index.go_on_deleting(usize::MAX) {}
                 for (_, queue) in self.queues.range_mut(QueueId::all_of(vhost)) {
                     queue.deleted = true;
                 }
@@ -213,7 +214,7 @@ impl<D: Disk> Recovery<D> {
             return Ok(BTreeMap::new());
         };
         let mut counting: HashMap<QueueId, Counting<'_>> = HashMap::new();
-        for (id, known) in &checkpoint.index.queues {
+        for (id, known) in checkpoint.index.queues.iter() {
             if let Some(found) = self.queues.get(id).filter(|found| !found.deleted) {
                 counting.insert(*id, Counting::new(known, found));
             }
