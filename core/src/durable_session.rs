@@ -13,10 +13,10 @@ use crate::ledger::{self, Charge, Ledger, ObjectKind};
 use crate::packet_ids::{self, PacketIds};
 use crate::properties::Name;
 use crate::queue::credit::Credit;
+use crate::segmented::SegmentedMap;
 use crate::seldom::Seldom;
 use crate::slots::{ConsumerKey, Link, QueueKey, SessionKey, Slots};
 use crate::time::{Time, Wall};
-use hashbrown::HashMap;
 use std::collections::{BTreeMap, VecDeque};
 use std::mem::size_of;
 use std::ops::{Index, IndexMut};
@@ -158,7 +158,7 @@ impl DurableSession {
 #[derive(Default)]
 pub(crate) struct Sessions {
     slots: Slots<SessionKey, DurableSession>,
-    by_id: HashMap<Name, SessionKey>,
+    by_id: SegmentedMap<Name, SessionKey>,
 }
 
 impl Sessions {

@@ -11,13 +11,13 @@ use crate::fault::{Fault, FaultKind};
 use crate::message::{Dialect, route_hash};
 use crate::policy::Applied;
 use crate::properties::{Codecs, Name, Table, Value};
+use crate::segmented::{Segmented, SegmentedMap};
 use bindings::Removal;
 use cache::RouteCache;
 use counts::Named;
 use edge::Edge;
 use foldhash::fast::RandomState;
 use generations::Generations;
-use hashbrown::{HashMap, HashTable};
 use slab::Slab;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -71,11 +71,11 @@ pub struct Router {
     exchange_names: BTreeMap<Name, u32>,
     bindings: Slab<Edge>,
     /// All bindings by their identity. Never iterated: its order is random.
-    identities: HashTable<BindingId>,
+    identities: Segmented<BindingId>,
     /// Slots of queues by name. The hash is the one that messages to the default exchange carry. Never iterated.
-    queue_names: HashTable<(Name, QueueSlot)>,
+    queue_names: Segmented<(Name, QueueSlot)>,
     /// Never iterated.
-    queues: HashMap<QueueSlot, Queue, RandomState>,
+    queues: SegmentedMap<QueueSlot, Queue>,
     hasher: RandomState,
     generations: Generations,
     cache: RouteCache,
@@ -168,9 +168,9 @@ impl Router {
             exchanges: Slab::new(),
             exchange_names: BTreeMap::new(),
             bindings: Slab::new(),
-            identities: HashTable::new(),
-            queue_names: HashTable::new(),
-            queues: HashMap::default(),
+            identities: Segmented::default(),
+            queue_names: Segmented::default(),
+            queues: SegmentedMap::default(),
             hasher: RandomState::default(),
             generations: Generations::new(),
             cache: RouteCache::new(),
@@ -411,7 +411,7 @@ impl Router {
         self.queue_names
             .insert_unique(hash, (name.clone(), slot), |(name, _)| queue_hash(name));
         let serial = self.next_serial();
-        let queue = self.queues.entry(slot).or_default();
+        let queue = self.queues.get_or_default(slot);
         queue.name = Some(name.clone());
         queue.serial = serial;
     }
@@ -556,12 +556,10 @@ impl Router {
     }
 
     fn forget_name(&mut self, slot: QueueSlot) {
-        if let Some(name) = self.queues.get_mut(&slot).and_then(|queue| queue.name.take())
-            && let Ok(entry) = self
-                .queue_names
-                .find_entry(queue_hash(&name), |(other, _)| *other == name)
-        {
-            entry.remove();
+        if let Some(name) = self.queues.get_mut(&slot).and_then(|queue| queue.name.take()) {
+            let hash_of = |(name, _): &(Name, QueueSlot)| queue_hash(name);
+            self.queue_names
+                .remove(queue_hash(&name), |(other, _)| *other == name, hash_of);
         }
     }
 }

@@ -157,6 +157,7 @@ impl<K: Key, T> Slots<K, T> {
     pub(crate) fn values(&self) -> impl Iterator<Item = &T> {
         self.slots.iter().filter_map(|place| place.value.as_ref())
     }
+    #[cfg(test)]
     pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.slots.iter_mut().filter_map(|place| place.value.as_mut())
     }

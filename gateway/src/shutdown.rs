@@ -3,6 +3,7 @@
 use crate::exit::Failure;
 use crate::node::Node;
 use crate::threads::IoThreads;
+use gatepost_core::event::CloseReason;
 use std::future::Future;
 use std::io;
 use std::process;
@@ -88,7 +89,7 @@ pub(crate) async fn run<L>(
     node.health.stopping.store(true, Ordering::Relaxed);
     drop(listeners);
     for vhost in node.vhosts.list().iter() {
-        vhost.enter(|engine| engine.shutdown());
+        vhost.end_links(CloseReason::Shutdown);
     }
     while node.attached.load(Ordering::Relaxed) > 0 && began.elapsed() < GOODBYES {
         tokio::time::sleep(LOOK_EVERY).await;

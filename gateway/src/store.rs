@@ -6,6 +6,7 @@ use crate::exit::Failure;
 use crate::machine;
 use crate::node::Node;
 use crate::service_manager::ServiceManager;
+use gatepost_core::event::CloseReason;
 use gatepost_core::store::disk::RealDisk;
 use gatepost_core::store::{self, Opening, Recovered, StoreError, StoreSettings};
 use gatepost_core::time::Wall;
@@ -135,7 +136,7 @@ pub(crate) fn failure(data: &Path, error: StoreError) -> Failure {
 pub(crate) fn log_failed(node: &Node, why: &dyn fmt::Display) {
     node.health.poisoned.store(true, Ordering::Relaxed);
     for vhost in node.vhosts.list().iter() {
-        vhost.enter(|engine| engine.shutdown());
+        vhost.end_links(CloseReason::Shutdown);
     }
     node.vhosts.log().close();
     let config = node.config();

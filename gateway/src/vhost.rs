@@ -170,8 +170,13 @@ impl Vhost {
     /// Ends a deleted vhost: tells its connections, and stops logging.
     pub(crate) fn end(&self, reason: CloseReason) {
         self.lock().is_ended = true;
-        self.enter(|engine| engine.end(reason));
+        self.end_links(reason);
         self.timer.notify_one();
+    }
+
+    /// Tells all connections that they end, in as many holds as it takes.
+    pub(crate) fn end_links(&self, reason: CloseReason) {
+        while self.enter(|engine| engine.end(reason)) {}
     }
 
     /// The engine's use of memory.

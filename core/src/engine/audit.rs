@@ -377,7 +377,7 @@ impl Engine {
                 .is_some_and(|c| self.queues.contains(c.queue) && self.is_servable(c.queue, *key))
         });
         l.closed.is_some()
-            || (l.publishes && l.told != self.pressure)
+            || (l.publishes && l.told != self.pressure && !self.rounds.tells_of_pressure())
             || !l.verdicts.is_empty()
             || confirms
             || l.has_more()

@@ -21,6 +21,9 @@
 //! | expiry, length limits, consumers passed over | a budget of their own, and 32 units for each queue after that |
 //! | eviction, deferred drops | steps of their own (`memory.rs`) |
 //! | a jump of the clock | a unit for each queue and session |
+//! | pressure, connections that are ended, room on the disk again | rounds: a unit for each connection, 32 for each queue (`rounds.rs`) |
+//! | queues that wait for the same | 32 of them are dispatched in a turn, the others later (`touch_some`) |
+//! | growth of tables | the entries of a segment, some hundred (`segmented.rs`) |
 
 use super::Settings;
 use crate::fault::Fault;

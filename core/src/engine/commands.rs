@@ -8,6 +8,7 @@ use super::{Applied, Engine, done};
 use crate::command::Command;
 use crate::durable_session::CHANNEL;
 use crate::event::{Event, Op};
+use crate::freed;
 use crate::slots::Link;
 use crate::time::Now;
 
@@ -32,6 +33,9 @@ impl Engine {
             if let Err(unfinished) = self.apply_one(link, command, &mut budget) {
                 // The unfinished command is the first of the next hold.
                 commands[done] = unfinished;
+                if budget.is_spent() {
+                    freed::put_together();
+                }
                 break;
             }
             budget.spend(1 + self.take_listed_units());

@@ -20,7 +20,9 @@ use std::time::Duration;
 
 /// Work units that each queue's dispatch still has for work other than handing out (expired messages, consumers passed
 /// over) when the turn has spent its own. So a queue that takes long does not stop the others.
-const DISPATCH_LEAST: usize = 32;
+pub(super) const DISPATCH_LEAST: usize = 32;
+/// The most queues of a list that are dispatched in one turn. Each may cost [`DISPATCH_LEAST`].
+const DISPATCHED_AT_ONCE: usize = 32;
 /// Consumers passed over that cost one work unit.
 const PASSED_OVER_PER_UNIT: usize = 16;
 /// Entries of a channel's or session's list of consumers that cost one work unit.
@@ -112,18 +114,44 @@ impl Engine {
             && !q.dispatched_later
         {
             q.dispatched_later = true;
-            self.behind.dispatches.push(queue);
+            self.behind.dispatches.push_back(queue);
             self.timers.set_deferred(self.now.monotonic + SOON);
         }
     }
 
-    /// At the beginning of a turn: touches the queues whose dispatch the former turn did not finish.
+    /// At the beginning of a turn: touches some of the queues whose dispatch former turns did not finish.
     #[inline]
     pub(crate) fn touch_deferred(&mut self) {
-        while let Some(queue) = self.behind.dispatches.pop() {
+        if self.behind.dispatches.is_empty() {
+            return;
+        }
+        for _ in 0..DISPATCHED_AT_ONCE {
+            let Some(queue) = self.behind.dispatches.pop_front() else {
+                return;
+            };
             if let Some(q) = self.queues.get_mut(queue) {
                 q.dispatched_later = false;
                 self.queues.touch(queue);
+            }
+        }
+        if !self.behind.dispatches.is_empty() {
+            self.timers.set_deferred(self.now.monotonic + SOON);
+        }
+    }
+
+    /// Has queues dispatched: a few in this turn, the others in those that follow. For lists of which a client chooses how long
+    /// they are.
+    pub(crate) fn touch_some(&mut self, queues: impl IntoIterator<Item = QueueKey>) {
+        let mut left = DISPATCHED_AT_ONCE;
+        for queue in queues {
+            if self.queues.get(queue).is_none_or(|q| q.touched) {
+                continue;
+            }
+            if left > 0 {
+                left -= 1;
+                self.touch(queue);
+            } else {
+                self.dispatch_later(queue);
             }
         }
     }
@@ -288,11 +316,10 @@ impl Engine {
 
     pub(crate) fn touch_queues_of(&mut self, consumers: &[ConsumerKey]) {
         self.listed_units += consumers.len() / CONSUMERS_PER_UNIT;
-        for key in consumers {
-            if let Some(queue) = self.consumers.get(*key).map(|c| c.queue) {
-                self.touch(queue);
-            }
-        }
+        let queues: Vec<QueueKey> = (consumers.iter())
+            .filter_map(|key| Some(self.consumers.get(*key)?.queue))
+            .collect();
+        self.touch_some(queues);
     }
 
     /// Schedules a check of the head for the time when it expires, because no consumer takes it.

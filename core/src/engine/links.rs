@@ -49,7 +49,4 @@ impl Links {
     pub(crate) fn iter(&self) -> impl Iterator<Item = &LinkState> {
         self.slots.values().map(|l| &**l)
     }
-    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut LinkState> {
-        self.slots.values_mut().map(|l| &mut **l)
-    }
 }

@@ -11,10 +11,10 @@ use crate::message::Message;
 use crate::queue::Queue;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::ready::Ready;
+use crate::segmented::SegmentedMap;
 use crate::slots::{Link, QueueKey, SessionKey};
 use crate::store::{QueueId, Request};
 use crate::time::Time;
-use hashbrown::HashMap;
 use std::collections::VecDeque;
 use std::time::Duration;
 
@@ -46,7 +46,7 @@ pub(crate) struct Memory {
     /// Queues that wait for others' reads to finish before their own can be requested.
     pub(super) awaiting_reads: VecDeque<QueueKey>,
     /// Bodies being read for deliveries that are sent again: the session, and the packet id.
-    pub(crate) resends: HashMap<(QueueId, u64), (SessionKey, u16)>,
+    pub(crate) resends: SegmentedMap<(QueueId, u64), (SessionKey, u16)>,
     /// Entries of purged and deleted queues, to be dropped in slices. Dropping all at once would be a long hold.
     to_drop: VecDeque<Ready>,
     /// Requests for the reader, taken by `drain`.

@@ -64,6 +64,7 @@ mod reply_address;
 mod resending;
 mod retained_loads;
 mod retaining;
+mod rounds;
 mod routing;
 mod sessions;
 mod settling;
@@ -120,7 +121,7 @@ use outbox::Out;
 use queues::{Behind, Queues};
 use retained_loads::RetainedLoads;
 use staging::{Gate, Staging};
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use successors::Successors;
 use throttling::Throttling;
@@ -305,7 +306,7 @@ pub struct Engine {
     retained_loads: RetainedLoads,
     queues: Queues,
     /// Channels with rejected deliveries whose dead-lettering is postponed.
-    postponed: Vec<(Link, ChannelNumber)>,
+    postponed: BTreeSet<(Link, ChannelNumber)>,
     /// Dead letters and wills that are not published yet.
     internal: VecDeque<Internal>,
     /// How far the routing of the first of `internal` got when it stopped.
@@ -325,6 +326,8 @@ pub struct Engine {
     ending_purges: VecDeque<QueueKey>,
     /// Routings that stopped: the memory they occupy, and the links that wait for some.
     walks: walks::Walks,
+    /// What is being told to all links or queues.
+    rounds: rounds::Rounds,
     /// See [`Engine::damaged_definitions`].
     damaged_definitions: u64,
     links: Links,
@@ -391,7 +394,7 @@ impl Engine {
             now: Now::default(),
             retained: Retained::default(),
             retained_loads: RetainedLoads::default(),
-            postponed: Vec::new(),
+            postponed: BTreeSet::new(),
             internal: VecDeque::new(),
             internal_walk: None,
             internal_budget: Budget::default(),
@@ -401,6 +404,7 @@ impl Engine {
             behind: Behind::default(),
             ending_purges: VecDeque::new(),
             walks: walks::Walks::default(),
+            rounds: rounds::Rounds::default(),
             damaged_definitions: 0,
             links: Links::default(),
             consumers: Slots::default(),
@@ -586,6 +590,7 @@ impl Engine {
 
     /// Reports pressure from outside the engine (free disk space, slow commits), or its end.
     pub fn set_pressure(&mut self, pressure: Option<Pressure>) {
+        self.renew_budgets();
         let was_short = self.is_disk_short();
         self.node_pressure = pressure;
         if was_short && !self.is_disk_short() {
@@ -598,6 +603,7 @@ impl Engine {
         }
         self.dispatch_touched();
         self.relieve_memory();
+        self.note_hold(&Budget::default());
     }
 
     /// Whether publishers wait or are refused because disk space is short.
@@ -607,28 +613,6 @@ impl Engine {
     /// Whether the rest of the disk is reserved for settles, so that nothing else is logged.
     fn is_full(&self) -> bool {
         self.node_pressure == Some(Pressure::Full)
-    }
-
-    /// Closes all links with `CloseReason::Shutdown`. Their drivers then send `Detach`.
-    pub fn shutdown(&mut self) {
-        self.end(CloseReason::Shutdown);
-    }
-
-    /// Closes all links, and all that attach later, for this reason. Their drivers then send `Detach`.
-    pub fn end(&mut self, reason: CloseReason) {
-        self.ended = Some(reason);
-        for l in self.links.iter_mut() {
-            l.closed = Some(reason);
-            l.wake(&mut self.wakes);
-        }
-    }
-
-    /// Closes the links of a user. Their drivers then send `Detach`.
-    pub fn end_user(&mut self, user: &str, reason: CloseReason) {
-        for l in self.links.iter_mut().filter(|l| *l.access.user == *user) {
-            l.closed = Some(reason);
-            l.wake(&mut self.wakes);
-        }
     }
 
     /// Closes one link on request of an operator, who may give a reason. Its driver then sends `Detach`.
@@ -675,9 +659,12 @@ impl Engine {
     /// Begins a turn.
     fn begin(&mut self, now: Now) {
         self.now = now;
+        self.renew_budgets();
+        self.touch_deferred();
+    }
+    fn renew_budgets(&mut self) {
         self.internal_budget = Budget::of_hold(&self.settings);
         self.side_budget = Budget::of_hold(&self.settings);
-        self.touch_deferred();
     }
 
     /// Notes how much work a hold did. Others waited that long.

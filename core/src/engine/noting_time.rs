@@ -115,9 +115,8 @@ impl Engine {
     pub(crate) fn note_time(&mut self, wall: Wall) {
         self.time.noted = self.time.noted.max(wall);
         self.time.underway = self.time.underway.filter(|later| *later > wall);
-        for queue in std::mem::take(&mut self.time.queues) {
-            self.touch(queue);
-        }
+        let queues = std::mem::take(&mut self.time.queues);
+        self.touch_some(queues);
         if std::mem::take(&mut self.time.retained) {
             self.timers.set_retained(self.now.monotonic);
         }

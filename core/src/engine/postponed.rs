@@ -40,7 +40,7 @@ impl Engine {
         };
         let c = l.channel(channel);
         if c.postponed.is_none() {
-            self.postponed.push((link, channel));
+            self.postponed.insert((link, channel));
         }
         let postponed = c.postponed.get_or_insert_default();
         postponed.numbered += 1;
@@ -59,14 +59,7 @@ impl Engine {
         if !self.postponed.is_empty() {
             self.timers.set(self.now.monotonic + POSTPONED_EVERY, Timer::Postponed);
         }
-        let dead_letters = self
-            .queues
-            .iter()
-            .filter(|(_, q)| q.arguments.dead_letter_exchange.is_some());
-        let waiting: Vec<QueueKey> = dead_letters.map(|(queue, _)| queue).collect();
-        for queue in waiting {
-            self.touch(queue);
-        }
+        self.dispatch_postponed();
     }
 
     /// Dead-letters some of what was postponed.
@@ -89,7 +82,7 @@ impl Engine {
                         self.memory.drop_body(&entry.body);
                     }
                 }
-                None => self.postponed.retain(|of| *of != (link, channel)),
+                None => _ = self.postponed.remove(&(link, channel)),
             }
         }
     }
@@ -117,7 +110,7 @@ impl Engine {
         let c = self.links.get_mut(link)?.find_channel(channel)?;
         let Some(delivered) = c.postponed.as_mut()?.rejected.pop_upto(u64::MAX) else {
             c.postponed = None;
-            self.postponed.retain(|of| *of != (link, channel));
+            self.postponed.remove(&(link, channel));
             return None;
         };
         self.count_released(link, delivered.cost());

@@ -3,16 +3,16 @@
 use crate::binding::QueueSlot;
 use crate::message::Message;
 use crate::queue::Queue;
+use crate::segmented::SegmentedMap;
 use crate::slots::{QueueKey, Slots};
 use crate::store::{QueueAcks, QueueId, VhostId};
-use hashbrown::HashMap;
 use std::collections::VecDeque;
 use std::ops::{Index, IndexMut};
 
 /// All queues. The log identifies a queue by its number, the router by its slot. The router finds queues by name.
 pub(crate) struct Queues {
     slots: Slots<QueueKey, Queue>,
-    by_number: HashMap<QueueId, QueueKey>,
+    by_number: SegmentedMap<QueueId, QueueKey>,
     vhost: VhostId,
     /// The number of the next queue in the vhost. Numbers are never reused.
     next_number: u64,
@@ -29,7 +29,7 @@ pub(crate) struct Touched(Vec<QueueKey>);
 #[derive(Default)]
 pub(crate) struct Behind {
     /// To be dispatched in the next turn: see [`Queue::dispatched_later`].
-    pub(super) dispatches: Vec<QueueKey>,
+    pub(super) dispatches: VecDeque<QueueKey>,
     /// Above their limits: see [`Queue::overfull`].
     pub(super) overfull: VecDeque<QueueKey>,
     /// Messages that full queues refused and that are still to be dead-lettered.
@@ -52,7 +52,7 @@ impl Queues {
         Queues {
             vhost,
             slots: Slots::default(),
-            by_number: HashMap::new(),
+            by_number: SegmentedMap::default(),
             next_number: 1,
             touched: Touched::default(),
             unlogged_acks: Vec::new(),

@@ -3,6 +3,7 @@
 use super::Engine;
 use super::budget::Budget;
 use super::timers::Timer;
+use crate::freed;
 use crate::time::{Now, Time};
 
 /// Work units of a timer, without the work that it causes.
@@ -36,9 +37,13 @@ impl Engine {
                 Timer::Policies => self.review_later(&mut budget),
                 Timer::Clock => self.go_on_with_clock(&mut budget),
                 Timer::Trace(id) => self.look_at_trace(id),
+                Timer::Rounds => self.go_on_with_rounds(&mut budget),
                 Timer::Postponed => self.end_postponed(&mut budget),
             }
             budget.spend(TIMER_WORK);
+        }
+        if budget.is_spent() {
+            freed::put_together();
         }
         self.dispatch_touched();
         self.relieve_memory();

@@ -24,6 +24,8 @@ pub(crate) enum Timer {
     Walks,
     /// The clock has jumped ahead, so that what depends on it is due sooner.
     Clock,
+    /// Links or queues are still to be told something.
+    Rounds,
     /// Policies have changed: the queues and exchanges they apply to are to be reviewed.
     Policies,
     /// That trace may have ended.

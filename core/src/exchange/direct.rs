@@ -1,13 +1,12 @@
 //! Direct exchanges: a binding matches if its key equals the message's key. AMQP 0-9-1 3.1.3.1.
 
 use super::BindingId;
+use crate::segmented::SegmentedMap;
 use crate::topic::Ids;
-use foldhash::fast::RandomState;
-use hashbrown::HashMap;
 
 /// Bindings by key. Never iterated: its order is random.
 #[derive(Default)]
-pub(crate) struct Direct(HashMap<Box<str>, Ids, RandomState>);
+pub(crate) struct Direct(SegmentedMap<Box<str>, Ids>);
 
 impl Direct {
     pub(crate) fn insert(&mut self, key: &str, id: BindingId) {

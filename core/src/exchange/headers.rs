@@ -19,9 +19,8 @@ use super::BindingId;
 use super::bits::{Bitmap, Bits, Word};
 use crate::ledger::{allocation, hashed};
 use crate::properties::{Table, Value};
+use crate::segmented::SegmentedMap;
 use crate::topic::Ids;
-use foldhash::fast::RandomState;
-use hashbrown::HashMap;
 use pairs::{Pair, Pairs, pair_bytes};
 use slab::Slab;
 use smallvec::SmallVec;
@@ -42,7 +41,7 @@ pub(crate) use message::MessageHeaders;
 #[derive(Default)]
 pub(crate) struct Headers {
     /// Never iterated: its order is random.
-    bindings: HashMap<BindingId, Criteria, RandomState>,
+    bindings: SegmentedMap<BindingId, Criteria>,
     pairs: Pairs,
     /// Bindings without criteria, which match every message.
     always: Ids,

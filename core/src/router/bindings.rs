@@ -189,7 +189,7 @@ impl Router {
         self.bytes += binding_bytes(exchange.table.kind(), key, &binding.arguments, is_logged(&binding));
         exchange.outgoing.insert(id);
         match end {
-            End::Queue(slot) => self.queues.entry(slot).or_default().bindings.insert(id),
+            End::Queue(slot) => self.queues.get_or_default(slot).bindings.insert(id),
             End::Exchange(other) => self.exchanges[other as usize].incoming.insert(id),
         };
         let serial = self.next_serial();
@@ -255,10 +255,14 @@ impl Router {
 
     pub(super) fn drop_binding(&mut self, id: BindingId, removal: &mut Removal) {
         self.touch(id);
-        let hash = self.bindings[id as usize].identity_hash(&self.hasher);
-        if let Ok(entry) = self.identities.find_entry(hash, |&other| other == id) {
-            entry.remove();
-        }
+        let Router {
+            identities,
+            bindings,
+            hasher,
+            ..
+        } = self;
+        let hash_of = |&id: &BindingId| bindings[id as usize].identity_hash(hasher);
+        identities.remove(hash_of(&id), |&other| other == id, hash_of);
         let edge = self.bindings.remove(id as usize);
         let source = &mut self.exchanges[edge.source as usize];
         let shared = source.table.memory();

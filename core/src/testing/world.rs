@@ -84,7 +84,14 @@ pub struct World {
     /// The time that the system's clock was set to, until the next start.
     clock_set: Option<Wall>,
     audits: bool,
+    stopwatch: Option<Stopwatch>,
     pub(super) piped: Piped,
+}
+
+/// How long holds of the lock take.
+struct Stopwatch {
+    clock: fn() -> Duration,
+    longest: Duration,
 }
 
 /// The external server that knows the rights of some users.
@@ -196,6 +203,7 @@ impl World {
             tick_at: None,
             clock_set: None,
             audits: true,
+            stopwatch: None,
             piped: Piped::new(seed),
         };
         world.start();
@@ -698,6 +706,16 @@ impl World {
     pub fn set_audits(&mut self, on: bool) {
         self.audits = on;
     }
+    /// Has each hold of the lock timed by a clock of the test: this one reads none.
+    pub fn time_holds(&mut self, clock: fn() -> Duration) {
+        let longest = Duration::ZERO;
+        self.stopwatch = Some(Stopwatch { clock, longest });
+    }
+    /// How long the longest hold took since the last call, if they are timed.
+    pub fn take_longest_hold(&mut self) -> Duration {
+        let stopwatch = self.stopwatch.as_mut();
+        stopwatch.map_or(Duration::ZERO, |watch| std::mem::take(&mut watch.longest))
+    }
     /// Asserts that connections that are gone left nothing: no messages, consumers, confirms, answers.
     pub fn assert_idle(&self) {
         self.engine.assert_idle();
@@ -706,9 +724,13 @@ impl World {
     /// One hold of the engine's lock, as in the gateway.
     pub fn turn<T>(&mut self, turn: impl FnOnce(&mut Engine) -> T) -> T {
         let mut wakes = Wakes::default();
+        let began = self.stopwatch.as_ref().map(|watch| (watch.clock)());
         let result = turn(&mut self.engine);
         let mut batch = Batch::default();
         self.engine.drain(&mut batch, &mut self.asked, &mut wakes);
+        if let (Some(watch), Some(began)) = (&mut self.stopwatch, began) {
+            watch.longest = watch.longest.max((watch.clock)().saturating_sub(began));
+        }
         if !batch.is_empty() {
             self.submitted.push(batch);
         }

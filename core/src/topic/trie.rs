@@ -14,8 +14,9 @@
 use super::ids::Ids;
 use super::{Level, Levels, Pattern};
 use crate::ledger;
+use crate::segmented::Segmented;
 use foldhash::fast::RandomState;
-use hashbrown::{HashSet, HashTable};
+use hashbrown::HashSet;
 use slab::Slab;
 use smallvec::SmallVec;
 use std::hash::BuildHasher;
@@ -26,7 +27,7 @@ pub(crate) struct Trie {
     nodes: Slab<Node>,
     /// Literal edges of all nodes, by parent and label; the value is the child's index. Never iterated: its order is
     /// random.
-    edges: HashTable<u32>,
+    edges: Segmented<u32>,
     hasher: RandomState,
     /// Bytes that the labels of literal edges occupy.
     labels: usize,
@@ -128,7 +129,7 @@ impl Default for Trie {
         nodes.insert(Node::new(NONE, Edge::Root, false, 0));
         Trie {
             nodes,
-            edges: HashTable::new(),
+            edges: Segmented::default(),
             hasher: RandomState::default(),
             labels: 0,
             serial: 0,
@@ -350,9 +351,10 @@ impl Trie {
                 Edge::Literal(label) => {
                     self.labels -= label_bytes(label);
                     let hash = self.hash(parent, label);
-                    if let Ok(entry) = self.edges.find_entry(hash, |&child| child == at) {
-                        entry.remove();
-                    }
+                    let Trie {
+                        nodes, edges, hasher, ..
+                    } = self;
+                    edges.remove(hash, |&child| child == at, |&child| rehash(hasher, nodes, child));
                     self.nodes[parent as usize].literals -= 1;
                 }
                 Edge::One => self.nodes[parent as usize].one = NONE,
@@ -475,7 +477,7 @@ mod tests {
                 assert!(trie.remove(&pattern, value));
             }
             assert!(
-                trie.is_empty() && trie.edges.is_empty(),
+                trie.is_empty() && trie.edges.len() == 0,
                 "seed {seed} leaves nodes behind"
             );
         }

@@ -9,7 +9,7 @@ use crate::terms::Terms;
 use crate::threads::IoThreads;
 use crate::transport::{Door, Socket};
 use gatepost_core::command::{Attach, Command, Login, Said};
-use gatepost_core::event::Event;
+use gatepost_core::event::{CloseReason, Event};
 use gatepost_core::properties::{Origin, Properties, PropertyCodec};
 use gatepost_core::session::{Close, Cx, Protocol, ReadInterest, Session, TURN_WORK};
 use gatepost_core::store::Recovered;
@@ -414,7 +414,7 @@ fn a_stop_says_goodbye_to_everyone() {
         send(client, "login\n");
         expect(client, "attached\n");
     }
-    bench.node.vhosts.list()[0].enter(|engine| engine.shutdown());
+    bench.node.vhosts.list()[0].end_links(CloseReason::Shutdown);
     for client in &clients {
         assert_eq!(rest(client), b"closed\n");
     }

@@ -7,9 +7,9 @@ use crate::arguments::hash_value;
 use crate::exchange::bits::Bits;
 use crate::ledger::hashed;
 use crate::properties::{Name, Value};
+use crate::segmented::SegmentedMap;
 use crate::topic::Ids;
 use foldhash::fast::RandomState;
-use hashbrown::HashMap;
 use slab::Slab;
 use smallvec::SmallVec;
 use std::hash::BuildHasher;
@@ -20,7 +20,7 @@ pub(super) struct Pairs {
     /// Places are the pairs' numbers. They are dense, so that a binding's numbers need few words of bits.
     list: Slab<Pair>,
     /// Numbers of pairs by hash. Where hashes collide, names and values are compared.
-    by_hash: HashMap<u64, Numbers, RandomState>,
+    by_hash: SegmentedMap<u64, Numbers>,
     /// Counts pairs removed, after which a number may be reused.
     changes: u64,
     hasher: RandomState,
@@ -101,7 +101,7 @@ impl Pairs {
             one: Ids::default(),
             each: Bits::default(),
         }) as u32;
-        self.by_hash.entry(hash).or_default().push(number);
+        self.by_hash.get_or_default(hash).push(number);
         number
     }
 
@@ -136,6 +136,6 @@ impl Pairs {
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.list.is_empty() && self.by_hash.is_empty()
+        self.list.is_empty() && self.by_hash.len() == 0
     }
 }

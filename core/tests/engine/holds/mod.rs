@@ -11,6 +11,7 @@ mod deletions;
 mod limits;
 mod policies;
 mod publishing;
+mod rounds;
 mod sessions;
 mod sizes;
 mod transactions;

@@ -1,0 +1,161 @@
+//! What is told to all connections, or to all queues, is told in many holds.
+
+use super::*;
+use gatepost_core::event::{CloseReason, Pressure};
+use gatepost_core::properties::Value;
+
+/// More than are told in one of [`small_holds`].
+const CLIENTS: usize = 60;
+
+/// Connections that have published and rest.
+fn publishers(w: &mut World) -> Vec<Client> {
+    let clients: Vec<Client> = (0..CLIENTS).map(|_| w.connect("amqp")).collect();
+    for client in &clients {
+        run(w, *client, [put_transient("nowhere", "m")]);
+    }
+    clients
+}
+
+fn due(w: &World, clients: &[Client]) -> usize {
+    clients.iter().filter(|client| w.is_due(**client)).count()
+}
+
+/// All publishers were told of pressure in the hold in which it began, and again in the one in which it ended.
+#[test]
+fn very_many_publishers_are_told_of_pressure_in_many_holds() {
+    let mut w = small_holds();
+    let clients = publishers(&mut w);
+    for (pressure, heard) in [(Some(Pressure::Disk), "flow Some(Disk)"), (None, "flow None")] {
+        assert_eq!(due(&w, &clients), 0);
+        w.set_pressure(pressure);
+        let first = due(&w, &clients);
+        assert!((1..CLIENTS / 2).contains(&first), "{first} were told at once");
+        w.advance(ms(1));
+        assert_eq!(due(&w, &clients), CLIENTS);
+        for client in &clients {
+            assert_eq!(now(&mut w, *client), [heard]);
+        }
+    }
+}
+
+/// Pressure ends while some are still to be told of it: they hear of nothing, or of both, and nobody is forgotten.
+#[test]
+fn pressure_that_ends_while_it_is_told_is_told_to_those_who_know_of_it() {
+    let mut w = small_holds();
+    let clients = publishers(&mut w);
+    w.set_pressure(Some(Pressure::Disk));
+    let told: Vec<Client> = clients.iter().copied().filter(|client| w.is_due(*client)).collect();
+    for client in &told {
+        assert_eq!(now(&mut w, *client), ["flow Some(Disk)"]);
+    }
+    w.set_pressure(None);
+    w.advance(ms(1));
+    for client in &clients {
+        let heard = now(&mut w, *client);
+        let expected: &[&str] = if told.contains(client) { &["flow None"] } else { &[] };
+        assert_eq!(heard, expected);
+    }
+}
+
+#[test]
+fn the_connections_of_a_user_end_in_many_holds_and_later_ones_stay() {
+    let mut w = small_holds();
+    let clients: Vec<Client> = (0..CLIENTS).map(|_| w.connect("amqp")).collect();
+    w.turn(|engine| engine.end_user("guest", CloseReason::UserDeleted));
+    assert!((1..CLIENTS / 2).contains(&due(&w, &clients)));
+    w.advance(ms(1));
+    for client in &clients {
+        assert_eq!(now(&mut w, *client), ["closed UserDeleted"]);
+    }
+    let later = w.connect("amqp");
+    w.advance(ms(1));
+    assert!(now(&mut w, later).is_empty());
+}
+
+#[test]
+fn all_connections_end_in_many_holds() {
+    let mut w = small_holds();
+    let clients: Vec<Client> = (0..CLIENTS).map(|_| w.connect("amqp")).collect();
+    let mut holds = 1;
+    while w.turn(|engine| engine.end(CloseReason::Shutdown)) {
+        holds += 1;
+        assert!(due(&w, &clients) <= 8 * holds);
+    }
+    assert_eq!(holds, CLIENTS.div_ceil(8));
+    for client in &clients {
+        assert_eq!(now(&mut w, *client), ["closed Shutdown"]);
+    }
+    // Who comes now is told at once.
+    let late = w.connect("amqp");
+    assert_eq!(hear(&mut w, late), ["closed Shutdown"]);
+}
+
+/// A durable queue whose messages expire into another one.
+fn expiring(name: &str) -> Command {
+    declare(name, |d| {
+        d.durable = true;
+        d.arguments.push("x-message-ttl", Value::Int(60_000, 32));
+        d.arguments.push("x-dead-letter-exchange", Value::text(""));
+        d.arguments.push("x-dead-letter-routing-key", Value::text("dead"));
+    })
+}
+
+/// While the disk was short, expired messages stayed in their queues. All queues were dispatched in the hold in which the disk
+/// had room again.
+#[test]
+fn what_queues_postponed_for_want_of_disk_goes_on_in_many_holds() {
+    const QUEUES: usize = 100;
+    let mut w = small_holds();
+    let c = w.connect("amqp");
+    run(&mut w, c, [durable("dead")]);
+    for n in 0..QUEUES {
+        let name = format!("q{n}");
+        run(&mut w, c, [expiring(&name), put(&name, "m")]);
+    }
+    // The log knows of a later time, so that nothing but the disk keeps them.
+    let deadline = w.now().wall + ms(90_000);
+    let retained = topic_message("t", "m", |e| {
+        e.retain = true;
+        e.deadline = Some(deadline);
+    });
+    run(&mut w, c, [mqtt_message(retained, 0)]);
+    w.set_pressure(Some(Pressure::Disk));
+    for _ in 0..5 {
+        w.advance(ms(30_000));
+        w.catch_up();
+    }
+    assert_eq!(w.counters().retained, 1, "all but the broker's own has expired");
+    let dead = |w: &World| w.counters().dead_lettered_expired as usize;
+    assert_eq!(dead(&w), 0);
+    w.set_pressure(None);
+    assert!(dead(&w) < QUEUES / 2, "{} at once", dead(&w));
+    for _ in 0..10 {
+        w.advance(ms(30_000));
+        w.catch_up();
+    }
+    assert_eq!(dead(&w), QUEUES);
+}
+
+/// Each channel that closed was looked for among all others that have something postponed.
+#[test]
+fn channels_with_postponed_rejections_close_one_by_one() {
+    let mut w = World::new(1);
+    let c = w.connect("amqp");
+    run(
+        &mut w,
+        c,
+        [durable("dead"), expiring("q"), put("q", "1"), put("q", "2")],
+    );
+    let heard = run(&mut w, c, [consume("q", 1)]);
+    assert_eq!(heard.iter().filter(|line| line.starts_with("deliver")).count(), 2);
+    w.set_pressure(Some(Pressure::Disk));
+    run(&mut w, c, [reject(1), reject(2)]);
+    run(&mut w, c, [close_channel()]);
+    w.set_pressure(None);
+    for _ in 0..5 {
+        w.advance(ms(30_000));
+        w.catch_up();
+    }
+    let c = w.counters();
+    assert_eq!((c.dead_lettered_expired, c.messages_ready), (2, 2), "they came back, and expired");
+}
