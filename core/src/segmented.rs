@@ -257,7 +257,7 @@ mod tests {
                 assert_eq!(map.insert(key, round), model.insert(key, round));
             } else {
                 assert_eq!(map.remove(&key), model.remove(&key));
-                assert!(!map.remove(&key).is_some());
+                assert!(map.remove(&key).is_none());
             }
             assert_eq!(map.len(), model.len());
         }

@@ -10,6 +10,7 @@ use crate::fault::{Fault, FaultKind};
 use crate::ledger::ObjectKind;
 use crate::queue::consumers::{Consumer, Described};
 use crate::queue::credit::Credit;
+use crate::queue_type::QueueType;
 use crate::slots::{ConsumerKey, Link, QueueKey};
 
 /// Work units of removing a consumer from its queue, without its reservations.
@@ -104,7 +105,12 @@ impl Engine {
         let queue = consumer.queue;
         let key = self.consumers.insert(consumer);
         if let Some(q) = self.queues.get_mut(queue) {
-            q.consumers.add(priority, key);
+            // As RabbitMQ does: a quorum queue's active consumer gives way to one of a higher priority, a classic queue's does not.
+            if q.arguments.single_active && q.arguments.queue_type == QueueType::Classic {
+                q.consumers.add_waiting(priority, key);
+            } else {
+                q.consumers.add(priority, key);
+            }
         }
         self.touch(queue);
         key

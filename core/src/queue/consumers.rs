@@ -68,7 +68,7 @@ impl Consumer {
 #[derive(Default)]
 #[repr(C)]
 pub(crate) struct Consumers {
-    /// Sorted by falling priority; equal ones in order of arrival.
+    /// Sorted by falling priority; equal ones in order of arrival. Behind the active consumer, if only one is served.
     list: Vec<(i32, ConsumerKey)>,
     /// The index at which the next turn begins, within its priority.
     turn: usize,
@@ -89,6 +89,14 @@ impl Consumers {
         self.list.insert(at, (priority, key));
         self.had_any = true;
     }
+    /// Adds a consumer to a queue that serves only one. The first consumer stays the active one, whatever the priority of later
+    /// ones.
+    pub(crate) fn add_waiting(&mut self, priority: i32, key: ConsumerKey) {
+        let active = self.list.len().min(1);
+        let at = active + self.list[active..].partition_point(|(p, _)| *p >= priority);
+        self.list.insert(at, (priority, key));
+        self.had_any = true;
+    }
     pub(crate) fn remove(&mut self, key: ConsumerKey) {
         // A channel with many consumers cancels the latest first (`Engine::close_channel`), so search from the end.
         if let Some(at) = self.list.iter().rposition(|(_, k)| *k == key) {
@@ -99,7 +107,7 @@ impl Consumers {
     pub(crate) fn iter(&self) -> impl Iterator<Item = ConsumerKey> + '_ {
         self.list.iter().map(|(_, k)| *k)
     }
-    /// The oldest consumer of the highest priority. It is the active one if only one is served.
+    /// The active consumer, if only one is served.
     pub(crate) fn first(&self) -> Option<ConsumerKey> {
         self.list.first().map(|(_, k)| *k)
     }

@@ -290,6 +290,68 @@ fn the_next_consumer_takes_over_when_the_single_active_one_leaves() {
     assert_eq!(run(&mut w, c, [cancel(1)]), ["done Cancel c1", "deliver c2 #2 2"]);
 }
 
+fn single_active(queue_type: &str) -> Command {
+    declare("q", |d| {
+        let on = gatepost_core::properties::Value::Bool(true);
+        d.arguments.push("x-single-active-consumer", on);
+        let queue_type = gatepost_core::properties::Value::text(queue_type);
+        d.arguments.push("x-queue-type", queue_type);
+    })
+}
+
+/// RabbitMQ's `single_active_consumer_SUITE` has this for both types of queues: the successor of a consumer that was cancelled
+/// gets what is there, and does not wait for what the other one has not settled. That comes back to its old place, and to the
+/// successor.
+#[test]
+fn the_successor_of_a_cancelled_active_consumer_does_not_wait_for_what_that_one_has() {
+    for queue_type in ["classic", "quorum"] {
+        let mut w = World::new(1);
+        let (c, p) = (w.connect("test"), w.connect("test"));
+        run(&mut w, c, [single_active(queue_type), consume("q", 1)]);
+        run(
+            &mut w,
+            c,
+            [consume_with("q", 2, |c| c.prefetch = Some(2)), consume("q", 3)],
+        );
+        run(&mut w, p, [put("q", "1"), put("q", "2")]);
+        assert_eq!(hear(&mut w, c), ["deliver c1 #1 1", "deliver c1 #2 2"]);
+        assert_eq!(run(&mut w, c, [cancel(1)]), ["done Cancel c1"]);
+        run(&mut w, p, [put("q", "3"), put("q", "4"), put("q", "5")]);
+        assert_eq!(hear(&mut w, c), ["deliver c2 #3 3", "deliver c2 #4 4"], "{queue_type}");
+        // Each is settled by its number, as before.
+        run(&mut w, c, [ack(1), settle(2, false, Outcome::Requeue)]);
+        let heard = run(&mut w, c, [ack(3), ack(4)]);
+        assert_eq!(heard, ["deliver c2 #5 2 again", "deliver c2 #6 5"], "{queue_type}");
+        run(&mut w, c, [ack(5), ack(6)]);
+        assert_eq!(w.counters().messages_ready, 0);
+    }
+}
+
+/// A later consumer of a higher priority took over from the active one of a classic queue, which had messages unsettled.
+#[test]
+fn the_active_consumer_of_a_classic_queue_stays_and_the_highest_priority_follows() {
+    let mut w = World::new(1);
+    let (c, p) = (w.connect("test"), w.connect("test"));
+    run(&mut w, c, [single_active("classic"), consume("q", 1), consume("q", 2)]);
+    let higher = |token, priority| consume_with("q", token, |c| c.priority = priority);
+    run(&mut w, c, [higher(3, 5), higher(4, 10), higher(5, 10)]);
+    let next = |w: &mut World, expected: &str, body: &str| {
+        run(w, p, [put("q", body)]);
+        let heard = hear(w, c);
+        assert!(heard.len() == 1 && heard[0].starts_with(expected), "{heard:?}");
+    };
+    next(&mut w, "deliver c1", "1");
+    for (gone, follower) in [
+        (1, "deliver c4"),
+        (4, "deliver c5"),
+        (5, "deliver c3"),
+        (3, "deliver c2"),
+    ] {
+        run(&mut w, c, [cancel(gone)]);
+        next(&mut w, follower, "m");
+    }
+}
+
 #[test]
 fn closing_a_channel_or_recovering_returns_unsettled_deliveries() {
     let mut w = World::new(1);

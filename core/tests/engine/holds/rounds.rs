@@ -90,14 +90,23 @@ fn all_connections_end_in_many_holds() {
     assert_eq!(hear(&mut w, late), ["closed Shutdown"]);
 }
 
-/// A durable queue whose messages expire into another one.
-fn expiring(name: &str) -> Command {
+/// A durable queue whose dead letters go to another one.
+fn mortal(name: &str) -> Command {
     declare(name, |d| {
-        d.durable = true;
-        d.arguments.push("x-message-ttl", Value::Int(60_000, 32));
         d.arguments.push("x-dead-letter-exchange", Value::text(""));
         d.arguments.push("x-dead-letter-routing-key", Value::text("dead"));
     })
+}
+
+/// A durable message that expires in a minute.
+fn put_expiring(w: &World, queue: &str, body: &str) -> Command {
+    let envelope = gatepost_core::message::Envelope {
+        durable: true,
+        deadline: Some(w.now().wall + ms(60_000)),
+        ..Default::default()
+    };
+    let message = gatepost_core::message::Message::new(envelope, "", queue, &[], body.as_bytes());
+    publish(gatepost_core::command::PublishFlags::CONFIRM, message)
 }
 
 /// While the disk was short, expired messages stayed in their queues. All queues were dispatched in the hold in which the disk
@@ -110,7 +119,8 @@ fn what_queues_postponed_for_want_of_disk_goes_on_in_many_holds() {
     run(&mut w, c, [durable("dead")]);
     for n in 0..QUEUES {
         let name = format!("q{n}");
-        run(&mut w, c, [expiring(&name), put(&name, "m")]);
+        let put = put_expiring(&w, &name, "m");
+        run(&mut w, c, [mortal(&name), put]);
     }
     // The log knows of a later time, so that nothing but the disk keeps them.
     let deadline = w.now().wall + ms(90_000);
@@ -121,7 +131,7 @@ fn what_queues_postponed_for_want_of_disk_goes_on_in_many_holds() {
     run(&mut w, c, [mqtt_message(retained, 0)]);
     w.set_pressure(Some(Pressure::Disk));
     for _ in 0..5 {
-        w.advance(ms(30_000));
+        w.advance(ms(30_700));
         w.catch_up();
     }
     assert_eq!(w.counters().retained, 1, "all but the broker's own has expired");
@@ -130,7 +140,7 @@ fn what_queues_postponed_for_want_of_disk_goes_on_in_many_holds() {
     w.set_pressure(None);
     assert!(dead(&w) < QUEUES / 2, "{} at once", dead(&w));
     for _ in 0..10 {
-        w.advance(ms(30_000));
+        w.advance(ms(30_700));
         w.catch_up();
     }
     assert_eq!(dead(&w), QUEUES);
@@ -141,11 +151,9 @@ fn what_queues_postponed_for_want_of_disk_goes_on_in_many_holds() {
 fn channels_with_postponed_rejections_close_one_by_one() {
     let mut w = World::new(1);
     let c = w.connect("amqp");
-    run(
-        &mut w,
-        c,
-        [durable("dead"), expiring("q"), put("q", "1"), put("q", "2")],
-    );
+    let puts = [put_expiring(&w, "q", "1"), put_expiring(&w, "q", "2")];
+    run(&mut w, c, [durable("dead"), mortal("q")]);
+    run(&mut w, c, puts);
     let heard = run(&mut w, c, [consume("q", 1)]);
     assert_eq!(heard.iter().filter(|line| line.starts_with("deliver")).count(), 2);
     w.set_pressure(Some(Pressure::Disk));
@@ -153,9 +161,13 @@ fn channels_with_postponed_rejections_close_one_by_one() {
     run(&mut w, c, [close_channel()]);
     w.set_pressure(None);
     for _ in 0..5 {
-        w.advance(ms(30_000));
+        w.advance(ms(30_700));
         w.catch_up();
     }
     let c = w.counters();
-    assert_eq!((c.dead_lettered_expired, c.messages_ready), (2, 2), "they came back, and expired");
+    assert_eq!(
+        (c.dead_lettered_expired, c.messages_ready),
+        (2, 2),
+        "they came back, and expired"
+    );
 }
