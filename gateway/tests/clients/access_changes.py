@@ -62,7 +62,7 @@ def told_by_stomp(client):
 
 
 @case
-def a_deleted_user_s_connections_end_in_each_protocol_s_words():
+def a_deleted_users_connections_end_with_each_protocols_error():
     who, other = person(), person()
     topic = unique("will")
     watcher = Client(V5)
@@ -209,7 +209,7 @@ def a_session_cannot_be_taken_over_by_another_user_whatever_the_version():
 
 
 @case
-def a_will_is_held_against_the_rights_of_the_moment_it_fires():
+def a_will_is_checked_against_the_rights_at_its_publication():
     topic = unique("w")
     watcher = Client(V5)
     watcher.subscribe(f"{topic}/#", 1)
@@ -228,7 +228,7 @@ def a_will_is_held_against_the_rights_of_the_moment_it_fires():
 
 
 @case
-def a_user_at_its_limit_is_told_so_in_each_protocol_s_words():
+def a_user_at_its_limit_gets_each_protocols_error():
     who = person()
     ADMIN.put(f"/api/user-limits/{who[0]}/max-connections", {"value": 1})
     first = Client(V5, user=who)

@@ -94,7 +94,7 @@ def amqp_asks_what_rabbitmq_asks():
 
 
 @case
-def amqp_is_refused_in_its_words():
+def amqp_is_refused_with_its_error():
     by = "in vhost '/' refused for user 'anna'"
     refused(403, f"configure access to queue 'secret' {by}", lambda: amqp("anna").queue_declare("secret"))
 
@@ -212,7 +212,7 @@ def the_management_api_asks_too():
 
 
 @case
-def a_slow_answer_holds_up_nobody_else_and_then_is_a_no():
+def a_slow_answer_delays_no_other_client_and_counts_as_a_refusal():
     slow = Client(V5, user=("slow", "s3cret"))
     fast = Client(V5, user=("slow", "s3cret"))
     guest = Client(V5, user=("guest", "guest"))

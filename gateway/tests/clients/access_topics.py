@@ -189,7 +189,7 @@ def options_of_mqtt_5_change_nothing_about_who_may():
 
 
 @case
-def an_alias_is_asked_for_by_the_topic_it_stands_for():
+def an_alias_is_checked_by_its_topic():
     name = unique("n")
     watcher = client(V5, GUEST)
     watcher.subscribe([(f"other/{name}", 1), (f"end/{name}", 1)])

@@ -103,7 +103,7 @@ test("a mandatory message comes back", async () => {
   assert.equal(message.content.toString(), "back");
 });
 
-test("a channel error is said to the call that caused it and spares the connection", async () => {
+test("a channel error is reported to the call that caused it and does not close the connection", async () => {
   const connection = await connect();
   const ch = await channel(connection);
   await assert.rejects(ch.checkQueue(unique("nosuch")), /404.*NOT_FOUND - no queue/s);

@@ -256,7 +256,7 @@ def dead_letters_go_to_the_keys_of_cc_and_bcc_unless_the_queue_names_one():
 
 
 @case
-def a_dead_letter_exchange_that_is_missing_drops():
+def a_missing_dead_letter_exchange_drops_dead_letters():
     ch = channel()
     queue = declared(ch, dead_letter_exchange="nosuch")
     ch.basic_publish("", queue, b"x")

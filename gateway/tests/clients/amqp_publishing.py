@@ -234,7 +234,7 @@ def transactions_and_confirms_do_not_mix():
 
 
 @case
-def direct_reply_to_answers_the_one_who_asked():
+def direct_reply_to_reaches_the_requester():
     connection, service = connect(), connect()
     ask, answer = connection.channel(), service.channel()
     queue = answer.queue_declare("", exclusive=True).method.queue

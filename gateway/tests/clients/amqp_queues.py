@@ -201,7 +201,7 @@ def purge_counts_ready_messages_and_leaves_the_unacked():
 
 
 @case
-def delete_minds_if_empty_and_if_unused():
+def delete_obeys_if_empty_and_if_unused():
     connection = connect()
     ch = connection.channel()
     name = unique()

@@ -62,7 +62,7 @@ def lose_connection(connection, ch, tag):
 
 
 @case
-def each_way_back_counts_and_beyond_the_limit_the_message_dies():
+def each_requeue_counts_and_beyond_the_limit_the_message_is_dead_lettered():
     for give_back in (nack, reject, recover, close_channel, close_connection, lose_connection):
         connection = connect()
         ch = connection.channel()

@@ -199,7 +199,7 @@ def a_wrong_password_is_403_where_the_client_can_take_it():
 
 
 @case
-def a_wrong_password_is_silence_and_the_end_where_it_cannot():
+def a_wrong_password_closes_without_an_answer_where_the_client_cannot_take_403():
     wire = Wire()
     wire.expect(spec.Connection.Start)
     wire.method(0, spec.Connection.StartOk({}, "PLAIN", b"\0guest\0wrong", "en_US"))
@@ -548,7 +548,7 @@ def a_silent_peer_is_dropped_after_two_to_three_intervals():
 
 
 @case
-def a_peer_that_beats_is_kept_and_hears_beats():
+def a_client_that_sends_heartbeats_stays_connected_and_gets_heartbeats():
     def kept():
         gap, last = 0, time.monotonic()
         wire = Wire.opened(heartbeat=1)

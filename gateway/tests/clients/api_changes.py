@@ -259,7 +259,7 @@ def get_reject_without_requeue_dead_letters():
 
 
 @case(differs="rabbitmq")
-def get_asked_for_nonsense_400():
+def get_with_wrong_arguments_400():
     name = queue()
     for body in (
         {"count": 1, "ackmode": "nosuch", "encoding": "auto"},
@@ -437,7 +437,7 @@ def exported():
 
 
 @case
-def who_makes_a_vhost_may_do_everything_in_it():
+def the_creator_of_a_vhost_may_do_everything_in_it():
     vhost = unique("v")
     ADMIN.put(f"/api/vhosts/{vhost}", expect=201)
     everything = {"user": "guest", "vhost": vhost, "configure": ".*", "write": ".*", "read": ".*"}

@@ -22,7 +22,7 @@ def bad_password_401_not_authorized():
 
 
 @case(differs="rabbitmq")
-def nonsense_for_credentials_is_no_login():
+def malformed_credentials_are_refused():
     for value in ("Basic !!!", "Basic Z3Vlc3Q=", "Digest x", "Bearer a.b.c", "Basic"):
         equal(Api(None).ask("GET", "/api/overview", headers={"authorization": value}).status, 401, value)
 
@@ -294,7 +294,7 @@ def reason_is_always_string():
 
 
 @case(differs="rabbitmq")
-def every_answer_tells_browsers_what_it_is_not_for():
+def every_answer_has_security_headers_for_browsers():
     for path, api in (("/", Api(None)), ("/app.js", Api(None)), ("/api/whoami", ADMIN), ("/api/whoami", Api(None)), ("/nothing", ADMIN)):
         answer = api.ask("GET", path)
         equal(answer.headers["x-content-type-options"], "nosniff", path)

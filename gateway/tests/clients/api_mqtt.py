@@ -54,7 +54,7 @@ def subscriptions_are_found_by_filter_and_by_topic():
 
 
 @case
-def a_connected_session_that_is_ended_is_told_and_its_will_is_published():
+def ending_a_connected_session_disconnects_its_client_and_publishes_its_will():
     name = unique("ended")
     watcher = Client(V5)
     watcher.subscribe(f"will/{name}", 1)

@@ -130,7 +130,7 @@ def unknown_things_are_404_and_lists_of_unknown_vhosts_too():
 
 
 @case
-def what_is_not_there_has_no_bindings_and_no_limits():
+def unknown_objects_have_no_bindings_and_no_limits():
     """rabbitmqadmin v2 removes and clears without a check before."""
     for path in (queue("nope-at-all") + "/bindings", "/api/exchanges/%2F/nope/bindings/source", "/api/exchanges/%2F/nope/bindings/destination"):
         # RabbitMQ generates a queue's default binding.
@@ -373,7 +373,7 @@ def samples_newest_first_age_over_incr_plus_one():
 
 
 @case
-def a_rate_is_seen_within_some_seconds():
+def a_rate_is_shown_within_some_seconds():
     channel, name = declared()
     ADMIN.get(queue(name))
 
@@ -512,7 +512,7 @@ def an_exclusive_queue_names_its_owner():
 
 
 @case
-def closing_a_connection_tells_its_client_why():
+def closing_a_connection_sends_the_reason_to_its_client():
     label = unique("closed")
     connection = amqp.connect(client_properties={"connection_name": label})
     mine = lambda: [c["name"] for c in ADMIN.get("/api/connections") if c.get("user_provided_name") == label]  # noqa: E731
@@ -557,7 +557,7 @@ def overview_says_what_it_is():
 
 
 @case
-def what_comes_and_goes_is_counted():
+def opened_and_closed_objects_are_counted():
     def churn():
         rates = ADMIN.get("/api/overview")["churn_rates"]
         assert all(isinstance(rates[f"{key}_details"]["rate"], (int, float)) for key in rates if not key.endswith("_details"))

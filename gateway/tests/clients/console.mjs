@@ -7,7 +7,7 @@ import { host, main, ports, require, unique } from "./harness.mjs";
 const amqplib = require("amqplib");
 const mqtt = require("mqtt");
 
-test("nobody comes in with a wrong password, and a session lasts over a reload", async () => {
+test("a wrong password is refused, and a session survives a reload", async () => {
   // Separate from the other cases, which run at the same time and would log it in.
   const page = await open(`${address}/`, { apart: true });
   const submit = (password) => page.evaluate(`(() => { const form = document.querySelector("form"); form.elements.user.value = "guest"; form.elements.password.value = "${password}"; form.requestSubmit(); })()`);
@@ -86,7 +86,7 @@ test("an exchange is declared, bound and published to", async () => {
   await eventually(() => page.evaluate(`location.hash === "#/exchanges"`), "the list again");
 });
 
-test("a connection and its channels are seen, and closed with a reason", async () => {
+test("a connection and its channels are shown, and closed with a reason", async () => {
   const name = unique("app");
   const connection = await amqplib.connect(`amqp://guest:guest@${host}:${ports.amqp}`, { clientProperties: { connection_name: name } });
   const channel = await connection.createChannel();
@@ -115,7 +115,7 @@ test("a connection and its channels are seen, and closed with a reason", async (
   assert.match(await why, /geschlossen für heute/);
 });
 
-test("a session of MQTT is seen with its subscriptions, and ended", async () => {
+test("an MQTT session is shown with its subscriptions, and ended", async () => {
   const id = unique("device");
   const device = await mqtt.connectAsync(`mqtt://${host}:${ports.mqtt}`, { clientId: id, clean: false, protocolVersion: 5, properties: { sessionExpiryInterval: 600 }, reconnectPeriod: 0 });
   const told = new Promise((done) => device.on("disconnect", (packet) => done(packet.reasonCode)));
@@ -167,7 +167,7 @@ test("a retained message is set, looked at, replaced and cleared, and subscriber
   await device.endAsync();
 });
 
-test("a policy is set, holds, is seen at its queue, changed and deleted", async () => {
+test("a policy is set, applies, is shown at its queue, changed and deleted", async () => {
   const [policy, queue] = [unique("policy"), unique("bounded")];
   const channel = await amqp();
   await channel.assertQueue(queue, { arguments: { "x-message-ttl": 600000 } });
@@ -192,7 +192,7 @@ test("a policy is set, holds, is seen at its queue, changed and deleted", async 
   await eventually(async () => !(await page.text("main")).includes(policy), "the policy gone");
 });
 
-test("a user is made, changed without a new password, limited, banned and deleted", async () => {
+test("a user is added, changed without a new password, limited, banned and deleted", async () => {
   const user = unique("ann");
   const logsIn = () => amqplib.connect(`amqp://${user}:secret@${host}:${ports.amqp}`).then((c) => { c.on("error", () => {}); return true; }, () => false);
   const page = await consoleAt("admin");

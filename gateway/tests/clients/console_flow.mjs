@@ -6,7 +6,7 @@ import { host, later, main, ports, require, unique } from "./harness.mjs";
 
 const mqtt = require("mqtt");
 
-test("an edge of one message a second appears on the map, leads to its ends, and leaves when nothing flows", async () => {
+test("an edge of one message a second appears on the map, links to its ends, and disappears without messages", async () => {
   const [sensor, topic, queue] = [unique("<b>sensor</b>"), `plant/${unique("t")}`, unique("readings")];
   const channel = await amqp();
   await channel.assertQueue(queue);
@@ -63,7 +63,7 @@ test("the map is for those who may monitor", async () => {
   await theirs.shows("The flow map is for users with the tag monitoring");
 });
 
-test("a thousand nodes stay readable: the fastest edges are shown, and the rest is said", async () => {
+test("a thousand nodes stay readable: the fastest edges are shown, and the number of the others", async () => {
   const page = await consoleAt("overview");
   await page.shows("Listeners");
   const node = (kind, name) => ({ id: `${kind}:/:${name}`, kind, name, vhost: "/" });

@@ -93,7 +93,7 @@ function beyond() {
   return [`${scrollWidth} px in ${clientWidth}`, ...found.map((e) => e.outerHTML.slice(0, 100)).slice(0, 5)];
 }
 
-test("texts stand out from their ground, and a narrow page does not scroll sideways", async () => {
+test("texts have enough contrast to their background, and a narrow page does not scroll sideways", async () => {
   const [queue, exchange] = [unique("q".repeat(60)), unique("x".repeat(60))];
   const channel = await amqp();
   await channel.assertQueue(queue);
@@ -117,7 +117,7 @@ test("texts stand out from their ground, and a narrow page does not scroll sidew
   }
 });
 
-test("whoever goes by keyboard sees where they are", async () => {
+test("the focus is visible to keyboard users", async () => {
   const page = await consoleAt("queues");
   await page.shows("Declare a queue");
   await page.evaluate(`document.querySelector(".skip").focus()`);

@@ -51,7 +51,7 @@ test("a message is traced from its topic to its acknowledgement, and a rejected 
   await eventually(async () => !(await page.text("main table")).includes(topic), "the trace is gone");
 });
 
-test("what is wrong with a filter is said, and what was typed stays", async () => {
+test("the error of a filter is shown, and the typed text stays", async () => {
   const page = await consoleAt("trace");
   await page.send("Trace messages", { topic: "plant/#/x" });
   await page.says("topic: 'plant/#/x' is no topic filter");

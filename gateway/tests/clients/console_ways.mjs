@@ -5,7 +5,7 @@ import http from "node:http";
 import { address, amqp, consoleAt, eventually, noQueue, open, test } from "./console_page.mjs";
 import { host, later, main, unique } from "./harness.mjs";
 
-test("by keyboard alone one logs in, declares a queue and deletes it", async () => {
+test("logging in, declaring a queue and deleting it work by keyboard alone", async () => {
   const queue = unique("keys");
   const page = await open(`${address}/`, { apart: true });
   await page.agree();
@@ -74,7 +74,7 @@ test("a page is shown from its top, with the navigation above it", async () => {
   await eventually(() => page.evaluate(`scrollY === 0 && document.activeElement === document.querySelector("main")`), "the top of the page");
 });
 
-test("what goes wrong is said in words", async () => {
+test("errors are shown as text", async () => {
   const page = await consoleAt(`queues/%2F/${unique("never")}`);
   await page.shows("is not there (any more).");
   await page.go("queues");

@@ -81,7 +81,7 @@ def mqtt_5_says_quota_exceeded():
 
 
 @case
-def mqtt_3_has_no_word_for_it_and_waits():
+def mqtt_3_has_no_error_for_it_and_waits():
     topic = unique("t")
     Mqtt(V3, clean=False).subscribe(f"{topic}/#", 1)
     sensor = Mqtt(V3)

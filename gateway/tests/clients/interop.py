@@ -223,7 +223,7 @@ def a_queue_is_the_same_for_amqp_and_stomp():
 
 
 @case(differs="rabbitmq")
-def a_waiting_message_reaches_mqtt_5_with_what_is_left_of_its_time():
+def a_waiting_message_reaches_mqtt_5_with_its_remaining_expiry():
     topic = unique("t")
     device = Mqtt(V5, clean=False, expiry=60)
     device.subscribe(topic, 1)

@@ -12,7 +12,7 @@ KEPT = {V3: {"clean": False}, V5: {"clean": False, "expiry": 600}}
 
 
 @case
-def pika_is_told_that_it_is_blocked_and_its_publish_waits():
+def pika_gets_connection_blocked_and_its_publish_waits():
     told = []
     connection = connect()
     connection.add_on_connection_blocked_callback(lambda _, frame: told.append(frame.method.reason))

@@ -152,7 +152,7 @@ def messages_go_on_while_it_is_proved_again():
 
 
 @case
-def who_fails_to_prove_it_again_is_disconnected():
+def a_failed_reauthentication_disconnects():
     wire = opened()
     client = scram(password="wrong")
     wire.raw(auth(AGAIN, SCRAM, client.get_client_first()))

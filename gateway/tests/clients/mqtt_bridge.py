@@ -206,7 +206,7 @@ def reconnected(client):
 
 
 @case
-def other_writes_to_the_brokers_own_topics_are_swallowed():
+def other_publishes_to_the_brokers_own_topics_are_dropped():
     for version in (V3, V5):
         watcher = Client(version)
         watcher.subscribe("$SYS/#", 1)

@@ -44,7 +44,7 @@ def properties_survive_retaining_and_queueing():
 
 
 @case
-def a_request_is_answered_where_it_says():
+def a_reply_goes_to_the_reply_to_address():
     service, asker = Client(V5), Client(V5)
     requests, answers = unique("rpc"), unique("answers")
 
@@ -90,7 +90,7 @@ def overlapping_subscriptions_give_all_their_ids():
 
 
 @case
-def no_local_spares_the_publisher():
+def no_local_leaves_out_the_publisher():
     topic = unique("t")
     client, other = Client(V5), Client(V5)
     client.subscribe(topic, options=options(1, no_local=True))
@@ -232,7 +232,7 @@ def a_3_1_1_subscriber_gets_what_a_5_publisher_sends():
 
 
 @case
-def a_publish_nobody_wants_may_be_told_so():
+def a_publish_without_subscribers_may_be_answered_with_0x10():
     publisher = Client(V5)
     info = publisher.publish(unique("nobody"), "x", qos=1)
     assert info.is_published()

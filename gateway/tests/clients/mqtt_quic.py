@@ -55,7 +55,7 @@ def every_quality_of_service_and_a_large_message_go_both_ways():
 
 
 @case
-def tcp_and_quic_clients_are_in_one_world():
+def tcp_and_quic_clients_exchange_messages():
     topic = unique("both")
     quic, tcp = opened(), Wire.opened()
     for here, there, what in ((quic, tcp, b"from tcp"), (tcp, quic, b"from quic")):
@@ -66,7 +66,7 @@ def tcp_and_quic_clients_are_in_one_world():
 
 
 @case
-def the_last_connect_wins_whichever_way_it_comes():
+def the_last_connect_wins_over_every_transport():
     name = unique("taken-over")
     first = opened(name)
     second = Wire.opened(name)
@@ -214,7 +214,7 @@ def a_lossy_way_delays_and_loses_nothing():
 
 
 @case
-def garbage_disturbs_nobody():
+def garbage_does_not_affect_other_clients():
     wire = opened()
     udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     later(udp.close)
@@ -264,7 +264,7 @@ def a_large_answer_arrives_whole_before_the_close_on_a_lossy_way():
 
 
 @case
-def a_client_that_does_not_read_holds_up_nobody():
+def a_client_that_does_not_read_delays_no_other():
     topic = unique("flood")
     wire = opened()
     wire.raw(subscribe(1, (topic, 0)))

@@ -6,7 +6,7 @@ from quic_wire import metric, stream
 
 
 @case
-def who_is_too_fast_is_closed():
+def an_address_over_its_connection_rate_is_closed():
     def is_closed():
         # The handshake may finish before the client receives the close.
         wire = Wire(connect("c"), over=stream())

@@ -156,7 +156,7 @@ def a_goodbye_counts_though_its_client_is_back_at_once(version):
 
 
 @case
-def a_goodbye_with_will_publishes_it():
+def a_disconnect_with_will_publishes_it():
     from paho.mqtt.packettypes import PacketTypes
     from paho.mqtt.reasoncodes import ReasonCode
 
@@ -284,7 +284,7 @@ def a_session_without_expiry_ends_with_its_connection():
 
 
 @case
-def a_goodbye_can_change_the_expiry():
+def a_disconnect_can_change_the_session_expiry():
     device = Client(V5, clean=False, expiry=60)
     device.subscribe(unique("t"), 1)
     device.disconnect(properties=properties("DISCONNECT", SessionExpiryInterval=0))

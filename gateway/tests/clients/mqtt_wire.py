@@ -395,7 +395,7 @@ def packets_too_big_for_the_client_are_left_out():
 
 
 @case(differs="mosquitto")
-def a_takeover_is_told_to_the_old_one():
+def the_old_connection_gets_the_reason_of_a_takeover():
     device = unique("d")
     old = Wire.opened(device)
     Wire.opened(device).still_works()
@@ -406,7 +406,7 @@ def a_takeover_is_told_to_the_old_one():
 
 
 @case
-def silence_is_ended_after_one_and_a_half_keep_alives():
+def a_silent_client_is_disconnected_after_one_and_a_half_keep_alives():
     # Its last complete packet is sent after this.
     began = time.monotonic()
     wire = Wire.opened(keepalive=1)

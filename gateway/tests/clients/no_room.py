@@ -28,7 +28,7 @@ def stomp():
 
 
 @case
-def the_fourth_connection_is_told_in_its_protocols_words():
+def the_fourth_connection_gets_its_protocols_error():
     holders = [Wire.opened() for _ in range(3)]
     for _ in range(3):
         wire = Wire(connect("five"))

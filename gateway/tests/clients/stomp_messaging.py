@@ -355,7 +355,7 @@ def heart_beats_are_agreed_and_kept():
 
 
 @case
-def a_goodbye_with_receipt_loses_nothing():
+def a_disconnect_with_receipt_loses_nothing():
     queue = f"/queue/{unique()}"
     sender = Client()
     for n in range(300):

@@ -110,7 +110,7 @@ def a_second_connect_is_refused():
 
 
 @case
-def a_vhost_that_is_none_is_refused():
+def an_invalid_vhost_is_refused():
     for host in ["/nosuch"]:
         wire = Wire(f"CONNECT\naccept-version:1.2\nhost:{host}\nlogin:guest\npasscode:guest\n\n\0")
         wire.error("Bad CONNECT", f"Virtual host '{host}' access denied")
@@ -314,7 +314,7 @@ def a_socket_closed_right_after_send_loses_nothing():
 
 
 @case
-def a_goodbye_is_receipted_last():
+def the_receipt_of_disconnect_comes_last():
     wire = Wire.opened()
     queue = unique()
     sends = "".join(f"SEND\ndestination:/queue/{queue}\npersistent:true\nreceipt:{n}\n\nx\0" for n in range(20))

@@ -91,13 +91,13 @@ def paho_speaks_over_websocket_and_tls_too():
 
 
 @case
-def paho_without_certificate_or_password_is_told_so():
+def paho_without_certificate_or_password_gets_an_error():
     _, answers = mqtt(context(), paho.MQTTv5)
     equal(answers[0], "Not authorized")
 
 
 @case
-def clients_that_do_not_know_the_ca_do_not_talk():
+def clients_that_do_not_trust_the_ca_fail_the_handshake():
     client = paho.Client(paho.CallbackAPIVersion.VERSION2)
     client.tls_set_context(ssl.create_default_context())
     try:
