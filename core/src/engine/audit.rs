@@ -354,7 +354,7 @@ impl Engine {
         let channel = c.session.is_some()
             || channel.is_none_or(|ch| {
                 let limited = counts && self.throttling.limits(l) && ch.credit.used() > 0;
-                ch.gated().is_empty() && !limited && ch.recovering.is_none() && (!counts || !ch.credit.is_spent())
+                ch.gated().is_empty() && !limited && ch.recovering.is_none() && !ch.credit.is_spent()
             });
         credit && channel && l.has_room()
     }

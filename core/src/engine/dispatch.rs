@@ -298,7 +298,11 @@ impl Engine {
         let was_spent = c.credit.release();
         // While consumers are throttled, a channel with nothing unsettled is still offered one message.
         if was_spent || (self.throttling.is_over() && c.credit.used() == 0) {
-            let consumers = c.consumers.clone();
+            let mut consumers = c.consumers.clone();
+            // Another queue begins each time. Else one of them would have all the credit until it is empty.
+            let turn = usize::try_from(c.delivered).unwrap_or(0);
+            let turn = turn.checked_rem(consumers.len()).unwrap_or(0);
+            consumers.rotate_left(turn);
             self.touch_queues_of(&consumers);
         }
     }
@@ -450,7 +454,8 @@ impl Offer {
                     throttling.throttle(key, c, l);
                     return None;
                 }
-                if (counts && channel.credit.is_spent()) || channel.recovering.is_some() {
+                // Who settles nothing spends nothing of the channel's window, but waits while others have all of it.
+                if channel.credit.is_spent() || channel.recovering.is_some() {
                     return None;
                 }
                 // An answer of the channel (consume-ok, for example) waits for the log. Deliveries must not overtake

@@ -571,3 +571,50 @@ fn priorities_are_served_from_the_highest_also_after_a_requeue_and_a_restart() {
         .collect();
     assert_eq!(bodies, ["most", "five", "one", "none"]);
 }
+
+/// One queue had all of a channel's window until it was empty, and the others of the channel waited.
+#[test]
+fn queues_share_the_window_of_their_channel_by_turns() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [transient("a"), transient("b"), transient("d")]);
+    for queue in ["a", "b", "d"] {
+        run(
+            &mut w,
+            c,
+            (1..=10)
+                .map(|n| put_transient(queue, &format!("{queue}{n}")))
+                .collect::<Vec<_>>(),
+        );
+    }
+    let mut heard = run(
+        &mut w,
+        c,
+        [prefetch(1, true), consume("a", 1), consume("b", 2), consume("d", 3)],
+    );
+    for n in 1..=8 {
+        heard.extend(run(&mut w, c, [ack(n)]));
+    }
+    let of = |queue: char| heard.iter().filter(|line| line.contains(&format!(" {queue}"))).count();
+    assert!(['a', 'b', 'd'].iter().all(|queue| of(*queue) >= 2), "{heard:?}");
+}
+
+/// As RabbitMQ has it: the channel's window is for all its consumers, also for those that settle nothing.
+#[test]
+fn a_consumer_that_does_not_settle_waits_while_others_have_all_of_the_channels_window() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    let begin = [
+        transient("q"),
+        transient("n"),
+        prefetch(1, true),
+        consume("q", 1),
+        consume_no_ack("n", 2),
+        put_transient("q", "first"),
+    ];
+    run(&mut w, c, begin);
+    let heard = run(&mut w, c, [put_transient("n", "second")]);
+    assert!(heard.iter().all(|line| !line.contains("second")), "{heard:?}");
+    let heard = run(&mut w, c, [ack(1)]);
+    assert!(heard.iter().any(|line| line.contains("second")), "{heard:?}");
+}
