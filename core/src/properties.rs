@@ -139,6 +139,10 @@ pub struct Properties {
     pub expiration_ms: Option<u64>,
     /// The body is UTF-8 text (MQTT payload format 1).
     pub utf8_body: bool,
+    /// The sender said that the message need not be stored, where others say nothing. The neutral encoding keeps it in
+    /// its version.
+    #[serde(skip)]
+    pub said_transient: bool,
     /// Everything else, in order.
     pub headers: Table,
 }
@@ -171,8 +175,8 @@ pub struct Origin(pub u8);
 impl Origin {
     /// No properties at all.
     pub const NONE: Origin = Origin(0);
-    /// The encoding of [`Properties`] that the engine writes when it had to change them: version 1, then the properties
-    /// and a `Trail`, both in postcard's encoding.
+    /// The encoding of [`Properties`] that the engine writes when it had to change them: version 1, or 2 if the sender said
+    /// that the message need not be stored; then the properties and a `Trail`, both in postcard's encoding.
     pub const NEUTRAL: Origin = Origin(255);
 }
 
@@ -252,9 +256,18 @@ pub(crate) fn trail_of(origin: Origin, raw: &[u8]) -> Trail {
     }
 }
 
+/// Versions of the neutral encoding, which differ in [`Properties::said_transient`] alone.
+const NEUTRAL: u8 = 1;
+const NEUTRAL_TRANSIENT: u8 = 2;
+
 /// The neutral encoding: see [`Origin::NEUTRAL`].
 pub(crate) fn encode_neutral(properties: &Properties, trail: &Trail) -> Vec<u8> {
-    match postcard::to_extend(&(properties, trail), vec![1]) {
+    let version = if properties.said_transient {
+        NEUTRAL_TRANSIENT
+    } else {
+        NEUTRAL
+    };
+    match postcard::to_extend(&(properties, trail), vec![version]) {
         Ok(bytes) => bytes,
         // Writing plain data into a growing buffer cannot fail.
         Err(e) => unreachable!("postcard refused plain data: {e}"),
@@ -272,10 +285,16 @@ pub fn neutral(properties: &Properties, hidden_keys: Vec<Name>) -> Vec<u8> {
 }
 
 fn decode_neutral(raw: &[u8]) -> (Properties, Trail) {
-    let fields = raw.strip_prefix(&[1]);
-    fields
-        .and_then(|fields| postcard::from_bytes(fields).ok())
-        .unwrap_or_default()
+    let Some((&version @ (NEUTRAL | NEUTRAL_TRANSIENT), fields)) = raw.split_first() else {
+        return Default::default();
+    };
+    let (properties, trail) = postcard::from_bytes(fields).unwrap_or_default();
+    let said_transient = version == NEUTRAL_TRANSIENT;
+    let properties = Properties {
+        said_transient,
+        ..properties
+    };
+    (properties, trail)
 }
 
 /// Whether `raw` contains the bytes of `text`.
@@ -291,4 +310,28 @@ pub fn mentions(raw: &[u8], text: &[u8]) -> bool {
         }
     }
     false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_neutral_encoding_keeps_that_a_message_was_called_transient() {
+        for said_transient in [false, true] {
+            let properties = Properties {
+                said_transient,
+                kind: Some("t".into()),
+                ..Properties::default()
+            };
+            let trail = Trail {
+                hidden_keys: vec!["h".into()],
+                died_in: vec!["q".into()],
+            };
+            let raw = encode_neutral(&properties, &trail);
+            assert_eq!(decode_neutral(&raw), (properties, trail));
+        }
+        assert_eq!(decode_neutral(&[]), Default::default());
+        assert_eq!(decode_neutral(&[3, 0, 0]), Default::default(), "a version that is not known");
+    }
 }

@@ -171,7 +171,9 @@ fn properties(members: &Map<String, Value>, caller: &Caller, node: &Node) -> Res
     if let Some(headers) = members.members("headers")? {
         properties.headers = table::table(&headers).map_err(Refusal::bad_request)?;
     }
-    let durable = within("delivery_mode", 2)? == Some(2);
+    let delivery_mode = within("delivery_mode", 2)?;
+    let durable = delivery_mode == Some(2);
+    properties.said_transient = delivery_mode == Some(1);
     let now = node.clock.now().wall;
     let envelope = Envelope {
         origin: Origin::NEUTRAL,
@@ -279,6 +281,11 @@ pub(super) fn shown_properties(message: &Message, codecs: &Codecs) -> Value {
         ReplyTo::Exchange(exchange, key) => Value::from(format!("{exchange}/{key}")),
     });
     let correlation = p.correlation.as_ref().map(|id| String::from_utf8_lossy(id).into());
+    let delivery_mode = if message.envelope().durable {
+        Some(2)
+    } else {
+        p.said_transient.then_some(1)
+    };
     let all = [
         ("content_type", text(&p.content_type)),
         ("content_encoding", text(&p.content_encoding)),
@@ -291,8 +298,8 @@ pub(super) fn shown_properties(message: &Message, codecs: &Codecs) -> Value {
         ("app_id", text(&p.app_id)),
         ("user_id", text(&p.user_id)),
         ("expiration", p.expiration_ms.map(|ms| ms.to_string().into())),
-        // Messages of other protocols have none; AMQP's default is 1.
-        ("delivery_mode", message.envelope().durable.then(|| 2.into())),
+        // Absent where the sender said nothing, which AMQP takes for 1.
+        ("delivery_mode", delivery_mode.map(Value::from)),
         ("headers", (!p.headers.is_empty()).then(|| table::json(&p.headers))),
     ];
     let set = all

@@ -129,17 +129,19 @@ def an_expiring_queue_goes_when_nobody_uses_it():
 def rejected_expired_and_surplus_messages_are_dead_lettered():
     ch = channel()
     graveyard = declared(ch)
-    for reason, arguments in [
-        ("rejected", {}),
-        ("expired", {"message_ttl": 50}),
-        ("maxlen", {"max_length": 0}),
+    # A dead letter keeps what its sender said of its delivery mode; all were shown with 1 that had none.
+    for reason, mode, arguments in [
+        ("rejected", None, {}),
+        ("expired", 1, {"message_ttl": 50}),
+        ("maxlen", 2, {"max_length": 0}),
     ]:
         queue = declared(ch, dead_letter_exchange="", dead_letter_routing_key=graveyard, **arguments)
-        ch.basic_publish("", queue, reason.encode(), pika.BasicProperties(headers={"mine": 1}, priority=0))
+        ch.basic_publish("", queue, reason.encode(), pika.BasicProperties(headers={"mine": 1}, priority=0, delivery_mode=mode))
         if reason == "rejected":
             ch.basic_reject(get(ch, queue, auto_ack=False)[0].delivery_tag, requeue=False)
         method, properties, body = get(ch, graveyard)
         equal((body, method.exchange, method.routing_key), (reason.encode(), "", graveyard))
+        equal(properties.delivery_mode, mode)
         headers = properties.headers
         equal(headers["mine"], 1)
         equal(headers["x-first-death-reason"], reason)

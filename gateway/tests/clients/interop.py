@@ -83,6 +83,9 @@ def reliability_crosses():
         ch.basic_publish("amq.topic", f"{root}.to.device", b"x", pika.BasicProperties(delivery_mode=mode))
         equal(device.wait(1).inbox.pop().qos, qos, f"delivery mode {mode}")
     sender = Stomp()
+    for persistent, mode in [(None, None), ("true", 2)]:
+        sender.send(f"/topic/{root}.from.device", "x", **({"persistent": persistent} if persistent else {}))
+        equal(get(ch, queue)[1].delivery_mode, mode, f"persistent {persistent}")
     sender.send(f"/topic/{root}.to.device", "x")
     equal(device.wait(1).inbox.pop().qos, 0)
     sender.send(f"/topic/{root}.to.device", "x", persistent="true")

@@ -7,7 +7,7 @@ use crate::frame::content::BasicProperties;
 use crate::frame::field::SHORT_MAX;
 use crate::frame::table::{self, Fields, Items, Raw};
 use gatepost_core::interop::{Drops, Field};
-use gatepost_core::message::Message;
+use gatepost_core::message::{Dialect, Message};
 use gatepost_core::properties::{Codecs, Name, Origin, Properties, PropertyCodec, ReplyTo, Table, Value, mentions};
 use gatepost_core::time::Wall;
 use std::borrow::Cow;
@@ -15,6 +15,10 @@ use std::collections::HashSet;
 
 /// The on-disk code of AMQP property lists. Part of the log's format: it never changes.
 pub const ORIGIN: Origin = Origin(1);
+
+/// Values of the property delivery-mode.
+const TRANSIENT: u8 = 1;
+const PERSISTENT: u8 = 2;
 
 /// Prefix of a reply address that is a topic. A service publishes to it through the default exchange.
 const REPLY_TOPIC: &str = "amq.gatepost.topic.";
@@ -124,6 +128,7 @@ fn neutral(list: &BasicProperties<'_>) -> Properties {
         user_id: list.user_id.and_then(text),
         expiration_ms: list.expiration.and_then(|e| expiration(e).ok()),
         utf8_body,
+        said_transient: list.delivery_mode == Some(TRANSIENT),
         headers,
     }
 }
@@ -285,7 +290,7 @@ pub(crate) fn put_foreign(
         content_type: short(properties.content_type.as_deref(), Field::ContentType, &dropped),
         content_encoding: short(properties.content_encoding.as_deref(), Field::ContentEncoding, &dropped),
         headers: (!headers.is_empty()).then_some(headers.as_slice()),
-        delivery_mode: Some(if envelope.durable { 2 } else { 1 }),
+        delivery_mode: delivery_mode(message, &properties),
         priority: properties.priority.or(envelope.priority),
         correlation_id,
         reply_to: short(reply_to.as_deref(), Field::ReplyTo, &dropped),
@@ -298,6 +303,18 @@ pub(crate) fn put_foreign(
         cluster_id: None,
     }
     .encode(out);
+}
+
+/// Delivery mode 1 only where the sender said it: with AMQP's own property, or with MQTT's QoS 0. Absent means the same.
+fn delivery_mode(message: &Message, properties: &Properties) -> Option<u8> {
+    let envelope = message.envelope();
+    // A protocol that spells topics with slashes says in every publish whether it is stored.
+    let said_transient = properties.said_transient || envelope.dialect == Dialect::Slash;
+    if envelope.durable {
+        Some(PERSISTENT)
+    } else {
+        said_transient.then_some(TRANSIENT)
+    }
 }
 
 /// A text that fits into a short string. A longer one is left out: cut, it would be another text.
@@ -397,6 +414,35 @@ mod tests {
         }
     }
 
+    /// Every message of STOMP was shown with delivery mode 1, and every dead letter, though nobody had said so.
+    #[test]
+    fn the_delivery_mode_is_shown_only_where_somebody_said_it() {
+        let shown = |said_transient, durable, dialect| {
+            let properties = Properties {
+                said_transient,
+                ..Properties::default()
+            };
+            let envelope = Envelope {
+                durable,
+                dialect,
+                ..Envelope::default()
+            };
+            let message = Message::new(envelope, "e", "k", b"", b"");
+            delivery_mode(&message, &properties)
+        };
+        assert_eq!(shown(false, false, Dialect::Dot), None);
+        assert_eq!(shown(true, false, Dialect::Dot), Some(1));
+        assert_eq!(shown(false, true, Dialect::Dot), Some(2));
+        assert_eq!(shown(false, false, Dialect::Slash), Some(1), "QoS 0 says it");
+        for (mode, said) in [(None, false), (Some(1), true), (Some(2), false)] {
+            let raw = list(&BasicProperties {
+                delivery_mode: mode,
+                ..BasicProperties::default()
+            });
+            assert_eq!(AmqpProperties.decode(&raw).said_transient, said, "{mode:?}");
+        }
+    }
+
     #[test]
     fn properties_of_another_protocol_survive_the_way_to_amqp_and_back() {
         let mut table = Table::default();
@@ -414,6 +460,7 @@ mod tests {
             user_id: Some("u".into()),
             expiration_ms: Some(20_000),
             utf8_body: true,
+            said_transient: true,
             headers: table,
         };
         let envelope = Envelope {
