@@ -332,6 +332,10 @@ mod tests {
             assert_eq!(decode_neutral(&raw), (properties, trail));
         }
         assert_eq!(decode_neutral(&[]), Default::default());
-        assert_eq!(decode_neutral(&[3, 0, 0]), Default::default(), "a version that is not known");
+        assert_eq!(
+            decode_neutral(&[3, 0, 0]),
+            Default::default(),
+            "a version that is not known"
+        );
     }
 }

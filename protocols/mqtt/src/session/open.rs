@@ -129,9 +129,7 @@ impl Open {
                 .completed(cx, &Ack::decode(header.kind, body, self.version)?)?,
             Kind::PubRel => {
                 let Ack { packet_id, .. } = Ack::decode(header.kind, body, self.version)?;
-                if self.publishing.release(packet_id, cx.out) {
-                    cx.commands.push(Command::Release { packet_id });
-                }
+                cx.commands.push(Command::Release { packet_id });
             }
             Kind::Subscribe => {
                 let command = subscribing::subscribe(shared, self.version, self.bridge, body)?;

@@ -41,14 +41,7 @@ pub(super) struct Publishing {
     owed_qos1: usize,
     /// Packet ids of QoS 2 messages from PUBLISH to PUBCOMP on this connection. Kept only if `enforce` is set.
     unreleased: PacketIds,
-    /// Packet ids of discarded QoS 2 messages, from PUBLISH to PUBREL: the engine does not know them. MQTT 5 only,
-    /// since MQTT 3 has no code for an unknown id. Few clients have any.
-    discarded: Option<Box<Discarded>>,
 }
-
-/// See [`Publishing::discarded`].
-#[derive(Default)]
-struct Discarded(PacketIds);
 
 struct Owed {
     /// The publish that must be confirmed first.
@@ -64,8 +57,9 @@ struct Owed {
 pub(super) enum Writing {
     /// It is published.
     Allowed,
-    /// It is acknowledged and dropped, because the topic belongs to the broker. Bridges and monitors publish there; a
-    /// refusal would end their connection for a message that nobody needs.
+    /// It is dropped, because the topic belongs to the broker. MQTT 5 clients are told so. MQTT 3 clients get an
+    /// acknowledgement: bridges and monitors publish there, and a refusal would end their connection for a message that nobody
+    /// needs.
     Discarded,
     /// It is refused: the topic is a prefix for subscriptions only.
     Refused,
@@ -155,7 +149,6 @@ impl Publishing {
             owed: VecDeque::new(),
             owed_qos1: 0,
             unreleased: PacketIds::default(),
-            discarded: None,
         }
     }
 
@@ -200,6 +193,9 @@ impl Publishing {
         let writing = Writing::to(topic);
         let refusal = if writing == Writing::Refused {
             Some((Reason::NOT_AUTHORIZED, "the topic only names shared subscriptions"))
+        } else if writing == Writing::Discarded && self.version == Version::V5 {
+            // A PUBACK that says yes means that the message is stored.
+            Some((Reason::NOT_AUTHORIZED, "the topic is the broker's own"))
         } else if shared.refuses_levels(topic) {
             Some((Reason::TOPIC_INVALID, "the topic has too many levels"))
         } else {
@@ -233,8 +229,6 @@ impl Publishing {
                 packet_id: if packet.qos == 2 { packet.packet_id } else { 0 },
                 message: Message::new(envelope, &settings.exchange, topic, raw, packet.payload),
             });
-        } else if packet.qos == 2 && self.version == Version::V5 {
-            self.discarded.get_or_insert_default().0.insert(packet.packet_id);
         }
         if packet.qos > 0 {
             self.owe(cx, packet, numbered, None);
@@ -341,15 +335,6 @@ impl Publishing {
             owed.refusal = Some(settings.disclosed(map::reason(why)));
         }
         Ok(())
-    }
-
-    /// PUBREL. Returns whether the engine must release the packet id; if not, it was answered here.
-    pub(super) fn release(&mut self, packet_id: u16, out: &mut Vec<u8>) -> bool {
-        let discarded = self.discarded.as_mut().is_some_and(|ids| ids.0.remove(&packet_id));
-        if discarded {
-            self.released(packet_id, true, out);
-        }
-        !discarded
     }
 
     /// Approximate memory of the topics with aliases, in bytes.
