@@ -4,6 +4,11 @@ use crate::frame::{Connect, Property, Version};
 use crate::settings::Settings;
 use gatepost_core::properties::Name;
 
+/// Maximum unacknowledged messages sent to a bridge of MQTT 3. Mosquitto's bridge accepts 20 by default
+/// (`max_inflight_messages`), cannot announce this, and closes the connection if it receives one more of QoS 2. After a
+/// reconnect it would be sent the same messages, without end.
+const BRIDGE_INFLIGHT_MAX: u16 = 20;
+
 /// The parameters of a connection that CONNECT and the settings determine.
 pub(super) struct Terms {
     pub(super) version: Version,
@@ -35,6 +40,8 @@ impl Terms {
             packet_bytes_max: usize::MAX,
             receive_maximum: if v5 {
                 settings.max_inflight_v5
+            } else if connect.bridge {
+                settings.max_inflight.min(BRIDGE_INFLIGHT_MAX)
             } else {
                 settings.max_inflight
             }

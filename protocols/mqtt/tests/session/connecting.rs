@@ -510,6 +510,23 @@ fn a_will_to_a_bridges_state_is_kept_and_one_to_a_reserved_topic_dropped() {
 }
 
 #[test]
+fn a_bridge_of_mqtt_3_gets_no_more_at_once_than_it_takes() {
+    // It was sent 64 messages of QoS 2, closed the connection at the 21st, and was sent them again when it was back.
+    for (max_inflight, at_once) in [(64, 20), (7, 7)] {
+        let settings = Settings {
+            max_inflight,
+            ..Settings::default()
+        };
+        let bridge = Connect {
+            bridge: true,
+            ..connect(Version::V311)
+        };
+        let asked = Script::new(Version::V311, settings).login(&bridge);
+        assert_eq!(asked.open.receive_maximum, at_once);
+    }
+}
+
+#[test]
 fn a_connect_with_the_largest_will_is_accepted_and_a_larger_packet_refused() {
     let long = "t".repeat(65_535);
     let will = LastWill {
