@@ -87,29 +87,44 @@ impl Message {
     /// If `exchange` is longer than 255 bytes, `key` than 65,535, or the properties than 4 GiB. The codecs' limits are
     /// lower.
     pub fn new(envelope: Envelope, exchange: &str, key: &str, properties: &[u8], body: &[u8]) -> Message {
-        let (Ok(exchange_len), Ok(key_len), Ok(properties_len)) = (
-            u8::try_from(exchange.len()),
-            u16::try_from(key.len()),
-            u32::try_from(properties.len()),
-        ) else {
-            panic!("a codec let an oversized name through");
-        };
+        let (exchange_len, key_len) = name_lengths(exchange, key);
         let header = Header {
             envelope,
             exchange_len,
             key_len,
-            properties_len,
+            properties_len: properties_length(properties),
             route_hash: route_hash(exchange.as_bytes(), key.as_bytes(), envelope.dialect),
             log: LogState::default(),
         };
-        let parts: [&[u8]; 4] = [exchange.as_bytes(), key.as_bytes(), properties, body];
+        Message::joined(header, &[exchange.as_bytes(), key.as_bytes(), properties, body])
+    }
+
+    /// The same to a known address: nothing is hashed. The dialect is the address's, whatever the envelope says.
+    ///
+    /// # Panics
+    /// If the properties are longer than 4 GiB.
+    pub fn to(address: &Address, envelope: Envelope, properties: &[u8], body: &[u8]) -> Message {
+        let dialect = address.dialect;
+        let header = Header {
+            envelope: Envelope { dialect, ..envelope },
+            exchange_len: address.exchange_len,
+            key_len: address.key_len,
+            properties_len: properties_length(properties),
+            route_hash: address.route_hash,
+            log: LogState::default(),
+        };
+        Message::joined(header, &[address.names.as_bytes(), properties, body])
+    }
+
+    #[inline]
+    fn joined<const PARTS: usize>(header: Header, parts: &[&[u8]; PARTS]) -> Message {
         let total = parts.iter().map(|p| p.len()).sum::<usize>();
         // Small messages are assembled on the stack, and then copied into the allocation at once. There are two sizes
         // of buffers, because clearing a buffer costs as much as the copy.
         if total <= 256 {
-            Message(ThinArc::from_header_and_slice(header, join(&parts, &mut [0; 256])))
+            Message(ThinArc::from_header_and_slice(header, join(parts, &mut [0; 256])))
         } else if total <= 2048 {
-            Message(ThinArc::from_header_and_slice(header, join(&parts, &mut [0; 2048])))
+            Message(ThinArc::from_header_and_slice(header, join(parts, &mut [0; 2048])))
         } else {
             Message(ThinArc::from_header_and_slice(header, &parts.concat()))
         }
@@ -226,6 +241,77 @@ impl fmt::Debug for Message {
             .field("key", &self.key())
             .field("body_len", &self.body().len())
             .finish_non_exhaustive()
+    }
+}
+
+fn name_lengths(exchange: &str, key: &str) -> (u8, u16) {
+    let (Ok(exchange), Ok(key)) = (u8::try_from(exchange.len()), u16::try_from(key.len())) else {
+        panic!("a codec let an oversized name through");
+    };
+    (exchange, key)
+}
+
+fn properties_length(properties: &[u8]) -> u32 {
+    let Ok(length) = u32::try_from(properties.len()) else {
+        panic!("a codec let oversized properties through");
+    };
+    length
+}
+
+/// An exchange and a key that somebody publishes to again and again. What a message says of them is computed once.
+#[derive(Clone, Debug)]
+pub struct Address {
+    /// Exchange and key, as they are in a payload.
+    names: String,
+    exchange_len: u8,
+    key_len: u16,
+    dialect: Dialect,
+    route_hash: u64,
+}
+
+impl Address {
+    /// The address of an exchange and a key.
+    ///
+    /// # Panics
+    /// If `exchange` is longer than 255 bytes or `key` than 65,535: codecs bound both.
+    pub fn new(exchange: &str, key: &str, dialect: Dialect) -> Address {
+        let mut address = Address {
+            names: String::new(),
+            exchange_len: 0,
+            key_len: 0,
+            dialect,
+            route_hash: 0,
+        };
+        address.set(exchange, key);
+        address
+    }
+
+    /// Becomes another address in the same dialect.
+    ///
+    /// # Panics
+    /// As [`Address::new`].
+    pub fn set(&mut self, exchange: &str, key: &str) {
+        (self.exchange_len, self.key_len) = name_lengths(exchange, key);
+        self.names.clear();
+        self.names.push_str(exchange);
+        self.names.push_str(key);
+        self.route_hash = route_hash(exchange.as_bytes(), key.as_bytes(), self.dialect);
+    }
+
+    /// The exchange.
+    pub fn exchange(&self) -> &str {
+        self.names.get(..usize::from(self.exchange_len)).unwrap_or_default()
+    }
+
+    /// The key.
+    #[inline]
+    pub fn key(&self) -> &str {
+        self.names.get(usize::from(self.exchange_len)..).unwrap_or_default()
+    }
+
+    /// Bytes of memory that its names take.
+    pub fn memory(&self) -> usize {
+        self.names.capacity()
     }
 }
 

@@ -23,6 +23,7 @@ mod delivering;
 mod env;
 mod handshake;
 mod heartbeat;
+mod known;
 mod publishing;
 #[cfg(test)]
 mod tests;
@@ -44,6 +45,7 @@ use gatepost_core::properties::Name;
 use gatepost_core::session::{Close, Cx, ReadInterest, Session};
 use gatepost_core::time::{Now, Time};
 use heartbeat::Heartbeat;
+use known::KnownPublish;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -118,6 +120,8 @@ pub(super) struct Client {
     login_failure_close: bool,
     /// It has published on this connection.
     publishes: bool,
+    /// What it probably publishes next.
+    known: Option<Box<KnownPublish>>,
     /// Why publishers have to wait, while they do.
     pressure: Option<Pressure>,
     /// `connection.blocked` was sent, and `connection.unblocked` not yet.
@@ -169,6 +173,7 @@ impl AmqpSession {
                 blocked_notify: false,
                 login_failure_close: false,
                 publishes: false,
+                known: None,
                 pressure: None,
                 told_blocked: false,
                 attached: false,
@@ -539,6 +544,10 @@ impl Session for AmqpSession {
 
     fn buffered(&self) -> usize {
         self.unfinished_bytes
+    }
+
+    fn kept(&self) -> usize {
+        self.client.known.as_ref().map_or(0, |known| known.memory())
     }
 
     fn read_interest(&self) -> ReadInterest {

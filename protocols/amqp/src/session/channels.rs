@@ -2,6 +2,7 @@
 //! before.
 
 use super::channel::{Channel, Phase};
+use super::content::Address;
 use super::publishing::not_a_method;
 use super::{AmqpSession, decode};
 use crate::error::{Code, Error, Reply};
@@ -246,6 +247,12 @@ impl AmqpSession {
             (Phase::Open, BODY, payload) => channel.content_body(&mut env, payload).map(|()| 0),
             (Phase::Open, _, payload) => {
                 channel.no_content_due()?;
+                // Taken out meanwhile: the channel is given the rest of what its connection knows.
+                if let Some(mut known) = env.client.known.take_if(|known| known.is(payload)) {
+                    let used = channel.publish_again(&mut env, &mut known, rest);
+                    env.client.known = Some(known);
+                    return used;
+                }
                 match decode(payload)? {
                     Method::Basic(Basic::Publish {
                         exchange,
@@ -253,7 +260,15 @@ impl AmqpSession {
                         mandatory,
                         immediate,
                         ..
-                    }) => channel.publish(&mut env, exchange, key, mandatory, immediate, rest),
+                    }) => {
+                        let address = Address {
+                            exchange,
+                            key,
+                            mandatory,
+                            immediate,
+                        };
+                        channel.publish(&mut env, address, payload, rest)
+                    }
                     method => channel.method(&mut env, method).map(|()| 0),
                 }
             }

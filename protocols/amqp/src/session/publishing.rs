@@ -6,6 +6,7 @@
 use super::channel::{Channel, Mode};
 use super::content::{Address, Content};
 use super::env::Env;
+use super::known::{KnownProperties, KnownPublish};
 use crate::codec;
 use crate::error::{Code, ErlangOctets, Error, Reply};
 use crate::frame::content::{BasicProperties, ContentHeader};
@@ -15,7 +16,7 @@ use crate::map::REPLY_TO;
 use crate::properties::{self, BCC, CC, ORIGIN, X_RETAIN};
 use gatepost_core::command::{Command, PublishFlags, TryPublish};
 use gatepost_core::fault::{Fault, FaultKind};
-use gatepost_core::message::{Dialect, Envelope, Message};
+use gatepost_core::message::{self, Dialect, Envelope, Message};
 use std::time::Duration;
 
 const PUBLISH: (u16, u16) = (60, 40);
@@ -23,36 +24,71 @@ const PUBLISH: (u16, u16) = (60, 40);
 /// Maximum content size, whatever the settings allow. RabbitMQ's limit.
 const ANNOUNCED_MAX: u64 = 536_870_912;
 
+/// What is known of an address that was published to before, and of properties.
+type Known<'a> = (&'a message::Address, &'a mut KnownProperties);
+
 impl Channel {
-    /// `basic.publish`. `rest` is the input after the method's frame; returns how many octets of it were used.
+    /// `basic.publish`, whose payload is `method`. `rest` is the input after the method's frame; returns how many octets of
+    /// it were used.
     pub(super) fn publish(
         &mut self,
         env: &mut Env<'_, '_>,
-        exchange: &str,
-        key: &str,
-        mandatory: bool,
-        immediate: bool,
+        address: Address<&str>,
+        method: &[u8],
         rest: &[u8],
     ) -> Result<usize, Error> {
-        env.client.publishes = true;
-        env.client.tell_blocked(env.cx.out);
-        let address = Address {
+        let used = self.publish_content(env, address, rest, None)?;
+        let Address {
             exchange,
             key,
             mandatory,
             immediate,
+        } = address;
+        if !immediate {
+            match &mut env.client.known {
+                Some(known) => known.miss(method, exchange, key, mandatory),
+                none => *none = KnownPublish::new(method, exchange, key, mandatory),
+            }
+        }
+        Ok(used)
+    }
+
+    /// The same method once more.
+    pub(super) fn publish_again(
+        &mut self,
+        env: &mut Env<'_, '_>,
+        known: &mut KnownPublish,
+        rest: &[u8],
+    ) -> Result<usize, Error> {
+        let address = Address {
+            exchange: known.address.exchange(),
+            key: known.address.key(),
+            mandatory: known.mandatory,
+            immediate: false,
         };
+        self.publish_content(env, address, rest, Some((&known.address, &mut known.properties)))
+    }
+
+    fn publish_content(
+        &mut self,
+        env: &mut Env<'_, '_>,
+        address: Address<&str>,
+        rest: &[u8],
+        known: Option<Known<'_>>,
+    ) -> Result<usize, Error> {
+        env.client.publishes = true;
+        env.client.tell_blocked(env.cx.out);
         if let Some((header, body, used)) = whole_content(rest, env.number, env.frame_max)
             && body.len() <= env.settings.max_message_size
         {
-            self.complete(env, address, header.properties, body)?;
+            self.complete(env, address, header.properties, body, known)?;
             return Ok(used);
         }
         let address = Address {
-            exchange: exchange.into(),
-            key: key.into(),
-            mandatory,
-            immediate,
+            exchange: address.exchange.into(),
+            key: address.key.into(),
+            mandatory: address.mandatory,
+            immediate: address.immediate,
         };
         self.content = Some(Box::new(Content {
             address,
@@ -149,7 +185,7 @@ impl Channel {
             mandatory: *mandatory,
             immediate: *immediate,
         };
-        self.complete(env, address, &properties, &body)
+        self.complete(env, address, &properties, &body, None)
     }
 
     /// The content is complete: checks the properties and publishes.
@@ -159,28 +195,14 @@ impl Channel {
         address: Address<&str>,
         raw: &[u8],
         body: &[u8],
+        known: Option<Known<'_>>,
     ) -> Result<(), Error> {
         if address.immediate {
             return Err(Error::new(Code::NotImplemented, "immediate=true", PUBLISH));
         }
-        let list = BasicProperties::decode(raw).map_err(|_| undecodable(raw))?;
-        let envelope = match envelope(&list, env) {
-            Ok(envelope) => envelope,
+        let message = match self.message(env, address, raw, body, known)? {
+            Ok(message) => message,
             Err(detail) => return refuse(env, address, detail),
-        };
-        let message = if list.reply_to == Some(REPLY_TO.as_bytes()) {
-            let Some((queue, _)) = &self.replies else {
-                return refuse(env, address, "fast reply consumer does not exist".into());
-            };
-            let mut rewritten = Vec::with_capacity(raw.len() + queue.len());
-            BasicProperties {
-                reply_to: Some(queue.as_bytes()),
-                ..list
-            }
-            .encode(&mut rewritten);
-            Message::new(envelope, address.exchange, address.key, &rewritten, body)
-        } else {
-            Message::new(envelope, address.exchange, address.key, raw, body)
         };
         let payload = message.memory();
         let mut flags = PublishFlags::default();
@@ -215,6 +237,54 @@ impl Channel {
                 Ok(())
             }
         }
+    }
+
+    /// Checks the properties and makes the message, or says why it is refused.
+    fn message(
+        &self,
+        env: &mut Env<'_, '_>,
+        address: Address<&str>,
+        raw: &[u8],
+        body: &[u8],
+        known: Option<Known<'_>>,
+    ) -> Result<Result<Message, String>, Error> {
+        if let Some((to, properties)) = known {
+            if let Some(envelope) = properties.envelope_of(raw) {
+                let received = env.cx.now.wall;
+                return Ok(Ok(Message::to(to, Envelope { received, ..envelope }, raw, body)));
+            }
+            let list = BasicProperties::decode(raw).map_err(|_| undecodable(raw))?;
+            if list.reply_to != Some(REPLY_TO.as_bytes()) {
+                return Ok(envelope(&list, env).map(|envelope| {
+                    properties.miss(raw, &list, envelope);
+                    Message::to(to, envelope, raw, body)
+                }));
+            }
+        }
+        let list = BasicProperties::decode(raw).map_err(|_| undecodable(raw))?;
+        let envelope = match envelope(&list, env) {
+            Ok(envelope) => envelope,
+            Err(detail) => return Ok(Err(detail)),
+        };
+        if list.reply_to != Some(REPLY_TO.as_bytes()) {
+            return Ok(Ok(Message::new(envelope, address.exchange, address.key, raw, body)));
+        }
+        let Some((queue, _)) = &self.replies else {
+            return Ok(Err("fast reply consumer does not exist".into()));
+        };
+        let mut rewritten = Vec::with_capacity(raw.len() + queue.len());
+        BasicProperties {
+            reply_to: Some(queue.as_bytes()),
+            ..list
+        }
+        .encode(&mut rewritten);
+        Ok(Ok(Message::new(
+            envelope,
+            address.exchange,
+            address.key,
+            &rewritten,
+            body,
+        )))
     }
 }
 

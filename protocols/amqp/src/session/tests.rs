@@ -4,6 +4,7 @@ mod channels;
 mod consumers;
 mod delivering;
 mod handshake;
+mod known;
 mod liveness;
 mod publishing;
 mod script;

@@ -33,6 +33,21 @@ impl<'a> Publish<'a> {
     /// The body is malformed, or breaks a rule of the protocol. In MQTT 5 the session checks that an empty topic comes
     /// with a known alias.
     pub fn decode(flags: u8, body: &'a [u8], version: Version, sender: Sender) -> Result<Publish<'a>, Error> {
+        Publish::decode_with(flags, body, version, sender, "")
+    }
+
+    /// The same for a peer that has published to the topic `known` before: it is not checked again, and becomes the packet's.
+    ///
+    /// # Errors
+    /// As [`Publish::decode`].
+    #[inline]
+    pub(crate) fn decode_with(
+        flags: u8,
+        body: &'a [u8],
+        version: Version,
+        sender: Sender,
+        known: &'a str,
+    ) -> Result<Publish<'a>, Error> {
         let qos = flags >> 1 & 3;
         if qos == 3 {
             return Err(Error::Malformed("quality of service 3")); // [MQTT-3.3.1-4]
@@ -40,7 +55,7 @@ impl<'a> Publish<'a> {
         if qos == 0 && flags & DUP != 0 {
             return Err(Error::Malformed("DUP at quality of service 0")); // [MQTT-3.3.1-2]
         }
-        let (payload, (topic, packet_id, properties)) = variable_header(body, qos, version, sender)?;
+        let (payload, (topic, packet_id, properties)) = variable_header(body, qos, version, sender, known)?;
         Ok(Publish {
             dup: flags & DUP != 0,
             qos,
@@ -120,10 +135,18 @@ pub(crate) fn write(
 
 type VariableHeader<'a> = (&'a str, u16, Properties<'a>);
 
-fn variable_header(input: &[u8], qos: u8, version: Version, sender: Sender) -> Parsed<'_, VariableHeader<'_>> {
+#[inline]
+fn variable_header<'a>(
+    input: &'a [u8],
+    qos: u8,
+    version: Version,
+    sender: Sender,
+    known: &'a str,
+) -> Parsed<'a, VariableHeader<'a>> {
     let (rest, topic) = text::binary(input)?;
     let topic = match topic {
         [] if version == Version::V5 => "",
+        topic if topic == known.as_bytes() && !topic.is_empty() => known,
         topic => text::topic_name(topic)?,
     };
     let (rest, id) = if qos == 0 { (rest, 0) } else { packet_id(rest)? };

@@ -7,7 +7,7 @@ use crate::frame::{Ack, Disconnect, Kind, Property, PropertyBuf, Publish, Sender
 use crate::map;
 use crate::session::authenticating::{Authentication, refusal};
 use crate::session::delivering::Delivering;
-use crate::session::publishing::Publishing;
+use crate::session::publishing::{KnownTopic, Publishing};
 use crate::session::terms::{Terms, capped};
 use crate::session::{closed, subscribing};
 use crate::settings::Settings;
@@ -115,8 +115,13 @@ impl Open {
         let Frame { header, body } = *frame;
         match header.kind {
             Kind::Publish => {
-                let packet = Publish::decode(header.flags, body, self.version, Sender::Client)?;
-                self.publishing.publish(shared, cx, &packet, scratch)?;
+                // Taken out while the packet borrows from it.
+                let known = self.publishing.take_known();
+                let topic = known.as_deref().map_or("", KnownTopic::text);
+                let packet = Publish::decode_with(header.flags, body, self.version, Sender::Client, topic)?;
+                self.publishing
+                    .publish(shared, cx, &packet, known.as_deref(), scratch)?;
+                self.publishing.keep_known(known);
             }
             Kind::PubAck => self
                 .delivering

@@ -5,7 +5,7 @@ use gatepost_core::command::{Command, PublishFlags};
 use gatepost_core::engine::Limit;
 use gatepost_core::event::{Event, Op};
 use gatepost_core::fault::{Fault, FaultKind};
-use gatepost_core::message::Dialect;
+use gatepost_core::message::{Dialect, route_hash};
 use gatepost_core::properties::Origin;
 use gatepost_core::session::Protocol as _;
 use gatepost_core::session::ReadInterest;
@@ -610,5 +610,41 @@ fn packets_may_come_in_any_pieces() {
             assert_eq!(script.published().0.body().len(), id * 20);
         }
         assert!(script.command().is_none());
+    }
+}
+
+/// The last topic is remembered with its hash. Whatever comes between, each message is as if nothing were known.
+#[test]
+fn each_message_has_its_own_topic_whatever_topic_is_known() {
+    let settings = Settings::default();
+    let topics = ["a/b", "a/c", "a/bc", "$SYS/broker/connection/b/state", "a/\u{e4}"];
+    let long = "l".repeat(300);
+    for version in [Version::V311, Version::V5] {
+        let mut script = Script::open(version);
+        for n in 0..400 {
+            // The same for a while, then in turn.
+            let topic = match n % 100 {
+                0..60 => topics[n / 100],
+                99 => &*long,
+                _ => topics[n % 5],
+            };
+            if n % 10 == 9 {
+                send(&mut script, publish("$SYS/x", 0, 0));
+            }
+            send(&mut script, publish(topic, 0, 0));
+            let (message, ..) = script.published();
+            assert_eq!(
+                (message.exchange(), message.key(), message.body()),
+                (&*settings.exchange, topic, &b"x"[..])
+            );
+            let hash = route_hash(settings.exchange.as_bytes(), topic.as_bytes(), Dialect::Slash);
+            assert_eq!(
+                (message.route_hash(), message.envelope().dialect),
+                (hash, Dialect::Slash)
+            );
+            assert!(script.command().is_none());
+        }
+        script.feed(b"\x30\x06\0\x03a/+x");
+        assert!(script.closed().is_some(), "a topic with a wildcard");
     }
 }
