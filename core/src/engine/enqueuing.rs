@@ -37,6 +37,12 @@ pub(super) struct Enqueued {
 }
 
 impl Enqueued {
+    /// Whether some queue took it, and none refused it.
+    #[inline]
+    pub(super) fn is_through(&self) -> bool {
+        self.refused.is_none() && self.queues > 0
+    }
+
     /// No queue has taken any of it. `offered`: the number of queues on its route.
     pub(super) fn refused(why: FaultKind, offered: usize) -> Enqueued {
         Enqueued {

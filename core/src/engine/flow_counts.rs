@@ -26,8 +26,15 @@ use std::time::Duration;
 /// The table is small: sixteen topics are counted one by one, in four sets of four, so that a set fits into a cache
 /// line. A message to another topic replaces one of them, whose counts are added to `others`. That costs about as much
 /// as a hit, so a client that publishes to ten thousand topics in turn is not slowed down.
+///
+/// Most clients publish to the same topic many times in a row. Those messages are counted beside the table, and are added
+/// to it when the client publishes to another topic.
 #[derive(Default)]
 pub(crate) struct Sent {
+    /// The topic that was published to last; 0: there was none.
+    last: u64,
+    /// Messages to it that are not in the table.
+    run: Tally,
     sets: [Set; SETS],
     others: Tally,
 }
@@ -49,6 +56,20 @@ impl Sent {
     /// Counts a message.
     #[inline]
     pub(crate) fn note(&mut self, Source(to): Source, bytes: usize) {
+        if self.last != to {
+            self.end_run();
+            self.last = to;
+        }
+        self.run.count(bytes);
+    }
+
+    /// Adds the messages of one topic to the table.
+    fn end_run(&mut self) {
+        let Tally { messages, bytes } = std::mem::take(&mut self.run);
+        let to = self.last;
+        if messages == 0 {
+            return;
+        }
         let set = &mut self.sets[to as usize % SETS];
         let usual = (to >> 2) as usize % WAYS;
         let way = if set.to[usual] == to {
@@ -57,12 +78,14 @@ impl Sent {
             set.place_of(to, usual, &mut self.others)
         };
         // Readings are seconds apart, so the counts reach 2^32 only at rates that no link has.
-        set.messages[way] = set.messages[way].saturating_add(1);
-        set.bytes[way] = set.bytes[way].saturating_add(bytes as u32);
+        let short = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+        set.messages[way] = set.messages[way].saturating_add(short(messages));
+        set.bytes[way] = set.bytes[way].saturating_add(short(bytes));
     }
 
     /// Takes what was counted: each source, and the others together.
     pub(crate) fn take(&mut self) -> (Vec<(Source, Tally)>, Tally) {
+        self.end_run();
         let mut to = Vec::new();
         for set in &mut self.sets {
             let set = std::mem::take(set);

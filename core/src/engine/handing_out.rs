@@ -136,15 +136,15 @@ impl Engine {
             debug_assert!(false, "only what is in memory is reserved");
             return;
         };
-        let message = message.clone();
-        let flags = self.queue_delivery_flags(&entry, &message);
+        let flags = self.queue_delivery_flags(&entry, message);
+        let bytes = message.body().len() as u64;
         let extra = self.returned(queue, &entry).map(returned_extra);
         let Some(l) = self.links.get_mut(link) else {
             return;
         };
         let traffic = self.counters.of(l.traffic);
         traffic.redelivered += u64::from(flags.contains(DeliveryFlags::REDELIVERED));
-        traffic.delivered_bytes += message.body().len() as u64;
+        traffic.delivered_bytes += bytes;
         let ch = l.channel(channel);
         ch.delivered += 1;
         ch.delivered_no_ack += u64::from(no_ack);
@@ -157,11 +157,12 @@ impl Engine {
         {
             q.seldom.redelivered += 1;
         }
-        if no_ack {
+        let message = if no_ack {
             traffic.delivered_no_ack += 1;
-            self.settle_entry(queue, entry, false);
+            self.settle_taken(queue, entry)
         } else {
             traffic.delivered += 1;
+            let message = entry.body.message().cloned();
             let mut delivered = Delivered {
                 queue,
                 consumer: Some(key),
@@ -169,7 +170,9 @@ impl Engine {
             };
             self.count_and_shed(queue, &mut delivered.entry);
             self.note_unsettled(link, channel, number, delivered);
-        }
+            message
+        };
+        let Some(message) = message else { return };
         let qos = u8::from(!no_ack);
         let delivery = Delivery {
             channel,
@@ -181,6 +184,18 @@ impl Engine {
             extra,
         };
         events.push(Event::Deliver(delivery));
+    }
+
+    /// Counts a delivery of a queue to a session. Returns whether the queue is a group's.
+    #[inline]
+    fn count_to_session(&mut self, queue: QueueKey, qos: u8, again: bool) -> bool {
+        self.queues.get_mut(queue).is_some_and(|q| {
+            q.delivered += u64::from(qos > 0);
+            if again {
+                q.seldom.redelivered += 1;
+            }
+            q.kind == QueueKind::Shared
+        })
     }
 
     /// Hands a message out under the session's next packet id.
@@ -197,17 +212,11 @@ impl Engine {
             debug_assert!(false, "only what is in memory is reserved");
             return;
         };
-        let message = message.clone();
+        let bytes = message.body().len() as u64;
         let qos = entry.flags.qos().min(granted);
         let mut flags = entry.flags.delivery();
         let again = entry.flags.has(EntryFlags::REDELIVERED);
-        let shared = self.queues.get_mut(queue).is_some_and(|q| {
-            q.delivered += u64::from(qos > 0);
-            if again {
-                q.seldom.redelivered += 1;
-            }
-            q.kind == QueueKind::Shared
-        });
+        let shared = self.count_to_session(queue, qos, again);
         if shared {
             // Another member of the group may have had it before.
             entry.subscription_ids = ids;
@@ -217,29 +226,31 @@ impl Engine {
             flags = DeliveryFlags(flags.0 & !DeliveryFlags::REDELIVERED.0);
         }
         let extra = entry.delivery_extra();
-        let mut delivery = Delivery {
-            channel: CHANNEL,
-            qos,
-            flags,
-            consumer: 0,
-            number: 0,
-            message,
-            extra,
-        };
         let Some(l) = self.links.get(link) else {
             debug_assert!(false, "it takes");
             return;
         };
         let traffic = self.counters.of(l.traffic);
-        traffic.delivered_bytes += delivery.message.body().len() as u64;
+        traffic.delivered_bytes += bytes;
         traffic.redelivered += u64::from(again);
+        let delivery = |message: Message, number: u64, extra| Delivery {
+            channel: CHANNEL,
+            qos,
+            flags,
+            consumer: 0,
+            number,
+            message,
+            extra,
+        };
         if qos == 0 {
             traffic.delivered_no_ack += 1;
-            self.settle_entry(queue, entry, false);
-            events.push(Event::Deliver(delivery));
+            if let Some(message) = self.settle_taken(queue, entry) {
+                events.push(Event::Deliver(delivery(message, 0, extra)));
+            }
             return;
         }
         traffic.delivered += 1;
+        let message = message.clone();
         let (seq, logged) = (entry.seq, entry.flags.has(EntryFlags::LOGGED));
         let Some(s) = self.sessions.get_mut(session) else {
             return;
@@ -259,7 +270,7 @@ impl Engine {
             return;
         };
         s.account_ids();
-        delivery.number = u64::from(packet_id);
+        let delivery = delivery(message, u64::from(packet_id), extra);
         if qos == 2
             && kept
             && logged

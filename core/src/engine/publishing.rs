@@ -81,18 +81,11 @@ impl Engine {
             self.find_and_enqueue(link, flags, message, stopped, budget)?
         };
         self.end_walk(link);
-        let Some(l) = self.links.get_mut(link) else {
+        let through = result.as_ref().ok().filter(|enqueued| enqueued.is_through());
+        let is_through = through.is_some();
+        let Some(number) = self.number_publish(link, channel, flags, &message, through) else {
             return Ok(());
         };
-        l.publishes = true;
-        let traffic = self.counters.of(l.traffic);
-        traffic.published += 1;
-        let size = message.body().len();
-        traffic.published_bytes += size as u64;
-        traffic.note_size(size);
-        let confirm = flags.contains(PublishFlags::CONFIRM);
-        traffic.published_confirm += u64::from(confirm);
-        let number = l.count_publish(channel, confirm);
         let publish = Numbered {
             link,
             channel,
@@ -122,7 +115,9 @@ impl Engine {
                 return Ok(());
             }
         };
-        self.tell_of_publish(publish, &message, &enqueued);
+        if !is_through {
+            self.tell_of_publish(publish, &message, &enqueued);
+        }
         incoming = incoming.filter(|_| enqueued.refused.is_none());
         if let Some(queue) = incoming {
             // The QoS 2 id and its message are logged together or not at all. A message without its id would be stored
@@ -135,7 +130,7 @@ impl Engine {
             }));
             self.staging.group_end(group);
         }
-        if confirm {
+        if flags.contains(PublishFlags::CONFIRM) {
             if enqueued.traced {
                 self.traces.await_confirm(link, channel, number);
             }
@@ -144,6 +139,35 @@ impl Engine {
         }
         budget.spend(enqueued.offered);
         Ok(())
+    }
+
+    /// Counts a publish and numbers it. `through`: some queue took it. Most are through, and their publisher is told no more than the confirm.
+    /// Returns the publish's number on its channel; `None`: the link is gone.
+    #[inline]
+    fn number_publish(
+        &mut self,
+        link: Link,
+        channel: ChannelNumber,
+        flags: PublishFlags,
+        message: &Message,
+        through: Option<&Enqueued>,
+    ) -> Option<u64> {
+        let l = self.links.get_mut(link)?;
+        l.publishes = true;
+        let traffic = self.counters.of(l.traffic);
+        traffic.published += 1;
+        let size = message.body().len();
+        traffic.published_bytes += size as u64;
+        traffic.note_size(size);
+        let confirm = flags.contains(PublishFlags::CONFIRM);
+        traffic.published_confirm += u64::from(confirm);
+        if let Some(enqueued) = through {
+            traffic.routed += 1;
+            if let Some(to) = enqueued.sent_to {
+                l.note_sent(to, size);
+            }
+        }
+        Some(l.count_publish(channel, confirm))
     }
 
     /// Fails the channel if the publish would be refused. See [`crate::command::Command::TryPublish`].
@@ -258,8 +282,8 @@ impl Engine {
         self.confirm(link, channel, number, Wait::Nothing);
     }
 
-    /// Counts the publish, and tells the publisher what has to precede its confirm.
-    #[inline]
+    /// Counts a publish that no queue took or that one refused, and tells the publisher what has to precede its confirm.
+    #[inline(never)]
     fn tell_of_publish(&mut self, publish: Numbered, message: &Message, enqueued: &Enqueued) {
         let Numbered {
             link,
@@ -282,8 +306,6 @@ impl Engine {
             if !enqueued.traced {
                 self.trace_refused(link, message, "there is no room for it");
             }
-        } else if enqueued.queues > 0 {
-            traffic.routed += 1;
         } else if !flags.contains(PublishFlags::MANDATORY) {
             traffic.unroutable_dropped += 1;
             if let Some(c) = l.find_channel(channel) {
@@ -508,9 +530,12 @@ impl Engine {
     /// publish waits until an external server has answered.
     #[inline]
     fn permitted_route(&mut self, link: Link, message: &Message) -> Result<Option<Permitted>, Fault> {
-        let extra = extra_keys(&self.codecs, message);
-        if link != Link::NOBODY {
-            self.check_keys(&extra)?;
+        let mut extra = Vec::new();
+        if message.envelope().extra_keys {
+            extra = extra_keys(&self.codecs, message);
+            if link != Link::NOBODY {
+                self.check_keys(&extra)?;
+            }
         }
         let known = self.router.known_route(message, &extra);
         match self.permit_publish(link, message, &extra, known) {

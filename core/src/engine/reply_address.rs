@@ -14,7 +14,17 @@ const REPLY_VIA_EXCHANGE: &str = "$exchange/";
 ///
 /// The reply address of a request is passed to other protocols as one of these names. So an ordinary client of the
 /// other protocol can answer by publishing to it as usual.
+#[inline]
 pub(super) fn reply_addressed(message: &Message, topic_exchange: &str) -> Option<Message> {
+    // One octet tells it of most messages.
+    match (message.envelope().dialect, message.key_bytes().first()?) {
+        (Dialect::Dot, b'a') | (Dialect::Slash, b'$') => readdressed(message, topic_exchange),
+        _ => None,
+    }
+}
+
+#[inline(never)]
+fn readdressed(message: &Message, topic_exchange: &str) -> Option<Message> {
     let key = message.key_bytes();
     let (exchange, key) = match (message.envelope().dialect, key.first()?) {
         (Dialect::Dot, b'a') if message.exchange_bytes().is_empty() => {

@@ -8,7 +8,7 @@ use crate::command::{Channel as ChannelNumber, Outcome};
 use crate::event::Op;
 use crate::fault::{Fault, FaultKind};
 use crate::ledger::ObjectKind;
-use crate::message::Settled;
+use crate::message::{Message, Settled};
 use crate::queue::RETURN_BYTES;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::queue::unsettled::Delivered;
@@ -244,6 +244,24 @@ impl Engine {
             self.forget_entry(queue, &entry, explicit);
         }
         self.memory.drop_body(&entry.body);
+    }
+
+    /// Settles an entry that a consumer takes without acknowledging it. Returns its message, which is moved to the consumer.
+    #[inline]
+    pub(crate) fn settle_taken(&mut self, queue: QueueKey, entry: Entry) -> Option<Message> {
+        if let Some(q) = self.queues.get_mut(queue) {
+            q.settled(&entry.body);
+            q.taken += 1;
+            // Most are of queues without a log, and were never handed out before.
+            if entry.flags.has(EntryFlags::LOGGED | EntryFlags::REDELIVERED) {
+                self.forget_dead(queue, entry.seq, entry.flags);
+            }
+        }
+        self.memory.drop_body(&entry.body);
+        match entry.body {
+            Body::Memory(message) => Some(message),
+            Body::Disk { .. } => None,
+        }
     }
 
     /// Tells the log that an entry has left its queue.

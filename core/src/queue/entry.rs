@@ -44,6 +44,14 @@ pub(crate) enum Body {
 }
 
 impl Body {
+    /// The message, if it is in memory.
+    #[inline]
+    pub(crate) fn message(&self) -> Option<&Message> {
+        match self {
+            Body::Memory(message) => Some(message),
+            Body::Disk { .. } => None,
+        }
+    }
     /// Bytes of the message's body.
     pub(crate) fn len(&self) -> usize {
         match self {

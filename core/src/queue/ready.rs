@@ -99,6 +99,7 @@ impl Ready {
     pub(crate) fn in_memory(&self) -> usize {
         self.len - self.paged
     }
+    #[inline]
     pub(crate) fn push_back(&mut self, entry: Entry) {
         self.count(&entry);
         let level = self.level(entry.priority);
@@ -110,18 +111,31 @@ impl Ready {
         debug_assert!(behind.back().is_none_or(|b| b.seq < entry.seq));
         behind.push_back(entry);
     }
+    #[inline]
     pub(crate) fn head(&self) -> Head<'_> {
+        // Most queues have no priorities.
+        if self.higher.is_empty() {
+            return self.base.head();
+        }
         let higher = self.higher.iter().rev().map(Level::head);
         let mut heads = higher.filter(|head| !matches!(head, Head::Empty));
         heads.next().unwrap_or_else(|| self.base.head())
     }
     /// Takes the first entry. `None` if nothing waits or the first one is in the log only.
+    #[inline]
     pub(crate) fn pop_front(&mut self) -> Option<Entry> {
-        let mut higher = self.higher.iter_mut().rev();
-        let level = higher.find(|level| !matches!(level.head(), Head::Empty));
-        let entry = level.unwrap_or(&mut self.base).pop_front()?;
+        let entry = if self.higher.is_empty() {
+            self.base.pop_front()?
+        } else {
+            self.pop_highest()?
+        };
         self.uncount(&entry);
         Some(entry)
+    }
+    fn pop_highest(&mut self) -> Option<Entry> {
+        let mut higher = self.higher.iter_mut().rev();
+        let level = higher.find(|level| !matches!(level.head(), Head::Empty));
+        level.unwrap_or(&mut self.base).pop_front()
     }
     /// Puts an entry back into its former place.
     pub(crate) fn put_back(&mut self, entry: Entry) {
@@ -378,6 +392,7 @@ impl Run {
 }
 
 impl Level {
+    #[inline]
     fn head(&self) -> Head<'_> {
         match (self.returned.first_key_value(), self.fresh.front()) {
             (Some((_, entry)), _) | (None, Some(entry)) => Head::Entry(entry),
@@ -388,11 +403,15 @@ impl Level {
     fn front_entries(&self) -> impl Iterator<Item = &Entry> {
         self.returned.values().chain(&self.fresh)
     }
+    #[inline]
     fn pop_front(&mut self) -> Option<Entry> {
-        let entry = match self.returned.pop_first() {
-            Some((_, e)) => e,
-            None => self.fresh.pop_front()?,
-        };
+        // Asked first: little ever comes back.
+        if !self.returned.is_empty()
+            && let Some((_, entry)) = self.returned.pop_first()
+        {
+            return Some(entry);
+        }
+        let entry = self.fresh.pop_front()?;
         if self.fresh.is_empty() && self.fresh.capacity() > 4096 {
             // Free memory that was allocated for a burst.
             self.fresh = VecDeque::new();
