@@ -119,6 +119,7 @@ impl Engine {
             q.push_copy(message.clone(), EntryFlags::default(), None);
             self.memory.pin(&message);
             self.counters.enqueued += 1;
+            self.trace_replayed(queue, &message);
         }
         self.touch(queue);
         self.enforce_limit(queue);

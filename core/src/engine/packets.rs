@@ -64,6 +64,13 @@ impl Engine {
 
     /// PUBREC: from now on only PUBREL is sent.
     pub(crate) fn received(&mut self, link: Link, packet_id: u16) {
+        if self.is_any_followed()
+            && let Some((_, s)) = self.session_of(link)
+            && let Some(o) = s.in_flight.find_mut(packet_id).filter(|o| o.qos == 2 && !o.released)
+        {
+            let (queue, seq) = (o.queue, o.entry.seq);
+            self.trace_received(link, queue, seq);
+        }
         let Some((_, s)) = self.session_of(link) else { return };
         let kept = s.kept;
         let mut gate = None;
@@ -109,6 +116,7 @@ impl Engine {
 
     /// PUBREL: frees the publisher's packet id.
     pub(crate) fn release(&mut self, link: Link, packet_id: u16) {
+        self.trace_released(link, packet_id);
         let Some((_, s)) = self.session_of(link) else { return };
         let known = s.forget_incoming(packet_id);
         let queue = s.queue.filter(|_| s.kept && known);

@@ -18,6 +18,7 @@ use crate::fault::{Fault, FaultKind};
 use crate::ledger::ObjectKind;
 use crate::message::Message;
 use crate::properties::{Codecs, Name};
+use crate::retained::Retained;
 use crate::router::{KnownRoute, Target, Walk};
 use crate::slots::Link;
 use crate::store::{Durability, QueueId, Record, State};
@@ -133,6 +134,7 @@ impl Engine {
         if flags.contains(PublishFlags::CONFIRM) {
             if enqueued.traced {
                 self.traces.await_confirm(link, channel, number);
+                self.trace_unreleased(link, packet_id, &enqueued);
             }
             let wait = self.wait_of(&message, &enqueued, incoming.is_some());
             self.confirm(link, channel, number, wait);
@@ -217,6 +219,18 @@ impl Engine {
                 Err(message)
             }
             Err(fault) => Ok((message, Err(fault))),
+        }
+    }
+
+    /// Notes that the publisher of a traced message is to release its packet id, if it has one.
+    #[cold]
+    #[inline(never)]
+    fn trace_unreleased(&mut self, link: Link, packet_id: u16, enqueued: &Enqueued) {
+        if packet_id != 0
+            && enqueued.refused.is_none()
+            && let Some(session) = self.links.get(link).and_then(|l| l.session)
+        {
+            self.traces.await_release(session, packet_id);
         }
     }
 
@@ -512,17 +526,21 @@ impl Engine {
 
     /// Stores a message as its topic's retained message, if it is to be retained.
     fn retain_published(&mut self, message: &Message, is_of_node: bool, is_full: bool, enqueued: &mut Enqueued) {
+        let is_cleared = message.body().is_empty();
+        // What there is no memory for is not retained, and traces must not say so.
+        let is_traced = enqueued.traced && (is_cleared || self.fits_retained(message));
         // MQTT 5 3.3.1.3: a retained message of QoS 0 may be discarded at any time. Clearing one frees space, so it is
         // always done.
         if is_of_node {
             self.retain_unlogged(message);
-        } else if !is_full || message.body().is_empty() {
+        } else if !is_full || is_cleared {
             enqueued.retained = self.retain_or_drop(message);
         } else {
             return;
         }
-        if enqueued.traced {
-            self.traces.retained(self.now);
+        if is_traced {
+            let topic = (!is_cleared).then(|| Retained::key_of(message));
+            self.traces.retained(self.now, topic);
         }
     }
 

@@ -174,6 +174,23 @@ impl Engine {
         let Some(o) = s.in_flight.find_mut(packet_id) else {
             return;
         };
+        if self.traces.is_any_followed()
+            && let (Some(l), Some(q)) = (links.get(link), queues.get(o.queue))
+        {
+            self.traces.note(self.now, o.queue, o.entry.seq, || {
+                let hop = Hop {
+                    party: Some(Box::new(party(l))),
+                    number: Some(packet_id.into()),
+                    redelivered: true,
+                    ..Hop::at_queue(HopKind::SentAgain, &q.name)
+                };
+                if o.released {
+                    hop.because("its client has it, and is told again to forget the packet id")
+                } else {
+                    hop
+                }
+            });
+        }
         let Body::Memory(message) = &o.entry.body else {
             events.push(Event::ReleaseDue { packet_id, known: true });
             return;
@@ -183,16 +200,6 @@ impl Engine {
             return;
         }
         let bytes = message.body().len() as u64;
-        if self.flow.is_tracing()
-            && let (Some(l), Some(q)) = (links.get(link), queues.get(o.queue))
-        {
-            self.traces.note(self.now, o.queue, o.entry.seq, || Hop {
-                party: Some(Box::new(party(l))),
-                number: Some(packet_id.into()),
-                redelivered: true,
-                ..Hop::at_queue(HopKind::SentAgain, &q.name)
-            });
-        }
         events.push(Event::Deliver(Delivery {
             channel: CHANNEL,
             qos: o.qos,

@@ -29,6 +29,7 @@ impl Engine {
     /// Stores the message as its topic's retained message if there is memory for it, without logging it.
     pub(super) fn retain_unlogged(&mut self, message: &Message) {
         if self.fits_retained(message) {
+            self.trace_not_retained(|| Retained::key_of(message));
             let (_, before) = self.retained.set(message, Kept::InMemory);
             self.let_go_of_retained(before);
         }
@@ -61,7 +62,9 @@ impl Engine {
     /// Stores the message as its topic's retained message, in memory and in the log. Returns whether the log must be
     /// waited for.
     fn retain(&mut self, message: &Message) -> bool {
-        let key = catalog::retained_key(self.settings.number, &Retained::key_of(message));
+        let topic = Retained::key_of(message);
+        let key = catalog::retained_key(self.settings.number, &topic);
+        self.trace_not_retained(|| topic);
         let (change, before) = self.retained.set(message, Kept::InLog(self.staging.open_ticket()));
         self.let_go_of_retained(before);
         match change {
@@ -103,6 +106,7 @@ impl Engine {
         self.retained.expire(noted, 256);
         for (topic, message) in self.retained.take_expired() {
             let key = catalog::retained_key(self.settings.number, &topic);
+            self.trace_not_retained(|| (*topic).into());
             self.staging.record(Record::Key { key, value: None });
             self.let_go_of_retained(message);
         }

@@ -494,6 +494,7 @@ impl Engine {
             }
         }
         self.check_will(session)?;
+        self.traces.released(self.now, session, None, None);
         let s = &self.sessions[session];
         let (own, kept, client_id, link) = (s.queue, s.kept, s.client_id.clone(), s.link);
         if let Some(l) = link.and_then(|link| self.links.get_mut(link)) {

@@ -340,7 +340,8 @@ impl Engine {
             let mut flags = EntryFlags::new(message.envelope().qos.min(qos));
             flags.set(EntryFlags::RETAIN);
             self.memory.pin(&message);
-            q.push_copy(message, flags, subscription_id.map(|id| [id].into()));
+            q.push_copy(message.clone(), flags, subscription_id.map(|id| [id].into()));
+            self.trace_replayed(queue, &message);
         }
         self.dispatch(queue);
         true

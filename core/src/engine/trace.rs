@@ -30,6 +30,7 @@ use crate::properties::Name;
 use crate::queue::Queue;
 use crate::queue::consumers::Consumer;
 use crate::queue::entry::{Body, Entry, EntryFlags};
+use crate::retained::Retained;
 use crate::router::KnownRoute;
 use crate::slots::{Link, QueueKey};
 use crate::time::Now;
@@ -276,6 +277,62 @@ impl Engine {
     #[inline]
     pub(super) fn is_any_followed(&self) -> bool {
         self.flow.is_tracing() && self.traces.is_any_followed()
+    }
+
+    /// The topic of the message is to have another retained one, or none.
+    #[inline]
+    pub(super) fn trace_not_retained(&mut self, topic: impl FnOnce() -> Box<[u8]>) {
+        if self.traces.is_any_retained() {
+            self.traces.forget_retained(self.now, &topic());
+        }
+    }
+
+    /// A queue was given a copy of a retained message, as its last.
+    #[inline]
+    pub(super) fn trace_replayed(&mut self, queue: QueueKey, message: &Message) {
+        if !self.traces.is_any_retained() {
+            return;
+        }
+        let Some(q) = self.queues.get(queue) else { return };
+        let Some(seq) = q.next_seq().checked_sub(1) else { return };
+        let hop = Hop {
+            number: Some(q.depth() as u64 - 1),
+            ..Hop::at_queue(HopKind::Queued, &q.name).because("it is retained, and was asked for")
+        };
+        let topic = Retained::key_of(message);
+        self.traces.replayed(self.now, &topic, queue, seq, hop);
+    }
+
+    /// A session's client has received a delivery, and is to acknowledge it once more.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn trace_received(&mut self, link: Link, queue: QueueKey, seq: u64) {
+        let Engine {
+            traces, links, queues, ..
+        } = self;
+        if let (Some(l), Some(q)) = (links.get(link), queues.get(queue)) {
+            traces.note(self.now, queue, seq, || Hop {
+                party: Some(Box::new(party(l))),
+                ..Hop::at_queue(HopKind::Received, &q.name)
+            });
+        }
+    }
+
+    /// A publisher releases the packet id of its message.
+    pub(super) fn trace_released(&mut self, link: Link, packet_id: u16) {
+        if !self.traces.is_any_unreleased() {
+            return;
+        }
+        if let Some(l) = self.links.get(link)
+            && let Some(session) = l.session
+        {
+            let hop = Hop {
+                party: Some(Box::new(party(l))),
+                ..Hop::new(HopKind::Released)
+            };
+            self.traces.released(self.now, session, Some(packet_id), Some(hop));
+            self.end_traces();
+        }
     }
 
     /// The log has stored what is in these batches.

@@ -262,6 +262,8 @@ pub enum HopKind {
     NotQueued,
     /// It is its topic's retained message.
     Retained,
+    /// It is its topic's retained message no longer: another took its place, or its time was over.
+    NotRetained,
     /// The log has written it.
     Written,
     /// The log keeps it as safely as its queues want.
@@ -274,8 +276,12 @@ pub enum HopKind {
     Delivered,
     /// A client has fetched it, under this number.
     Fetched,
-    /// A session's client was sent it again, under this packet id.
+    /// A session's client was sent it again, or only its release, under this packet id.
     SentAgain,
+    /// A session's client has it (MQTT's PUBREC). Its acknowledgement follows.
+    Received,
+    /// Its publisher knows that it is here, and forgets its packet id (MQTT's PUBREL).
+    Released,
     /// A consumer has acknowledged it.
     Acknowledged,
     /// It came back to its queue.
@@ -305,6 +311,7 @@ impl HopKind {
             HopKind::Queued => "queued",
             HopKind::NotQueued => "not_queued",
             HopKind::Retained => "retained",
+            HopKind::NotRetained => "not_retained",
             HopKind::Written => "written",
             HopKind::Stored => "stored",
             HopKind::NotStored => "not_stored",
@@ -312,6 +319,8 @@ impl HopKind {
             HopKind::Delivered => "delivered",
             HopKind::Fetched => "fetched",
             HopKind::SentAgain => "sent_again",
+            HopKind::Received => "received",
+            HopKind::Released => "released",
             HopKind::Acknowledged => "acknowledged",
             HopKind::Requeued => "requeued",
             HopKind::Rejected => "rejected",

@@ -8,6 +8,8 @@
 //! | on its way to another exchange | the dead letter itself, until it is published |
 //! | on its way to the log | the batch |
 //! | not confirmed yet | link, channel and number of the publish |
+//! | confirmed, and not released by its publisher | session and packet id |
+//! | its topic's retained message | topic |
 //!
 //! Places are looked up only while some message is followed. A message whose last place is gone has ended.
 
@@ -18,7 +20,7 @@ use crate::command::Channel as ChannelNumber;
 use crate::ledger::{Charge, allocation, hashed, text};
 use crate::message::Message;
 use crate::properties::Codecs;
-use crate::slots::{Link, QueueKey};
+use crate::slots::{Link, QueueKey, SessionKey};
 use crate::tally::Mark;
 use crate::time::{Now, Time, Wall};
 use crate::topic::{Levels, is_broker_topic};
@@ -58,7 +60,8 @@ pub(crate) type Ofs = SmallVec<[Of; 1]>;
 /// What an entry of a queue costs that is followed.
 const PLACE_BYTES: usize = hashed::<((QueueKey, u64), Place)>();
 /// What a message costs beside its names and hops.
-const MESSAGE_BYTES: usize = size_of::<TracedMessage>() + size_of::<Awaited>() + size_of::<Logged>();
+const MESSAGE_BYTES: usize =
+    size_of::<TracedMessage>() + size_of::<Awaited>() + size_of::<Logged>() + size_of::<Unreleased>();
 /// What a hop costs, with who did it. Most names are shared with whom they belong to.
 const HOP_BYTES: usize = size_of::<Hop>() + allocation(size_of::<Party>());
 
@@ -102,6 +105,13 @@ struct Awaited {
     of: Ofs,
 }
 
+/// A publish whose packet id its publisher has not released.
+struct Unreleased {
+    session: SessionKey,
+    packet_id: u16,
+    of: Ofs,
+}
+
 /// A message on its way to the log.
 struct Logged {
     ticket: u64,
@@ -125,6 +135,11 @@ pub(crate) struct Traces {
     underway: VecDeque<Underway>,
     logged: VecDeque<Logged>,
     awaited: Vec<Awaited>,
+    unreleased: Vec<Unreleased>,
+    /// Retained messages, by the key of their topic: see [`Retained::key_of`].
+    ///
+    /// [`Retained::key_of`]: crate::retained::Retained::key_of
+    retained: HashMap<Box<[u8]>, Ofs>,
     /// Those of the publish that is under way.
     current: Ofs,
     /// What messages that are published need not be compared with the traces.
@@ -222,6 +237,14 @@ impl Traces {
         self.charge.shrink((before - self.entries.len()) * PLACE_BYTES);
         self.logged.retain_mut(|logged| forget(&mut logged.of));
         self.awaited.retain_mut(|awaited| forget(&mut awaited.of));
+        self.unreleased.retain_mut(|unreleased| forget(&mut unreleased.of));
+        let mut freed = 0;
+        self.retained.retain(|topic, of| {
+            let stays = forget(of);
+            freed += if stays { 0 } else { retained_bytes(topic) };
+            stays
+        });
+        self.charge.shrink(freed);
         self.underway
             .iter_mut()
             .for_each(|underway| _ = forget(&mut underway.of));
@@ -427,11 +450,43 @@ impl Traces {
         messages.get(of.message as usize).is_some_and(|m| m.hops.is_empty())
     }
 
-    /// The publish that is under way is its topic's retained message.
+    /// The publish that is under way is its topic's retained message. `topic`: its key; `None`: it was cleared.
     #[cold]
     #[inline(never)]
-    pub(crate) fn retained(&mut self, now: Now) {
+    pub(crate) fn retained(&mut self, now: Now, topic: Option<Box<[u8]>>) {
         self.note_current(now, Hop::new(HopKind::Retained));
+        let Some(topic) = topic else { return };
+        let bytes = retained_bytes(&topic);
+        if self.charge.bytes() + bytes <= BYTES_MAX {
+            self.charge.grow(bytes);
+            let of = self.current.clone();
+            self.count(&of, 1);
+            self.retained.insert(topic, of);
+        }
+    }
+
+    /// Whether some traced message is retained.
+    #[inline]
+    pub(crate) fn is_any_retained(&self) -> bool {
+        !self.retained.is_empty()
+    }
+
+    /// The topic has another retained message, or none.
+    pub(crate) fn forget_retained(&mut self, now: Now, topic: &[u8]) {
+        if let Some(of) = self.retained.remove(topic) {
+            self.charge.shrink(retained_bytes(topic));
+            self.count(&of, -1);
+            self.add(now, &of, Hop::new(HopKind::NotRetained));
+        }
+    }
+
+    /// A queue has a copy of the topic's retained message.
+    pub(crate) fn replayed(&mut self, now: Now, topic: &[u8], queue: QueueKey, seq: u64, hop: Hop) {
+        let Some(of) = self.retained.get(topic).cloned() else {
+            return;
+        };
+        self.add(now, &of, hop);
+        self.follow(queue, seq, of);
     }
 
     /// A publish begins: of no trace, or of those that have the dead letter which it is. Returns where it comes from, if that
@@ -463,15 +518,40 @@ impl Traces {
     /// A queue has the publish that is under way.
     pub(crate) fn queued(&mut self, now: Now, queue: QueueKey, seq: u64, hop: Hop) {
         self.note_current(now, hop);
+        self.follow(queue, seq, self.current.clone());
+    }
+
+    fn follow(&mut self, queue: QueueKey, seq: u64, of: Ofs) {
         if self.charge.bytes() + PLACE_BYTES <= BYTES_MAX {
             self.charge.grow(PLACE_BYTES);
-            let current = self.current.clone();
-            self.count(&current, 1);
-            let place = Place {
-                of: current,
-                is_out: false,
-            };
-            self.entries.insert((queue, seq), place);
+            self.count(&of, 1);
+            self.entries.insert((queue, seq), Place { of, is_out: false });
+        }
+    }
+
+    /// The publisher of the publish that is under way is to release its packet id.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn await_release(&mut self, session: SessionKey, packet_id: u16) {
+        let of = self.current.clone();
+        self.count(&of, 1);
+        self.unreleased.push(Unreleased { session, packet_id, of });
+    }
+
+    /// Whether some message that is followed is to be released.
+    pub(crate) fn is_any_unreleased(&self) -> bool {
+        !self.unreleased.is_empty()
+    }
+
+    /// A publisher has released a packet id: `hop` says so. Without it, the session ends, and nobody will.
+    pub(crate) fn released(&mut self, now: Now, session: SessionKey, packet_id: Option<u16>, hop: Option<Hop>) {
+        let is_it = |u: &mut Unreleased| u.session == session && packet_id.is_none_or(|id| id == u.packet_id);
+        let released: Vec<Unreleased> = self.unreleased.extract_if(.., is_it).collect();
+        for Unreleased { of, .. } in released {
+            self.count(&of, -1);
+            if let Some(hop) = &hop {
+                self.add(now, &of, hop.clone());
+            }
         }
     }
 
@@ -661,6 +741,11 @@ impl Traces {
             }
         }
     }
+}
+
+/// What a retained message costs that is followed.
+fn retained_bytes(topic: &[u8]) -> usize {
+    hashed::<(Box<[u8]>, Ofs)>() + allocation(topic.len())
 }
 
 /// The trace grows by so many bytes.

@@ -33,6 +33,7 @@ mod shared;
 mod simulation;
 mod support;
 mod trace_filters;
+mod trace_hops;
 mod trace_limits;
 mod traces;
 mod will_delays;

@@ -8,8 +8,8 @@ const STATES = { catching: "waiting for messages", following: "following its mes
 /** The label of each kind of hop, and whether it is good or bad. */
 const HOPS = {
   published: ["Published"], refused: ["Refused", "bad"], routed: ["Routed"], unroutable: ["No queue wants it", "warn"], queued: ["In queue"], not_queued: ["Not taken by queue", "warn"],
-  retained: ["Kept as the topic's retained message"], written: ["Written to the log"], stored: ["Stored safely", "good"], not_stored: ["Not stored: its consumers had it before"], confirmed: ["Confirmed to its publisher", "good"],
-  delivered: ["Delivered from queue"], fetched: ["Fetched from queue"], sent_again: ["Sent again from queue", "warn"], acknowledged: ["Acknowledged, gone from queue", "good"], requeued: ["Back in queue", "warn"], rejected: ["Rejected, from queue", "bad"],
+  retained: ["Kept as the topic's retained message"], not_retained: ["No longer the topic's retained message"], written: ["Written to the log"], stored: ["Stored safely", "good"], not_stored: ["Not stored: its consumers had it before"], confirmed: ["Confirmed to its publisher", "good"],
+  delivered: ["Delivered from queue"], fetched: ["Fetched from queue"], sent_again: ["Sent again from queue", "warn"], received: ["Received, from queue"], released: ["Released by its publisher"], acknowledged: ["Acknowledged, gone from queue", "good"], requeued: ["Back in queue", "warn"], rejected: ["Rejected, from queue", "bad"],
   expired: ["Expired in queue", "bad"], dropped: ["Dropped by queue", "bad"], dead_lettered: ["Dead-lettered by queue", "warn"], purged: ["Purged from queue", "bad"], queue_deleted: ["Gone with queue", "bad"],
 };
 const word = (hop) => HOPS[hop.hop]?.[0] ?? hop.hop;
