@@ -1,13 +1,13 @@
 //! Tracing: messages are followed from their publish to their end, each step with its time.
 //!
-//! Somebody asks for messages by exchange, topic or property ([`TraceRequest`]). The next ones that are published are caught, and
-//! what happens to them is noted. Without an active trace a message costs a few comparisons: publishes and deliveries ask whether
-//! they are watched at all, for the flow map, and traces share that answer. Settles ask for themselves. With active traces, a
-//! publish costs a look at what is noted of its address (`asked.rs`), and deliveries and settles cost nothing until some message is
-//! followed.
+//! A client of the management API asks for messages by exchange, topic or property ([`TraceRequest`]). The next ones
+//! that are published are caught, and what happens to them is noted. Without an active trace a message costs a few
+//! comparisons: publishes and deliveries test whether they are watched at all, for the flow map, and traces share that
+//! test. Settles have a test of their own. With active traces, a publish costs a look-up of what is noted about its
+//! address (`asked.rs`), and deliveries and settles cost nothing until a message is followed.
 //!
-//! Bodies are not kept. What is kept is bounded by count, by time and by bytes, and charged like queues. It is in memory only:
-//! a restart forgets it.
+//! Bodies are not kept. What is kept is limited by number, time and bytes, and charged like queues. It is in memory
+//! only: a restart forgets it.
 
 use super::Engine;
 use super::death::Death;
@@ -37,14 +37,14 @@ use crate::time::Now;
 use crate::topic::is_broker_topic;
 use smallvec::SmallVec;
 
-/// What a message of a trace costs, about.
+/// Bytes of a traced message, roughly.
 const TRACED_BYTES: usize = 4 << 10;
 
 impl Engine {
-    /// Begins a trace. What is asked for beyond the limits is cut to them. Returns its number.
+    /// Begins a trace. A request beyond the limits is reduced to them. Returns the trace's number.
     ///
     /// # Errors
-    /// QuotaExceeded: there are as many active traces as there may be, or no memory for one.
+    /// QuotaExceeded: the limit on active traces is reached, or there is no memory for another one.
     pub fn start_trace(&mut self, now: Now, mut request: TraceRequest) -> Result<u64, Fault> {
         self.begin(now);
         request.messages = request.messages.clamp(1, TRACED_MESSAGES_MAX);
@@ -63,7 +63,8 @@ impl Engine {
             return Err(Fault::new(FaultKind::QuotaExceeded, text));
         }
         self.admit(ObjectKind::Queues, TRACED_BYTES)?;
-        // Not 1, 2, 3: the number of a trace of before a restart must not be one of now. It fits into a number of JSON.
+        // Not 1, 2, 3, because numbers from before a restart must not be used again. The number fits into a JSON
+        // number.
         let id = self.random() >> 12;
         self.traces.start(id, request, now);
         self.watch_trace(id);
@@ -71,20 +72,20 @@ impl Engine {
         Ok(id)
     }
 
-    /// The traces that there are, those that have ended with them.
+    /// All traces, including ended ones.
     pub fn traces(&mut self, now: Now) -> Vec<TraceInfo> {
         self.begin(now);
         self.end_traces();
         self.traces.infos().collect()
     }
 
-    /// At most `count` messages of a trace, from that number on.
+    /// At most `count` messages of a trace, from number `from` on.
     pub fn traced(&self, id: u64, from: usize, count: usize) -> Vec<TracedMessage> {
         let messages = self.traces.messages(id).iter();
         messages.skip(from).take(count).cloned().collect()
     }
 
-    /// Ends and forgets a trace. Returns whether there was one.
+    /// Ends and forgets a trace. Returns whether it existed.
     pub fn remove_trace(&mut self, id: u64) -> bool {
         if let Some(due) = self.traces.due(id) {
             self.timers.cancel(due, Timer::Trace(id));
@@ -94,7 +95,7 @@ impl Engine {
         removed
     }
 
-    /// Traces end that have nothing left to follow.
+    /// Ends traces that have nothing left to follow.
     fn end_traces(&mut self) {
         while let Some((id, until)) = self.traces.end_one_done(self.now.monotonic) {
             self.timers.cancel(until, Timer::Trace(id));
@@ -103,21 +104,21 @@ impl Engine {
         self.flow.turn_traces(self.traces.is_any_active());
     }
 
-    /// The time of a trace may be over.
+    /// Ends or forgets a trace, if its time is over.
     pub(super) fn look_at_trace(&mut self, id: u64) {
         self.traces.look(id, self.now.monotonic);
         self.watch_trace(id);
         self.flow.turn_traces(self.traces.is_any_active());
     }
 
-    /// Has a trace looked at when it is due.
+    /// Schedules the next check of a trace.
     fn watch_trace(&mut self, id: u64) {
         if let Some(due) = self.traces.due(id) {
             self.timers.set(due, Timer::Trace(id));
         }
     }
 
-    /// Who publishes, as far as that is known.
+    /// The publisher, as far as it is known.
     fn origin(&self, link: Link) -> Origin {
         match self.links.get(link) {
             Some(l) => Origin::Client(party(l)),
@@ -125,9 +126,9 @@ impl Engine {
         }
     }
 
-    /// A message is in its queues, and messages are traced. Most are of no interest to any trace, and should cost little more
-    /// than without. `route`: the remembered one, or its queues. `of`: queues that it must not come back to, and whether the node
-    /// itself tells it.
+    /// Called when a message is in its queues and messages are traced. Most messages concern no trace, and should cost
+    /// little more than without one. `route`: the remembered route, or the queues. `of`: queues that the message must
+    /// not return to, and whether the node itself publishes it.
     #[inline(never)]
     pub(super) fn watch_traced(
         &mut self,
@@ -161,8 +162,8 @@ impl Engine {
         self.trace_routed(link, message, &queues, skip, enqueued);
     }
 
-    /// Whether a message is to be compared with the traces: none asks for its address, if that is noted, or it has no such
-    /// property.
+    /// Whether a message has to be compared with the traces: not if it is noted that none asks for its address, or if
+    /// it cannot have a requested property.
     #[inline]
     fn may_be_caught(&mut self, message: &Message, known: Option<KnownRoute>) -> bool {
         let mark = match known {
@@ -183,7 +184,7 @@ impl Engine {
         self.traces.may_want(mark, message, &self.codecs).unwrap_or(true)
     }
 
-    /// A message is in its queues: those traces have it from here on that ask for it. It was put into some of `queues`.
+    /// A message is in its queues: traces that ask for it follow it from here on. It was put into some of `queues`.
     #[cold]
     #[inline(never)]
     pub(super) fn trace_routed(
@@ -216,7 +217,7 @@ impl Engine {
         }
     }
 
-    /// Whether a queue has taken the message just now, or why not.
+    /// Notes that a queue has just taken the message, or why not.
     fn trace_into(&mut self, link: Link, message: &Message, slot: QueueSlot, skip: &[Name]) {
         let now = self.now;
         let publisher = self.links.get(link).and_then(|l| l.session);
@@ -246,11 +247,11 @@ impl Engine {
         self.traces.note_current(now, hop);
     }
 
-    /// A message is published: finds the traces that have it or ask for it.
+    /// A message is published: finds the traces that follow it or ask for it.
     fn catch(&mut self, link: Link, message: &Message) {
         self.end_traces();
         let from = self.traces.begin(message);
-        // What the node tells of itself is no traffic.
+        // Topics that the node itself publishes are not traced.
         let is_news = is_broker_topic(message.key(), message.envelope().dialect);
         if !is_news && self.traces.wants(message, &self.codecs) {
             let origin = from.unwrap_or_else(|| self.origin(link));
@@ -259,7 +260,7 @@ impl Engine {
         }
     }
 
-    /// A publish is refused, or leads nowhere.
+    /// A publish is refused or unroutable.
     #[cold]
     #[inline(never)]
     pub(super) fn trace_refused(&mut self, link: Link, message: &Message, why: &str) {
@@ -273,7 +274,7 @@ impl Engine {
         }
     }
 
-    /// Whether some message is followed. For those who deliver and settle: it is asked of every message.
+    /// Whether any message is followed. Tested for every delivery and settle.
     #[inline]
     pub(super) fn is_any_followed(&self) -> bool {
         self.flow.is_tracing() && self.traces.is_any_followed()
@@ -387,12 +388,12 @@ impl Engine {
         }
     }
 
-    /// An entry leaves its queue without a consumer's acceptance.
+    /// An entry leaves its queue without being accepted by a consumer.
     #[cold]
     #[inline(never)]
     pub(super) fn trace_death(&mut self, queue: QueueKey, seq: u64, death: Death) {
         let kind = match death {
-            // Its consumer has said so.
+            // The settle was noted already.
             Death::Rejected => return,
             Death::Expired => HopKind::Expired,
             Death::MaxLength | Death::DeliveryLimit => HopKind::Dropped,
@@ -409,13 +410,13 @@ impl Engine {
         }
     }
 
-    /// A message that died in the queue is on its way to another exchange.
+    /// A message that died in the queue is being published to another exchange.
     #[cold]
     #[inline(never)]
     pub(super) fn trace_dead_letter(&mut self, queue: &Name, dead: &Message, source: &Source) {
         let of = match source {
             Source::Entry { queue, seq, .. } => self.traces.forget(*queue, *seq),
-            // Refused by a full queue, it never had a place there.
+            // A full queue refused it, so it never had an entry there.
             Source::Nothing | Source::Will(_) => self.traces.current(),
         };
         let hop = Hop {
@@ -426,7 +427,7 @@ impl Engine {
         self.traces.send_on(dead, of, Origin::DeadLetter(queue.clone()));
     }
 
-    /// All that waits in a queue is gone; with the queue itself, also what consumers have of it.
+    /// All waiting messages of a queue are removed. If the queue is deleted, so are deliveries that consumers have.
     pub(super) fn trace_gone(&mut self, queue: QueueKey, kind: HopKind) {
         if !self.flow.is_tracing() {
             return;
@@ -435,7 +436,7 @@ impl Engine {
             return;
         };
         for seq in self.traces.entries_of(queue, kind == HopKind::QueueDeleted) {
-            // What is reserved to somebody is not purged.
+            // Reserved messages are not purged.
             let waits = |q: &mut Queue| q.waiting_mut(seq).is_some() || q.ready().may_be_paged(seq);
             if kind == HopKind::Purged && !self.queues.get_mut(queue).is_some_and(waits) {
                 continue;
@@ -445,7 +446,7 @@ impl Engine {
         }
     }
 
-    /// A session ends whose client has not settled the delivery. `dropped`: nobody else is to have it.
+    /// The session of a client that has not settled the delivery ends. `dropped`: no other client gets it.
     #[cold]
     #[inline(never)]
     pub(super) fn trace_session_end(&mut self, queue: QueueKey, seq: u64, dropped: bool) {

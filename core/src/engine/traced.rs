@@ -1,4 +1,4 @@
-//! What a trace asks for, and what it finds: see `trace.rs`.
+//! The request of a trace, and what it has found: see `trace.rs`.
 
 use super::flowed::Party;
 use crate::message::{Dialect, Message};
@@ -7,35 +7,35 @@ use crate::time::{Now, Time, Wall};
 use crate::topic::{InvalidFilter, Levels, Pattern};
 use std::time::Duration;
 
-/// Which messages a trace is of. What is `None` is not asked for.
+/// Which messages to trace. `None`: any.
 #[derive(Clone, Debug)]
 pub struct TraceRequest {
-    /// Published to that exchange; empty: the default one.
+    /// Published to this exchange; empty: the default one.
     pub exchange: Option<Name>,
-    /// With a routing key that this matches.
+    /// With a routing key that matches this.
     pub topic: Option<TopicFilter>,
-    /// With that property or header.
+    /// With this value of a property or header.
     pub property: Option<(PropertyName, Name)>,
-    /// It catches so many messages.
+    /// The number of messages to catch.
     pub messages: usize,
-    /// It catches and follows messages for so long.
+    /// How long messages are caught and followed.
     pub lasts: Duration,
 }
 
-/// A filter of routing keys, whatever dialect they are in.
+/// A filter of routing keys in any dialect.
 #[derive(Clone, Debug)]
 pub struct TopicFilter {
-    /// As it was asked for.
+    /// The text in the request.
     pub text: Name,
     dialect: Dialect,
     pattern: Pattern,
 }
 
 impl TopicFilter {
-    /// Reads a filter in MQTT's spelling (`plant/+/temp`) or AMQP's (`plant.*.temp`).
+    /// Parses a filter in MQTT's spelling (`plant/+/temp`) or AMQP's (`plant.*.temp`).
     ///
     /// # Errors
-    /// It is none, in the slash dialect.
+    /// The text is no filter; in the slash dialect only.
     pub fn parse(text: &str, dialect: Dialect) -> Result<TopicFilter, InvalidFilter> {
         Ok(TopicFilter {
             text: text.into(),
@@ -44,7 +44,7 @@ impl TopicFilter {
         })
     }
 
-    /// How it is spelled.
+    /// The dialect of its text.
     pub fn dialect(&self) -> Dialect {
         self.dialect
     }
@@ -63,20 +63,20 @@ pub enum PropertyName {
     CorrelationId,
     /// MIME type of the body.
     ContentType,
-    /// The queue, topic or routing key that an answer goes to.
+    /// The queue, topic or routing key for an answer.
     ReplyTo,
     /// The application's message type.
     Type,
     /// The application's id.
     AppId,
-    /// The sender, as it is written in the message.
+    /// The sender, as the message names it.
     UserId,
     /// A header or user property.
     Header(Name),
 }
 
 impl PropertyName {
-    /// `message-id` and its like, or `header:NAME`.
+    /// Parses `message-id` and the like, or `header:NAME`.
     pub fn parse(text: &str) -> Option<PropertyName> {
         Some(match text {
             "message-id" => PropertyName::MessageId,
@@ -90,7 +90,7 @@ impl PropertyName {
         })
     }
 
-    /// As [`PropertyName::parse`] reads it.
+    /// The text that [`PropertyName::parse`] parses.
     pub fn text(&self) -> String {
         match self {
             PropertyName::MessageId => "message-id".to_owned(),
@@ -104,7 +104,8 @@ impl PropertyName {
         }
     }
 
-    /// Whether the message may have it with that value, as far as that can be told without decoding its properties.
+    /// Whether the message can have this property with that value, as far as it can be told without decoding its
+    /// properties.
     pub(crate) fn may_be(&self, value: &str, message: &Message, codecs: &Codecs) -> bool {
         let raw = message.properties_raw();
         if raw.is_empty() {
@@ -112,14 +113,14 @@ impl PropertyName {
         }
         let text = match self {
             PropertyName::Header(name) => name,
-            // It is put together from parts, and may be spelled otherwise.
+            // The reply address is built from parts, which may be spelled differently.
             PropertyName::ReplyTo => return true,
             _ => value,
         };
         codecs.may_mention(message.envelope().origin, raw, text)
     }
 
-    /// Whether the message has it with that value.
+    /// Whether the message has the property with that value.
     fn is(&self, value: &str, properties: &Properties) -> bool {
         let text = |found: &Option<Name>| found.as_deref() == Some(value);
         match self {
@@ -141,7 +142,7 @@ impl PropertyName {
     }
 }
 
-/// Whether the value reads as that text.
+/// Whether the value, as text, equals `text`.
 fn reads(found: &Value, text: &str) -> bool {
     match found {
         Value::Text(octets) | Value::Binary(octets) => **octets == *text.as_bytes(),
@@ -156,7 +157,7 @@ fn reads(found: &Value, text: &str) -> bool {
 }
 
 impl TraceRequest {
-    /// Whether it asks for the message. What costs most is looked at last.
+    /// Whether it asks for the message. The most expensive test is last.
     pub(crate) fn matches(&self, message: &Message, levels: &Levels<'_>, codecs: &Codecs) -> bool {
         self.asks_for_address(message, levels)
             && self
@@ -165,7 +166,7 @@ impl TraceRequest {
                 .is_none_or(|(name, value)| name.is(value, &message.properties(codecs)))
     }
 
-    /// Whether it asks for messages with that one's exchange and key, or some of them.
+    /// Whether it asks for any messages with the exchange and key of this one.
     pub(crate) fn asks_for_address(&self, message: &Message, levels: &Levels<'_>) -> bool {
         let exchange = self.exchange.as_deref();
         exchange.is_none_or(|exchange| exchange.as_bytes() == message.exchange_bytes())
@@ -173,108 +174,108 @@ impl TraceRequest {
     }
 }
 
-/// Where a trace is.
+/// The state of a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TraceState {
-    /// It catches messages, and follows those it has.
+    /// It catches messages, and follows those caught.
     Catching,
-    /// It has as many messages as it was to catch, and follows them.
+    /// It has as many messages as requested, and follows them.
     Following,
-    /// It is over: nothing is added.
+    /// It has ended: nothing is added.
     Ended,
 }
 
-/// A trace, without its messages.
+/// A trace without its messages.
 #[derive(Clone, Debug)]
 pub struct TraceInfo {
-    /// Its number at this engine.
+    /// Its number in this engine.
     pub id: u64,
-    /// What it was asked for.
+    /// The request.
     pub request: TraceRequest,
-    /// Where it is.
+    /// Its state.
     pub state: TraceState,
     /// When it began.
     pub began: Wall,
-    /// When its time is over.
+    /// When it ends at the latest.
     pub until: Wall,
-    /// Messages it has caught.
+    /// The number of messages caught.
     pub caught: usize,
-    /// Messages it asked for and had no memory for.
+    /// The number of messages it asked for and had no memory for.
     pub missed: u64,
 }
 
-/// Who has published a message.
+/// The publisher of a message.
 #[derive(Clone, Debug)]
 pub enum Origin {
     /// A client.
     Client(Party),
-    /// The gateway: the will of the client of that name.
+    /// The gateway: the will of the client with that name.
     Will(Name),
-    /// The gateway: it died in that queue.
+    /// The gateway: a dead letter from that queue.
     DeadLetter(Name),
     /// The gateway itself.
     Gateway,
 }
 
-/// A message that a trace has caught. Nothing of its body is kept.
+/// A message that a trace has caught, without its body.
 #[derive(Clone, Debug)]
 pub struct TracedMessage {
     /// Its number in the trace, from 0.
     pub number: usize,
     /// When it was published.
     pub at: Now,
-    /// By whom.
+    /// The publisher.
     pub origin: Origin,
-    /// To which exchange; empty: the default one.
+    /// The exchange; empty: the default one.
     pub exchange: Name,
-    /// With which routing key, as its publisher spells it.
+    /// The routing key, as its publisher spelled it.
     pub key: Name,
     /// The key's dialect.
     pub dialect: Dialect,
     /// Bytes of its body.
     pub bytes: usize,
-    /// Quality of service it was published with.
+    /// The quality of service that it was published with.
     pub qos: u8,
-    /// It was to be stored.
+    /// Whether it is durable.
     pub durable: bool,
-    /// It was to be retained.
+    /// Whether it was to be retained.
     pub retain: bool,
-    /// What has happened to it, in order.
+    /// What happened to it, in order.
     pub hops: Vec<Hop>,
     /// Further hops that there was no room for.
     pub left_out: u64,
 }
 
-/// What has happened to a message.
+/// What happened to a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HopKind {
     /// It was published.
     Published,
     /// It was refused; see [`Hop::reason`].
     Refused,
-    /// It was routed to so many queues: [`Hop::number`].
+    /// It was routed. [`Hop::number`]: the number of queues.
     Routed,
-    /// No queue is to have it.
+    /// It was routed to no queue.
     Unroutable,
-    /// A queue has it, under this number.
+    /// A queue took it. [`Hop::number`]: its sequence there.
     Queued,
-    /// A queue was to have it and did not take it.
+    /// A queue did not take it.
     NotQueued,
-    /// It is its topic's retained message.
+    /// It became its topic's retained message.
     Retained,
     /// It is its topic's retained message no longer: another took its place, or its time was over.
     NotRetained,
     /// The log has written it.
     Written,
-    /// The log keeps it as safely as its queues want.
+    /// It is as durable as its queues need.
     Stored,
-    /// It was never written: all its consumers had it before.
+    /// It was never written, because all its consumers had settled it before.
     NotStored,
-    /// Its publisher is told that it is through.
+    /// It was confirmed to its publisher.
     Confirmed,
-    /// A consumer was given it, under this number.
+    /// It was delivered to a consumer, with this number.
     Delivered,
-    /// A client has fetched it, under this number.
+    /// A client fetched it, with this number.
     Fetched,
     /// A session's client was sent it again, or only its release, under this packet id.
     SentAgain,
@@ -284,15 +285,15 @@ pub enum HopKind {
     Released,
     /// A consumer has acknowledged it.
     Acknowledged,
-    /// It came back to its queue.
+    /// It returned to its queue.
     Requeued,
-    /// A consumer has rejected it.
+    /// A consumer rejected it.
     Rejected,
-    /// Its time was over.
+    /// It expired.
     Expired,
-    /// Its queue has dropped it.
+    /// Its queue dropped it.
     Dropped,
-    /// It went on to another exchange.
+    /// It was published to another exchange.
     DeadLettered,
     /// Its queue was purged.
     Purged,
@@ -301,7 +302,7 @@ pub enum HopKind {
 }
 
 impl HopKind {
-    /// As it is shown.
+    /// The word that is shown for it.
     pub fn word(self) -> &'static str {
         match self {
             HopKind::Published => "published",
@@ -333,33 +334,33 @@ impl HopKind {
     }
 }
 
-/// One step of a message.
+/// One thing that happened to a message.
 #[derive(Clone, Debug)]
 pub struct Hop {
-    /// When.
+    /// When it happened.
     pub at: Time,
-    /// What.
+    /// What happened.
     pub kind: HopKind,
-    /// In which queue.
+    /// The queue, if one is involved.
     pub queue: Option<Name>,
-    /// Who did it, or was given the message.
+    /// Who did it, or got the message.
     pub party: Option<Box<Party>>,
     /// The consumer's tag.
     pub consumer: Option<Name>,
-    /// Exchange and routing key that it went on to.
+    /// The exchange and routing key that it was published to next.
     pub to: Option<(Name, Name)>,
-    /// Why.
+    /// The reason.
     pub reason: Option<Name>,
-    /// See the kinds.
+    /// A number whose meaning depends on the kind.
     pub number: Option<u64>,
     /// It was handed out before.
     pub redelivered: bool,
-    /// It is not to be acknowledged.
+    /// It needs no settle.
     pub no_ack: bool,
 }
 
 impl Hop {
-    /// A hop of that kind, of which no more is known.
+    /// A hop of that kind with nothing else known.
     pub(crate) fn new(kind: HopKind) -> Hop {
         Hop {
             at: Time::default(),

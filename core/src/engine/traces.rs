@@ -1,17 +1,17 @@
-//! Traces of an engine: what they have caught, and where those messages are now.
+//! The traces of an engine: the messages that they have caught, and where these are now.
 //!
-//! A message does not know that it is traced. What is known is a list of places, each with the messages that it has in traces:
+//! A message does not know that it is traced. There is a list of places instead, each with its traced messages:
 //!
 //! | a traced message is | place |
 //! |---|---|
-//! | in a queue, or with a consumer | queue and sequence, which stay the same on disk, when it comes back, and when it is sent again |
-//! | on its way to another exchange | the dead letter itself, until it is published |
-//! | on its way to the log | the batch |
+//! | in a queue, or delivered to a consumer | queue and sequence, which stay the same on disk, when it is read back, and when it is sent again |
+//! | being published to another exchange | the dead letter itself, until it is published |
+//! | being written to the log | the batch |
 //! | not confirmed yet | link, channel and number of the publish |
 //! | confirmed, and not released by its publisher | session and packet id |
 //! | its topic's retained message | topic |
 //!
-//! Places are looked up only while some message is followed. A message whose last place is gone has ended.
+//! Places are looked up only while some message is followed. A message without a place has reached its end.
 
 use super::asked::{Asked, AskedAddresses};
 use super::flowed::Party;
@@ -30,21 +30,21 @@ use std::collections::VecDeque;
 use std::mem::size_of;
 use std::time::Duration;
 
-/// Traces of a vhost, those that have ended with them.
+/// The most traces of a vhost, including ended ones.
 pub const TRACES_MAX: usize = 16;
-/// Messages of a trace.
+/// The most messages of a trace.
 pub const TRACED_MESSAGES_MAX: usize = 1000;
-/// How long a trace may last.
+/// The longest time of a trace.
 pub const TRACE_LASTS_MAX: Duration = Duration::from_secs(24 * 3600);
-/// How long a trace is kept that has ended.
+/// How long an ended trace is kept.
 pub const TRACE_KEPT: Duration = Duration::from_secs(3600);
-/// Hops of a message.
+/// The most hops of a message.
 pub const HOPS_MAX: usize = 128;
-/// Queues of a message in which it is followed.
+/// The most queues in which a message is followed.
 pub(crate) const QUEUES_MAX: usize = 32;
-/// Bytes of all traces of a vhost.
+/// The most bytes of all traces of a vhost.
 const BYTES_MAX: usize = 8 << 20;
-/// Dead letters and wills on their way of which it is known where they come from.
+/// The most unpublished dead letters and wills whose origin is kept.
 const UNDERWAY_MAX: usize = 1024;
 
 /// A message of a trace.
@@ -57,7 +57,7 @@ pub(crate) struct Of {
 /// The same message in several traces.
 pub(crate) type Ofs = SmallVec<[Of; 1]>;
 
-/// What an entry of a queue costs that is followed.
+/// Bytes of a followed entry of a queue.
 const PLACE_BYTES: usize = hashed::<((QueueKey, u64), Place)>();
 /// What a message costs beside its names and hops.
 const MESSAGE_BYTES: usize =
@@ -76,7 +76,7 @@ struct Trace {
     missed: u64,
     /// Places of its messages.
     places: usize,
-    /// What it costs.
+    /// Its share of the memory budget.
     bytes: usize,
 }
 
@@ -90,10 +90,10 @@ impl Trace {
     }
 }
 
-/// An entry of a queue that is followed.
+/// A followed entry of a queue.
 struct Place {
     of: Ofs,
-    /// Somebody has it, and has not settled it.
+    /// A consumer has it unsettled.
     is_out: bool,
 }
 
@@ -115,19 +115,19 @@ struct Unreleased {
 /// A message on its way to the log.
 struct Logged {
     ticket: u64,
-    /// Until its batch is written.
+    /// Whether its batch is not written yet.
     message: Option<Message>,
     of: Ofs,
 }
 
-/// A dead letter or a will on its way.
+/// A dead letter or a will that is not published yet.
 struct Underway {
     message: Message,
     of: Ofs,
     origin: Origin,
 }
 
-/// See the module.
+/// The traces of an engine.
 #[derive(Default)]
 pub(crate) struct Traces {
     list: Vec<Trace>,
@@ -142,7 +142,7 @@ pub(crate) struct Traces {
     retained: HashMap<Box<[u8]>, Ofs>,
     /// Those of the publish that is under way.
     current: Ofs,
-    /// What messages that are published need not be compared with the traces.
+    /// Notes about which addresses no trace asks for.
     addresses: AskedAddresses,
     /// Some trace may have nothing left to follow.
     may_end: bool,
@@ -154,17 +154,17 @@ impl Traces {
         self.charge = charge;
     }
 
-    /// Whether some trace is active.
+    /// Whether any trace is active.
     pub(crate) fn is_any_active(&self) -> bool {
         self.list.iter().any(|trace| trace.ended.is_none())
     }
 
-    /// Whether there is room for one more.
+    /// Whether there is room for another trace.
     pub(crate) fn has_room(&self) -> bool {
         self.list.len() < TRACES_MAX
     }
 
-    /// The one that ended first.
+    /// The trace that ended first.
     pub(crate) fn first_ended(&self) -> Option<u64> {
         let ended = self.list.iter().filter_map(|trace| Some((trace.ended?, trace.id)));
         ended.min().map(|(_, id)| id)
@@ -204,13 +204,13 @@ impl Traces {
         self.note_change();
     }
 
-    /// Other traces catch messages than before.
+    /// The traces that catch messages have changed.
     fn note_change(&mut self) {
         let any = self.is_any_active();
         self.addresses.change(any, &mut self.charge);
     }
 
-    /// Forgets a trace. Returns whether there was one.
+    /// Forgets a trace. Returns whether it existed.
     pub(crate) fn remove(&mut self, id: u64) -> bool {
         self.end(id, Time::default());
         let Some(at) = self.list.iter().position(|trace| trace.id == id) else {
@@ -221,7 +221,7 @@ impl Traces {
         true
     }
 
-    /// A trace ends: what it has stays, and its messages are not followed any more.
+    /// Ends a trace: what it has stays, and its messages are not followed any more.
     fn end(&mut self, id: u64, now: Time) {
         let Some(trace) = self.find(id) else { return };
         if trace.ended.is_some() {
@@ -255,7 +255,7 @@ impl Traces {
         self.note_change();
     }
 
-    /// Looks at a trace that is due: its time is over, or that for which it is kept.
+    /// Checks a trace that is due: it ends, or is forgotten.
     pub(crate) fn look(&mut self, id: u64, now: Time) {
         let Some(trace) = self.find(id) else { return };
         match trace.ended {
@@ -265,7 +265,8 @@ impl Traces {
         }
     }
 
-    /// A trace ends that has all its messages, when those have ended. Returns which, and when its time would have been over.
+    /// Ends one trace that has all its messages, if these have reached their ends. Returns its number, and when it
+    /// would have been due.
     pub(crate) fn end_one_done(&mut self, now: Time) -> Option<(u64, Time)> {
         self.may_end = false;
         let is_done = |trace: &&Trace| trace.state() == TraceState::Following && trace.places == 0;
@@ -275,7 +276,7 @@ impl Traces {
         Some((id, until))
     }
 
-    /// When a trace is to be looked at next.
+    /// When a trace is to be checked next.
     pub(crate) fn due(&self, id: u64) -> Option<Time> {
         let trace = self.list.iter().find(|trace| trace.id == id)?;
         Some(trace.ended.map_or(trace.until.monotonic, |ended| ended + TRACE_KEPT))
@@ -302,19 +303,19 @@ impl Traces {
         self.list.iter_mut().find(|trace| trace.id == id)
     }
 
-    /// Whether the publish that begins may be one that comes from a traced one: a dead letter or a will.
+    /// Whether the publish that begins may come from a traced message, as a dead letter or a will.
     #[inline]
     pub(crate) fn is_any_underway(&self) -> bool {
         !self.underway.is_empty()
     }
 
-    /// Whether some message is in a queue, or with a consumer, that is followed.
+    /// Whether any followed message is in a queue or at a consumer.
     #[inline]
     pub(crate) fn is_any_followed(&self) -> bool {
         !self.entries.is_empty()
     }
 
-    /// Whether some message that is followed waits for its confirm.
+    /// Whether any followed message waits for its confirm.
     #[inline]
     pub(crate) fn is_any_awaited(&self) -> bool {
         !self.awaited.is_empty()
@@ -326,24 +327,25 @@ impl Traces {
         self.may_end
     }
 
-    /// A publish begins that no trace is to have.
+    /// A publish begins that is not traced.
     #[inline]
     pub(crate) fn pass(&mut self) {
         self.current.clear();
     }
 
-    /// What is noted of the message's address here.
+    /// What is noted about the message's address here.
     #[inline]
     pub(crate) fn mark(&self, message: &Message) -> Mark {
         self.addresses.find(message)
     }
 
-    /// Notes it.
+    /// Notes something about the message's address.
     pub(crate) fn set_mark(&mut self, message: &Message, mark: Mark) {
         self.addresses.note(message, mark);
     }
 
-    /// Whether the message is to be compared with the traces, by what is noted of its address. `None`: nothing is.
+    /// Whether the message has to be compared with the traces, according to what is noted about its address. `None`:
+    /// nothing is.
     #[inline]
     pub(crate) fn may_want(&self, mark: Mark, message: &Message, codecs: &Codecs) -> Option<bool> {
         Some(match self.addresses.read(mark)? {
@@ -360,13 +362,13 @@ impl Traces {
         asked.any(|(name, value)| name.may_be(value, message, codecs))
     }
 
-    /// What the active traces ask of messages with that one's address.
+    /// What the active traces ask of messages with this message's address.
     #[cold]
     #[inline(never)]
     pub(crate) fn look_at_address(&self, message: &Message) -> Mark {
         let dialect = message.envelope().dialect;
         let mut asked = Asked::Nothing;
-        // What the node tells of itself is no traffic.
+        // Topics that the node itself publishes are not traced.
         if !is_broker_topic(message.key(), dialect) {
             let levels = Levels::new(message.key(), dialect);
             let catching = self.list.iter().filter(|trace| trace.state() == TraceState::Catching);
@@ -381,20 +383,20 @@ impl Traces {
         self.addresses.mark(asked)
     }
 
-    /// Whether some trace asks for the message.
+    /// Whether any trace asks for the message.
     pub(crate) fn wants(&self, message: &Message, codecs: &Codecs) -> bool {
         let levels = Levels::new(message.key(), message.envelope().dialect);
         let mut catching = self.list.iter().filter(|trace| trace.state() == TraceState::Catching);
         catching.any(|trace| trace.request.matches(message, &levels, codecs))
     }
 
-    /// A message is published. Each trace that asks for it has it from here on; `origin` says who has published it.
+    /// A message is published. Each trace that asks for it follows it from here on. `origin`: its publisher.
     /// `has_room`: there is memory for it.
     pub(crate) fn catch(&mut self, now: Now, message: &Message, codecs: &Codecs, origin: &Origin, has_room: bool) {
         let levels = Levels::new(message.key(), message.envelope().dialect);
         let mut is_any_full = false;
         for trace in &mut self.list {
-            // One that has it already, from the queue in which it died, does not catch it again.
+            // A trace that follows it already, from the queue in which it died, does not catch it again.
             let has_it = self.current.iter().any(|of| of.trace == trace.id);
             if has_it || trace.state() != TraceState::Catching || !trace.request.matches(message, &levels, codecs) {
                 continue;
@@ -436,7 +438,7 @@ impl Traces {
             Origin::Client(party) => Some(Box::new(party.clone())),
             _ => None,
         };
-        // What came from another queue has been published before.
+        // A message from another queue was published before.
         let new: Ofs = self.current.iter().copied().filter(|of| self.is_new(*of)).collect();
         let hop = Hop {
             party,
@@ -489,7 +491,7 @@ impl Traces {
         self.follow(queue, seq, of);
     }
 
-    /// A publish begins: of no trace, or of those that have the dead letter which it is. Returns where it comes from, if that
+    /// A publish begins: of no trace, or of those that follow the dead letter that it is. Returns its origin, if that
     /// is known.
     pub(crate) fn begin(&mut self, message: &Message) -> Option<Origin> {
         self.current.clear();
@@ -503,19 +505,19 @@ impl Traces {
         Some(origin)
     }
 
-    /// Whether the publish that is under way is of some trace.
+    /// Whether any trace follows the current publish.
     pub(crate) fn has_current(&self) -> bool {
         !self.current.is_empty()
     }
 
-    /// Something happens to the publish that is under way.
+    /// Adds a hop to the current publish.
     pub(crate) fn note_current(&mut self, now: Now, hop: Hop) {
         let current = std::mem::take(&mut self.current);
         self.add(now, &current, hop);
         self.current = current;
     }
 
-    /// A queue has the publish that is under way.
+    /// A queue took the current publish.
     pub(crate) fn queued(&mut self, now: Now, queue: QueueKey, seq: u64, hop: Hop) {
         self.note_current(now, hop);
         self.follow(queue, seq, self.current.clone());
@@ -555,7 +557,7 @@ impl Traces {
         }
     }
 
-    /// The log is to have the publish that is under way, in that batch.
+    /// The current publish is staged for the log, in that batch.
     pub(crate) fn await_log(&mut self, ticket: u64, message: &Message) {
         let of = self.current.clone();
         self.count(&of, 1);
@@ -566,7 +568,7 @@ impl Traces {
         });
     }
 
-    /// The publish that is under way goes back to its publisher.
+    /// The current publish is returned to its publisher.
     #[cold]
     #[inline(never)]
     pub(crate) fn returned(&mut self, now: Now) {
@@ -574,7 +576,7 @@ impl Traces {
         self.note_current(now, hop);
     }
 
-    /// The publish that is under way waits for its confirm.
+    /// The current publish waits for its confirm.
     #[cold]
     #[inline(never)]
     pub(crate) fn await_confirm(&mut self, link: Link, channel: ChannelNumber, number: u64) {
@@ -588,7 +590,7 @@ impl Traces {
         });
     }
 
-    /// A publisher was told that all its publishes up to that number are through.
+    /// A publisher was sent the confirm of all publishes up to that number.
     #[cold]
     #[inline(never)]
     pub(crate) fn confirmed(&mut self, now: Now, link: Link, channel: ChannelNumber, upto: u64) {
@@ -600,13 +602,13 @@ impl Traces {
         }
     }
 
-    /// A link is gone: nobody is told any more.
+    /// A link ended, so no confirm follows.
     pub(crate) fn forget_link(&mut self, link: Link) {
         let gone: Vec<Awaited> = self.awaited.extract_if(.., |a| a.link == link).collect();
         gone.iter().for_each(|awaited| self.count(&awaited.of, -1));
     }
 
-    /// The log reports: what is in these batches is written.
+    /// These batches are written.
     #[cold]
     #[inline(never)]
     pub(crate) fn written(&mut self, now: Now, ticket: u64) {
@@ -618,7 +620,7 @@ impl Traces {
                 let is_there = message.position().is_some();
                 told.push((logged.of.clone(), is_there));
                 if !is_there {
-                    // Nothing is stored, then.
+                    // If so, nothing is stored.
                     logged.ticket = 0;
                 }
             }
@@ -630,7 +632,7 @@ impl Traces {
         self.forget_logged(|logged| logged.ticket == 0);
     }
 
-    /// The log reports: what is in these batches is as durable as it needs to be.
+    /// These batches are as durable as they need to be.
     pub(crate) fn durable(&mut self, now: Now, ticket: u64) {
         self.written(now, ticket);
         for of in self.forget_logged(|logged| logged.ticket <= ticket) {
@@ -651,7 +653,7 @@ impl Traces {
         over
     }
 
-    /// Something happens to an entry of a queue.
+    /// Adds a hop to an entry of a queue.
     pub(crate) fn note(&mut self, now: Now, queue: QueueKey, seq: u64, hop: impl FnOnce() -> Hop) {
         let Some(place) = self.entries.get_mut(&(queue, seq)) else {
             return;
@@ -666,7 +668,7 @@ impl Traces {
         self.add(now, &of, hop);
     }
 
-    /// The entry is gone from its queue.
+    /// The entry left its queue.
     pub(crate) fn forget(&mut self, queue: QueueKey, seq: u64) -> Ofs {
         let Some(Place { of, .. }) = self.entries.remove(&(queue, seq)) else {
             return Ofs::new();
@@ -676,7 +678,7 @@ impl Traces {
         of
     }
 
-    /// Of the entries of a queue that are followed, those that wait or, if `out`, are with somebody too.
+    /// Followed entries of a queue: those that wait and, if `out`, also those at consumers.
     pub(crate) fn entries_of(&self, queue: QueueKey, out: bool) -> Vec<u64> {
         let of_queue = self.entries.iter().filter(|((of, _), _)| *of == queue);
         let wanted = of_queue.filter(|(_, place)| out || !place.is_out);
@@ -685,19 +687,19 @@ impl Traces {
         found
     }
 
-    /// The messages of the publish that is under way.
+    /// The traced messages of the current publish.
     pub(crate) fn current(&self) -> Ofs {
         self.current.clone()
     }
 
-    /// The publish that is under way was refused, and is dead-lettered later.
+    /// The current publish was refused, and will be dead-lettered.
     pub(crate) fn postpone(&mut self, message: &Message) {
         if self.has_current() {
             self.send_on(message, self.current(), Origin::Gateway);
         }
     }
 
-    /// A dead letter or a will is on its way.
+    /// A dead letter or a will is to be published.
     pub(crate) fn send_on(&mut self, message: &Message, of: Ofs, origin: Origin) {
         if self.underway.len() < UNDERWAY_MAX {
             self.count(&of, 1);
@@ -731,7 +733,7 @@ impl Traces {
         }
     }
 
-    /// Counts places of messages.
+    /// Counts the places of messages.
     fn count(&mut self, of: &[Of], more: isize) {
         for of in of {
             if let Some(trace) = self.find(of.trace) {
