@@ -234,7 +234,7 @@ gatepost.toml:8:14: store.durability: expected one of \"always\", \"interval\", 
 gatepost.toml:10:8: listeners.amqp.bind: expected a list of IP addresses with ports such as [\"[::]:5672\"], which is every address, or [\"127.0.0.1:5672\"], found [\"localhost:5672\"]
 gatepost.toml:12:2: listners: unknown key, did you mean listeners?
 gatepost.toml:17:17: mqtt.default_vhost: expected \"/\" (set a listener's `vhost` for another one), found \"plant\"
-gatepost.toml:18:1: mqtt.colour: unknown key; known here: anonymous, anonymous_user, auth_methods, connect_size_max, default_vhost, exchange, keep_alive_max, max_inflight, receive_maximum, reveal_denied, session_expiry_max, sys_interval
+gatepost.toml:18:1: mqtt.colour: unknown key; known here: anonymous, anonymous_user, auth_methods, connect_size_max, default_vhost, exchange, keep_alive_max, max_inflight, maximum_qos, receive_maximum, retain_available, reveal_denied, session_expiry_max, sys_interval
 tls.cert: /nowhere/cert.pem cannot be read: No such file or directory (os error 2)";
         assert_eq!(read(text).expect_err("wrong"), expected);
     }

@@ -12,6 +12,8 @@ pub(super) struct Listener {
     pub address: String,
     websockets: bool,
     max_connections: Option<u64>,
+    /// The highest quality of service, if it is not 2.
+    pub max_qos: Option<u8>,
     origins: Vec<String>,
     cert: String,
     key: String,
@@ -47,6 +49,10 @@ impl Listener {
             },
             // -1, Mosquitto's default, means no limit and does not parse.
             "max_connections" => self.max_connections = line.word().parse().ok(),
+            "max_qos" => {
+                let qos = line.word().parse().ok().filter(|qos| *qos <= 2);
+                self.max_qos = Some(qos.ok_or_else(|| format!("{} is not 0, 1 or 2", line.word()))?);
+            }
             // Without a list of origins any page may connect.
             "websockets_origin" if value == "*" => {}
             "websockets_origin" => {

@@ -152,6 +152,7 @@ impl Draft {
             "message_size_limit" | "max_packet_size" => {
                 self.set("limits", "max_message_size", bounded(value, 1 << 30)?);
             }
+            "retain_available" => self.set("mqtt", "retain_available", line.flag()?.to_string()),
             "memory_limit" if number(value)? == 0 => {}
             "memory_limit" => self.set("memory", "budget", number(value)?.to_string()),
             "persistent_client_expiration" => self.set("mqtt", "session_expiry_max", quoted(&expiration(value)?)),
@@ -212,6 +213,7 @@ impl Draft {
         self.notes.extend(self.listeners.iter().filter_map(Listener::unbound));
         self.decide_about_certificates();
         self.decide_about_files();
+        self.decide_about_qos();
         self.set("mqtt", "anonymous", quoted(rule(anonymous)));
         if let Some(level) = self.log_level {
             self.set("log", "level", quoted(level));
@@ -261,6 +263,23 @@ impl Draft {
             self.notes.push(format!(
                 "use_identity_as_username: a user whom a certificate names {how}"
             ));
+        }
+    }
+
+    /// Decides on the highest quality of service: Mosquitto has an option for each listener, the gateway one for all. The
+    /// highest holds, so that no client loses what it has.
+    fn decide_about_qos(&mut self) {
+        let of = |listener: &Listener| listener.max_qos.unwrap_or(2);
+        let Some(most) = self.listeners.iter().map(of).max() else {
+            return;
+        };
+        if self.listeners.iter().any(|listener| of(listener) < most) {
+            self.notes.push(format!(
+                "max_qos: all listeners share one, which is the highest of them, {most}"
+            ));
+        }
+        if most < 2 {
+            self.set("mqtt", "maximum_qos", most.to_string());
         }
     }
 
@@ -348,10 +367,12 @@ fn why_not(option: &str) -> &'static str {
         "accept_protocol_versions" => "all three versions are spoken",
         "max_inflight_bytes" => "the limit is max_inflight_messages",
         "upgrade_outgoing_qos" => "the lower QoS of publish and subscription holds",
-        "max_qos" => "every client may use QoS 2",
-        "retain_available" => "retained messages are always available",
-        "check_retain_source" => "a retained message stays when its publisher loses the right to publish it",
-        "mount_point" => "no topic gets a prefix. A vhost of the listener's own keeps its clients apart",
+        "check_retain_source" => {
+            "a retained message stays when its publisher loses the right to publish it. Clear its topic then"
+        }
+        "mount_point" => {
+            "no topic gets a prefix. A `vhost` of the listener's own keeps its clients apart from all others"
+        }
         "use_username_as_clientid" | "clientid_prefixes" | "auto_id_prefix" => "client ids are not checked or changed",
         "use_subject_as_username" => {
             "a certificate's common name or alternative name can name the user, its subject cannot"
@@ -456,10 +477,32 @@ mod tests {
         loaded(
             "listener 1884 127.0.0.1\nallow_anonymous true\nlistener 9001\nprotocol websockets\nmax_inflight_messages 20\n\
              max_keepalive 600\nmessage_size_limit 0\npersistent_client_expiration 2w\nsys_interval 30\nlog_type all\n\
-             log_dest stderr\n",
+             log_dest stderr\nretain_available true\n",
         );
         let toml = translated("allow_anonymous true\nlistener 1884\nallow_anonymous false\n");
         assert!(toml.contains("anonymous = \"deny\""), "the last line counts:\n{toml}");
+    }
+
+    #[test]
+    fn limits_on_what_clients_may_publish_are_taken_over() {
+        let text = "retain_available false\nmax_qos 1\nlistener 1883\nmax_qos 0\n";
+        assert!(
+            translated(text).contains("retain_available = false\n"),
+            "{}",
+            translated(text)
+        );
+        assert!(translated(text).contains("maximum_qos = 0\n"), "{}", translated(text));
+        loaded(text);
+        let text = "listener 1883\nmax_qos 1\nlistener 1884\n";
+        assert!(!translated(text).contains("maximum_qos"), "{}", translated(text));
+        assert!(
+            translated(text).contains("max_qos: all listeners share one, which is the highest of them, 2"),
+            "{}",
+            translated(text)
+        );
+        loaded(text);
+        let wrong = translated("listener 1883\nmax_qos 3\n");
+        assert!(wrong.contains("m.conf:2: max_qos: 3 is not 0, 1 or 2"), "{wrong}");
     }
 
     #[test]

@@ -18,6 +18,12 @@ fn features_of_version_5_work() {
 }
 
 #[test]
+fn what_the_operator_switches_off_is_announced_and_refused() {
+    let settings = "[mqtt]\nretain_available = false\nmaximum_qos = 1\n";
+    python(&mut Gatepost::with(1, settings), "mqtt_limited.py");
+}
+
+#[test]
 fn the_wire_format_is_exact_and_faults_get_their_code() {
     python(&mut Gatepost::start(), "mqtt_wire.py");
 }

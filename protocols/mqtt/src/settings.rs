@@ -96,6 +96,8 @@ impl Settings {
         values.set("mqtt.session_expiry_max", &mut session_expiry_max);
         values.set("mqtt.keep_alive_max", &mut keep_alive_max);
         values.set("mqtt.reveal_denied", &mut s.reveal_denied);
+        values.set("mqtt.retain_available", &mut s.retain_available);
+        values.set("mqtt.maximum_qos", &mut s.maximum_qos);
         s.keep_alive_max = u16::try_from(keep_alive_max.as_secs()).ok().filter(|most| *most > 0);
         s.session_expiry_max = Some(u32::try_from(session_expiry_max.as_secs()).unwrap_or(u32::MAX));
         s
@@ -183,5 +185,19 @@ pub(crate) const KEYS: &[Key] = &[
         default: "1024",
         applies: Applies::NewConnections,
         text: "Unconfirmed publishes of one client.",
+    },
+    Key {
+        name: "mqtt.maximum_qos",
+        kind: Kind::Count { min: 0, max: 2 },
+        default: "2",
+        applies: Applies::NewConnections,
+        text: "Highest QoS. A client that publishes above it is disconnected (0x9B), and a subscription above it gets it.",
+    },
+    Key {
+        name: "mqtt.retain_available",
+        kind: Kind::Flag,
+        default: "true",
+        applies: Applies::NewConnections,
+        text: "Whether messages may be retained. If not, a client that retains one is disconnected (0x9A).",
     },
 ];
