@@ -36,7 +36,7 @@ mod target;
 
 pub use crate::exchange::ExchangeCounts;
 pub(crate) use flow::RouteTally;
-pub(crate) use path::Hop;
+pub(crate) use path::{Hop, passes, source_of_queue};
 pub(crate) use route::{KnownRoute, Walk};
 pub use target::{Admission, Granted, Target};
 

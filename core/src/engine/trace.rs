@@ -31,7 +31,7 @@ use crate::queue::Queue;
 use crate::queue::consumers::Consumer;
 use crate::queue::entry::{Body, Entry, EntryFlags};
 use crate::retained::Retained;
-use crate::router::KnownRoute;
+use crate::router::{KnownRoute, passes, source_of_queue};
 use crate::slots::{Link, QueueKey};
 use crate::time::Now;
 use crate::topic::is_broker_topic;
@@ -159,7 +159,7 @@ impl Engine {
                 .collect(),
             Err(queues) => queues,
         };
-        self.trace_routed(link, message, &queues, skip, enqueued);
+        self.trace_routed(link, message, (&queues, known), skip, enqueued);
     }
 
     /// Whether a message has to be compared with the traces: not if it is noted that none asks for its address, or if
@@ -187,11 +187,11 @@ impl Engine {
     /// A message is in its queues: traces that ask for it follow it from here on. It was put into some of `queues`.
     #[cold]
     #[inline(never)]
-    pub(super) fn trace_routed(
+    fn trace_routed(
         &mut self,
         link: Link,
         message: &Message,
-        queues: &[QueueSlot],
+        (queues, known): (&[QueueSlot], Option<KnownRoute>),
         skip: &[Name],
         enqueued: &mut Enqueued,
     ) {
@@ -208,9 +208,19 @@ impl Engine {
                 ..Hop::new(HopKind::Routed)
             },
         };
+        let path = self.router.path_taken(message, known).unwrap_or_default();
+        for (source, to) in passes(&path, message.exchange()) {
+            let pass = Hop {
+                source: Some(source),
+                to: Some((to, message.key().into())),
+                ..Hop::new(HopKind::PassedOn)
+            };
+            self.traces.note_current(now, pass);
+        }
         self.traces.note_current(now, hop);
         for slot in queues.iter().take(QUEUES_MAX) {
-            self.trace_into(link, message, *slot, skip);
+            let source = source_of_queue(&path, *slot);
+            self.trace_into(link, message, (*slot, source), skip);
         }
         if enqueued.logged.is_some() {
             self.traces.await_log(self.staging.open_ticket(), message);
@@ -218,7 +228,7 @@ impl Engine {
     }
 
     /// Notes that a queue has just taken the message, or why not.
-    fn trace_into(&mut self, link: Link, message: &Message, slot: QueueSlot, skip: &[Name]) {
+    fn trace_into(&mut self, link: Link, message: &Message, (slot, source): (QueueSlot, Option<Name>), skip: &[Name]) {
         let now = self.now;
         let publisher = self.links.get(link).and_then(|l| l.session);
         let Some(key) = self.queues.at(slot) else { return };
@@ -230,6 +240,7 @@ impl Engine {
         {
             let hop = Hop {
                 number: Some(q.depth() as u64 - 1),
+                source,
                 ..Hop::at_queue(HopKind::Queued, &q.name)
             };
             return self.traces.queued(now, key, seq, hop);
@@ -243,7 +254,10 @@ impl Engine {
         } else {
             "the subscriber is away or slow, and gets it at most once"
         };
-        let hop = Hop::at_queue(HopKind::NotQueued, &q.name).because(why);
+        let hop = Hop {
+            source,
+            ..Hop::at_queue(HopKind::NotQueued, &q.name).because(why)
+        };
         self.traces.note_current(now, hop);
     }
 

@@ -251,6 +251,8 @@ pub struct TracedMessage {
 pub enum HopKind {
     /// It was published.
     Published,
+    /// An exchange passed it on to another one: from [`Hop::source`] to [`Hop::to`].
+    PassedOn,
     /// It was refused; see [`Hop::reason`].
     Refused,
     /// It was routed. [`Hop::number`]: the number of queues.
@@ -306,6 +308,7 @@ impl HopKind {
     pub fn word(self) -> &'static str {
         match self {
             HopKind::Published => "published",
+            HopKind::PassedOn => "passed_on",
             HopKind::Refused => "refused",
             HopKind::Routed => "routed",
             HopKind::Unroutable => "unroutable",
@@ -347,7 +350,9 @@ pub struct Hop {
     pub party: Option<Box<Party>>,
     /// The consumer's tag.
     pub consumer: Option<Name>,
-    /// The exchange and routing key that it was published to next.
+    /// The exchange that passed it on to another one or to the queue. Only known where a message passes several.
+    pub source: Option<Name>,
+    /// The exchange and routing key that it was published or passed on to next.
     pub to: Option<(Name, Name)>,
     /// The reason.
     pub reason: Option<Name>,
@@ -368,6 +373,7 @@ impl Hop {
             queue: None,
             party: None,
             consumer: None,
+            source: None,
             to: None,
             reason: None,
             number: None,

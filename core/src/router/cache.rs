@@ -134,6 +134,11 @@ impl RouteCache {
         self.entries[index].mark = mark;
     }
 
+    /// The way of messages on the route at `index`, if they pass more than one exchange.
+    pub(super) fn path(&self, index: usize) -> Option<&Path> {
+        self.entries[index].path.as_ref()
+    }
+
     /// The number of remembered routes.
     pub(super) fn places(&self) -> usize {
         self.entries.len()

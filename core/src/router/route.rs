@@ -383,6 +383,20 @@ impl Router {
         self.path_of(&self.scratch)
     }
 
+    /// The way of a message, if it passed more than one exchange and its way is known. `known`: its route, if the route
+    /// was remembered when the message was published.
+    pub(crate) fn path_taken(&mut self, message: &Message, known: Option<KnownRoute>) -> Option<Path> {
+        if message.exchange_bytes().is_empty() {
+            return None;
+        }
+        // It may be remembered since then.
+        let is_alone = !message.envelope().extra_keys;
+        match known.or_else(|| self.known_route(message, &[]).filter(|_| is_alone)) {
+            Some(known) => self.cache.path(known.index).cloned(),
+            None => self.last_path(),
+        }
+    }
+
     /// Makes [`Router::last_path`] return nothing, because the next message is not walked.
     pub(super) fn forget_path(&mut self) {
         self.scratch.hops.clear();

@@ -1,11 +1,11 @@
 //! Who talks to whom, as the engine counts it between two readings.
 
 use crate::support::*;
-use gatepost_core::command::{Bind, BindTarget, Command, DeclareExchange, PublishFlags};
+use gatepost_core::command::{Command, PublishFlags};
 use gatepost_core::engine::Settings;
 use gatepost_core::engine::flow::{FlowCursor, Flowed, Source, Tally};
 use gatepost_core::message::{Envelope, Message};
-use gatepost_core::properties::{Table, Value};
+use gatepost_core::properties::Value;
 use gatepost_core::store::StoreSettings;
 use gatepost_core::testing::world::{Client, World};
 use std::collections::BTreeMap;
@@ -328,34 +328,6 @@ fn a_wide_fan_out_is_listed_in_part() {
 
 fn send(exchange: &str, key: &str) -> Command {
     publish(PublishFlags::default(), message(exchange, key, "x", false))
-}
-
-/// Binds an exchange to another.
-fn pass_on(from: &str, to: &str, key: &str) -> Command {
-    Command::Bind(Box::new(Bind {
-        channel: CH,
-        source: from.into(),
-        target: BindTarget::Exchange(to.into()),
-        key: key.into(),
-        arguments: Table::default(),
-        reply: true,
-    }))
-}
-
-fn with_alternate(name: &str, alternate: &str) -> Command {
-    let mut arguments = Table::default();
-    arguments.push("alternate-exchange", Value::text(alternate));
-    Command::DeclareExchange(Box::new(DeclareExchange {
-        channel: CH,
-        name: name.into(),
-        kind: "direct".into(),
-        passive: false,
-        durable: true,
-        auto_delete: false,
-        internal: false,
-        arguments,
-        reply: true,
-    }))
 }
 
 /// The map showed an exchange to lead straight to the queues of the exchanges that are bound to it, which were not on it.

@@ -204,6 +204,34 @@ pub(crate) fn bind(source: &str, queue: &str, key: &str) -> Command {
         reply: true,
     }))
 }
+/// Binds an exchange to another.
+pub(crate) fn pass_on(from: &str, to: &str, key: &str) -> Command {
+    Command::Bind(Box::new(Bind {
+        channel: CH,
+        source: from.into(),
+        target: BindTarget::Exchange(to.into()),
+        key: key.into(),
+        arguments: Table::default(),
+        reply: true,
+    }))
+}
+
+pub(crate) fn with_alternate(name: &str, alternate: &str) -> Command {
+    let mut arguments = Table::default();
+    arguments.push("alternate-exchange", Value::text(alternate));
+    Command::DeclareExchange(Box::new(DeclareExchange {
+        channel: CH,
+        name: name.into(),
+        kind: "direct".into(),
+        passive: false,
+        durable: true,
+        auto_delete: false,
+        internal: false,
+        arguments,
+        reply: true,
+    }))
+}
+
 pub(crate) fn consume_with(queue: &str, consumer: u32, change: impl FnOnce(&mut Consume)) -> Command {
     let mut c = Consume::settling(CH, consumer, queue);
     change(&mut c);

@@ -1,8 +1,8 @@
-//! Hops of retained messages, and of QoS 2.
+//! Hops of retained messages, of QoS 2, and over several exchanges.
 
 use crate::support::*;
 use crate::traces::*;
-use gatepost_core::command::Command;
+use gatepost_core::command::{Command, PublishFlags};
 use gatepost_core::engine::trace::*;
 use gatepost_core::testing::world::World;
 
@@ -136,4 +136,94 @@ fn a_session_that_ends_releases_nothing_more() {
     run(&mut w, app, [Command::Detach]);
     assert_eq!(state(&mut w, id), Some(TraceState::Ended));
     assert!(!kinds(&only(&mut w, id)).contains(&"released"));
+}
+
+/// What a trace says of exchanges: the hops that name one, without times.
+fn ways(message: &TracedMessage) -> Vec<String> {
+    let found = hops(message);
+    let lines = found.iter().filter(|line| line.contains(" by "));
+    lines
+        .map(|line| line.split(' ').skip(1).collect::<Vec<_>>().join(" "))
+        .collect()
+}
+
+/// A trace said that a message was in a queue, and not how it came there from the exchange that it was published to.
+#[test]
+fn exchanges_that_pass_a_message_on_are_named() {
+    let (mut w, app, _) = world();
+    run(
+        &mut w,
+        app,
+        [
+            exchange("z", "fanout"),
+            exchange("a", "fanout"),
+            exchange("h", "headers"),
+        ],
+    );
+    run(
+        &mut w,
+        app,
+        [with_alternate("strict", "z"), durable("first"), durable("last")],
+    );
+    // The way is z -> a, against the order of the names. A circle ends where it began.
+    run(
+        &mut w,
+        app,
+        [pass_on("z", "a", ""), pass_on("a", "z", ""), pass_on("h", "a", "")],
+    );
+    run(&mut w, app, [bind("z", "first", ""), bind("a", "last", "")]);
+    run(&mut w, app, [pass_on("amq.topic", "z", "floor.#")]);
+    let id = start(&mut w, request("floor/+"));
+    let send = |exchange: &str, key: &str| publish(PublishFlags::default(), message(exchange, key, "m", false));
+    let to = |from: &str, key: &str| {
+        [
+            format!("passed_on by {from} to z/{key}"),
+            format!("passed_on by z to a/{key}"),
+            format!("passed_on by a to z/{key}"),
+            "queued first #N by z".to_owned(),
+            "queued last #N by a".to_owned(),
+        ]
+    };
+    // The first on a route, a later one, one from a device, and one in a transaction.
+    for _ in 0..2 {
+        run(&mut w, app, [send("amq.topic", "floor.1")]);
+    }
+    let device = w.connect("device");
+    run(&mut w, device, [clean("d"), mqtt("floor/1", "m", 0, 0)]);
+    run(&mut w, app, [transaction(vec![send("amq.topic", "floor.1")])]);
+    // An alternate exchange, and one whose routes are not remembered.
+    run(&mut w, app, [send("strict", "floor.1"), send("h", "floor.1")]);
+    let messages = traced(&mut w, id);
+    let numbered = |(n, message): (usize, &TracedMessage)| -> Vec<String> {
+        ways(message)
+            .iter()
+            .map(|line| line.replace(&format!("#{n}"), "#N"))
+            .collect()
+    };
+    let found: Vec<Vec<String>> = messages.iter().enumerate().map(numbered).collect();
+    assert_eq!(found[0], to("amq.topic", "floor.1"));
+    assert_eq!(found[1], found[0]);
+    assert_eq!(found[2], to("amq.topic", "floor/1"));
+    assert_eq!(found[3], found[0]);
+    assert_eq!(found[4], to("strict", "floor.1"));
+    let alone = [
+        "passed_on by h to a/floor.1",
+        "passed_on by a to z/floor.1",
+        "passed_on by z to a/floor.1",
+    ];
+    assert_eq!(found[5][..3], alone);
+}
+
+/// The way of one message must not be told of another, which was not walked.
+#[test]
+fn a_message_by_the_name_of_its_queue_has_passed_no_exchange() {
+    let (mut w, app, _) = world();
+    run(&mut w, app, [exchange("h", "headers"), exchange("a", "fanout")]);
+    run(&mut w, app, [pass_on("h", "a", ""), bind("a", "q", "")]);
+    let id = start(&mut w, request("q"));
+    let send = |exchange: &str| publish(PublishFlags::default(), message(exchange, "q", "m", false));
+    run(&mut w, app, [send("h"), send("")]);
+    let messages = traced(&mut w, id);
+    assert_eq!(ways(&messages[0]).len(), 2, "{messages:?}");
+    assert_eq!(ways(&messages[1]), Vec::<String>::new());
 }

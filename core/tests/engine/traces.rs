@@ -57,6 +57,9 @@ fn line(message: &TracedMessage, hop: &Hop) -> String {
     if let Some(party) = &hop.party {
         line += &format!(" {}", party.protocol);
     }
+    if let Some(source) = &hop.source {
+        line += &format!(" by {source}");
+    }
     if let Some((exchange, key)) = &hop.to {
         line += &format!(" to {exchange}/{key}");
     }

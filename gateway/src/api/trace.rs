@@ -300,6 +300,9 @@ fn write_hop(fields: &mut Fields<'_>, message: &TracedMessage, hop: &Hop) {
     if let Some(tag) = hop.consumer.as_deref().filter(|tag| !tag.is_empty()) {
         fields.text("consumer_tag", tag);
     }
+    if let Some(source) = &hop.source {
+        fields.text("source", source);
+    }
     if let Some((exchange, key)) = &hop.to {
         fields.text("exchange", exchange);
         fields.text("routing_key", key);

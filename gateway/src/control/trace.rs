@@ -183,9 +183,16 @@ fn detail(hop: &Value) -> String {
                 .map(|n| format!("{what} {n}")),
         );
     }
-    if let (Some(exchange), Some(key)) = (hop["exchange"].as_str(), hop["routing_key"].as_str()) {
-        let exchange = if exchange.is_empty() { "amq.default" } else { exchange };
-        parts.push(format!("to {exchange} with {key}"));
+    let exchange = |key: &str| {
+        let name = hop[key].as_str()?;
+        Some(if name.is_empty() { "amq.default" } else { name })
+    };
+    parts.extend(exchange("source").map(|source| format!("from {source}")));
+    if let Some(exchange) = exchange("exchange") {
+        // An exchange that passes a message on keeps its key.
+        let key = hop["routing_key"].as_str().filter(|_| hop["hop"] != "passed_on");
+        let key = key.map_or_else(String::new, |key| format!(" with {key}"));
+        parts.push(format!("to {exchange}{key}"));
     }
     if hop["redelivered"] == true {
         parts.push("redelivered".to_owned());
@@ -250,6 +257,8 @@ mod tests {
             line(&rows[0]),
             "   1 k        3 ms  dead_lettered work to amq.default with dead\n"
         );
+        let pass = json!({ "hop": "passed_on", "source": "plant", "exchange": "audit", "routing_key": "k" });
+        assert_eq!(detail(&pass), "from plant, to audit");
         let told = json!({ "redelivered": true, "ack_required": false, "reason": "why", "ahead": 0, "queues": 2 });
         assert_eq!(detail(&told), "queues 2, redelivered, not to be acknowledged, why");
     }

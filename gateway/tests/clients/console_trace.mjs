@@ -5,6 +5,8 @@ import { amqp, consoleAt, eventually, photograph, test } from "./console_page.mj
 import { host, later, main, ports, require, unique } from "./harness.mjs";
 
 const mqtt = require("mqtt");
+const { Client } = require("@stomp/stompjs");
+const { WebSocket } = require("ws");
 
 /** The hops that the page shows, as `word queue`. */
 const hops = (page) => page.evaluate(`[...document.querySelectorAll("ol.hops li")].map((li) => [li.querySelector("b"), li.querySelector("div > a")].filter(Boolean).map((node) => node.textContent).join(" "))`);
@@ -19,7 +21,6 @@ test("a message is traced from its topic to its acknowledgement, and a rejected 
   await channel.consume(queue, (message) => (count++ ? channel.nack(message, false, false) : channel.ack(message)));
   // Visible pages are refreshed, so new hops appear without pressing anything.
   const page = await consoleAt("trace", { front: true });
-  await page.shows("There are none.");
   await page.send("Trace messages", { topic, messages: "2" });
   await page.says("Messages are traced from now on.");
   await page.shows("None yet. Publish one that matches");
@@ -49,6 +50,55 @@ test("a message is traced from its topic to its acknowledgement, and a rejected 
   await page.pressInRow(topic, "Delete");
   await page.says("Deleted.");
   await eventually(async () => !(await page.text("main table")).includes(topic), "the trace is gone");
+});
+
+test("a message's way over exchanges, a queue and its dead letters to a STOMP subscriber is told", async () => {
+  const [topic, first, second, queue, dead] = [`floor/${unique("t")}`, unique("collect"), unique("<i>audit</i> "), unique("checks"), unique("dead")];
+  const channel = await amqp();
+  await channel.assertExchange(first, "fanout");
+  await channel.assertExchange(second, "fanout");
+  await channel.bindExchange(first, "amq.topic", topic.replaceAll("/", "."));
+  await channel.bindExchange(second, first, "");
+  await channel.assertQueue(dead);
+  await channel.assertQueue(queue, { deadLetterExchange: "", deadLetterRoutingKey: dead });
+  await channel.bindQueue(queue, second, "");
+  await channel.consume(queue, (message) => channel.nack(message, false, false));
+  const panel = new Client({ webSocketFactory: () => new WebSocket(`ws://${host}:${ports.webStomp}/ws`), reconnectDelay: 0, connectHeaders: { login: "guest", passcode: "guest" } });
+  const got = new Promise((resolve) => {
+    panel.onConnect = () => panel.subscribe(`/amq/queue/${dead}`, (frame) => { frame.ack(); resolve(frame.body); }, { ack: "client-individual" });
+  });
+  panel.activate();
+  later(() => panel.deactivate());
+  const page = await consoleAt("trace", { front: true });
+  await page.send("Trace messages", { topic });
+  await page.says("Messages are traced from now on.");
+  const device = await mqtt.connectAsync(`mqtt://${host}:${ports.mqtt}`, { clientId: unique("press") });
+  later(() => device.end(true));
+  await device.publishAsync(topic, "7", { qos: 1 });
+  assert.equal(await got, "7");
+  await page.shows(`Acknowledged, gone from queue ${dead}`);
+  const said = await page.evaluate(`[...document.querySelectorAll("ol.hops li div")].map((one) => one.innerText.replace(/\\s*[\\d.]+ m?s later$/, ""))`);
+  for (const hop of [
+    `Passed on by exchange amq.topic to exchange ${first}`, `Passed on by exchange ${first} to exchange ${second}`, `In queue ${queue} by exchange ${second}`,
+    `Dead-lettered by queue ${queue} to exchange (default) with routing key ${dead}`, `In queue ${dead}`,
+  ]) assert.ok(said.some((one) => one.startsWith(hop)), `${hop} in ${JSON.stringify(said)}`);
+  assert.ok(said.some((one) => one.startsWith(`Delivered from queue ${dead} to `) && one.includes("STOMP 1.2")), JSON.stringify(said));
+  await photograph(page, "trace-exchanges");
+});
+
+// It was 0/s, as if nothing flowed. This case is here because no other case of this script looks at queues.
+test("a rate that is not known yet is not shown as 0", async () => {
+  const queue = unique();
+  const channel = await amqp();
+  await channel.assertQueue(queue);
+  const page = await consoleAt("log", { front: true });
+  await page.press("Pause", "body");
+  await page.go(`queues?name=${queue}`);
+  await page.shows(queue);
+  const cells = () => page.evaluate(`[...document.querySelectorAll("main tbody tr td")].slice(-2).map((cell) => cell.textContent)`);
+  assert.deepEqual(await cells(), ["– not known yet", "– not known yet"]);
+  await page.press("Pause", "body");
+  await eventually(async () => (await cells()).every((text) => text === "0/s"), "the rates");
 });
 
 test("the error of a filter is shown, and the typed text stays", async () => {

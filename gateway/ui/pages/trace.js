@@ -7,11 +7,13 @@ import { vhosts } from "./list.js";
 const STATES = { catching: "waiting for messages", following: "following its messages", ended: "ended" };
 /** The label of each kind of hop, and whether it is good or bad. */
 const HOPS = {
-  published: ["Published"], refused: ["Refused", "bad"], routed: ["Routed"], unroutable: ["No queue wants it", "warn"], queued: ["In queue"], not_queued: ["Not taken by queue", "warn"],
+  published: ["Published"], passed_on: ["Passed on"], refused: ["Refused", "bad"], routed: ["Routed"], unroutable: ["No queue wants it", "warn"], queued: ["In queue"], not_queued: ["Not taken by queue", "warn"],
   retained: ["Kept as the topic's retained message"], not_retained: ["No longer the topic's retained message"], written: ["Written to the log"], stored: ["Stored safely", "good"], not_stored: ["Not stored: its consumers had it before"], confirmed: ["Confirmed to its publisher", "good"],
   delivered: ["Delivered from queue"], fetched: ["Fetched from queue"], sent_again: ["Sent again from queue", "warn"], received: ["Received, from queue"], released: ["Released by its publisher"], acknowledged: ["Acknowledged, gone from queue", "good"], requeued: ["Back in queue", "warn"], rejected: ["Rejected, from queue", "bad"],
   expired: ["Expired in queue", "bad"], dropped: ["Dropped by queue", "bad"], dead_lettered: ["Dead-lettered by queue", "warn"], purged: ["Purged from queue", "bad"], queue_deleted: ["Gone with queue", "bad"],
 };
+/** Hops that say nothing of where a message is. */
+const ASIDE = ["written", "stored", "not_stored", "confirmed", "released"];
 const word = (hop) => HOPS[hop.hop]?.[0] ?? hop.hop;
 const tone = (hop) => HOPS[hop.hop]?.[1];
 
@@ -58,17 +60,19 @@ const ms = (value) => (value < 10_000 ? `${number(value)} ms` : `${number(Math.r
 function one(place, trace, chosen) {
   const messages = trace.messages;
   const message = messages.find((m) => String(m.number) === chosen) ?? (chosen === undefined ? messages.at(-1) : undefined);
-  const last = (m) => m.hops.at(-1);
+  // Where the message is now. Storing and confirming go on beside its way, and may come after its end.
+  const last = (m) => m.hops.findLast((hop) => !ASIDE.includes(hop.hop)) ?? m.hops.at(-1);
   return [
     h("h1", {}, "Trace of ", bdi(asked(trace))),
     facts([["vhost", trace.vhost], ["State", STATES[trace.state]], ["Messages", caught(trace)], ["Until", time(trace.until)]]),
     h("p", {}, h("a", { href: "#/trace" }, "All traces"), " ", end(trace, () => { location.hash = "#/trace"; })),
     h("h2", {}, "Messages"),
-    table("Traced messages", [
+    // The chosen message is below: a long list must not hide it.
+    h("div", { class: "short" }, table("Traced messages", [
       { name: "#", number: true, cell: (m) => h("a", { href: `#/trace/${part(trace.id)}/${m.number}`, "data-key": `message ${m.number}`, "aria-current": m === message ? "true" : undefined, "aria-label": `Message ${m.number + 1}` }, number(m.number + 1)) },
       { name: "Published", get: (m) => time(m.at) }, { name: "By", get: (m) => who(m.publisher) }, { name: "Routing key", get: (m) => m.routing_key }, { name: "Size", get: (m) => bytes(m.bytes) },
-      { name: "Now", cell: (m) => h("span", { class: tone(last(m)) }, said(last(m))) }, { name: "After", get: (m) => ms(last(m).after_ms) },
-    ], messages, undefined, trace.state === "ended" ? "None came." : "None yet. Publish one that matches, and it is here within seconds."),
+      { name: "Last hop", cell: (m) => h("span", { class: tone(last(m)) }, said(last(m))) }, { name: "After", get: (m) => ms(last(m).after_ms) },
+    ], messages, undefined, trace.state === "ended" ? "None came." : "None yet. Publish one that matches, and it is here within seconds.")),
     chosen !== undefined && !message && h("p", { class: "quiet" }, "There is no such message in this trace."),
     message && story(message, trace.vhost),
   ];
@@ -82,7 +86,7 @@ function story(message, vhost) {
   const delivery = [`QoS ${message.qos}`, message.durable ? "to be stored" : "not to be stored", message.retain && "to be retained"].filter(Boolean).join(", ");
   const step = (hop, n) => {
     const gap = n ? hop.after_ms - hops[n - 1].after_ms : 0;
-    return h("li", { class: tone(hop) }, h("span", { class: "after" }, ms(hop.after_ms)), h("div", {}, h("b", {}, word(hop)), hop.queue !== undefined && [" ", link(hop.queue, "queues", vhost, hop.queue)], more(hop), gap > 0 && h("span", { class: "gap" }, `${ms(gap)} later`)));
+    return h("li", { class: tone(hop) }, h("span", { class: "after" }, ms(hop.after_ms)), h("div", {}, h("b", {}, word(hop)), hop.queue !== undefined && [" ", link(hop.queue, "queues", vhost, hop.queue)], ways(hop, vhost), more(hop), gap > 0 && h("span", { class: "gap" }, `${ms(gap)} later`)));
   };
   return [
     h("h2", {}, `Message ${number(message.number + 1)}`),
@@ -94,14 +98,22 @@ function story(message, vhost) {
   ];
 }
 
-/** The details of a hop other than its kind and queue. */
+/** The exchanges of a hop: where the message came from, and where to. */
+function ways(hop, vhost) {
+  const to = (word, name) => [h("span", { class: "quiet" }, ` ${word} exchange `), name ? link(name, "exchanges", vhost, name) : "(default)"];
+  const key = hop.hop !== "passed_on" && [h("span", { class: "quiet" }, " with routing key "), bdi(hop.routing_key)];
+  return [hop.source !== undefined && to("by", hop.source), hop.exchange !== undefined && [to("to", hop.exchange), key]];
+}
+
+/** The details of a hop other than its kind, queue and exchanges. */
 function more(hop) {
   const client = ["delivered", "fetched", "sent_again"].includes(hop.hop) ? "to" : "by";
   const parts = [
-    hop.queues !== undefined && (hop.queues === 1 ? "to 1 queue" : `to ${number(hop.queues)} queues`), hop.ahead > 0 && `behind ${number(hop.ahead)} others`, hop.exchange !== undefined && `to exchange ${visible(hop.exchange || "(default)")} with routing key ${visible(hop.routing_key)}`,
-    hop.client && `${client} ${visible(hop.client.name)} (${hop.client.protocol})`, hop.consumer_tag && `consumer ${visible(hop.consumer_tag)}`, hop.packet_id && `packet id ${hop.packet_id}`, hop.redelivered && "redelivered", hop.ack_required === false && "nothing to acknowledge", hop.reason,
+    hop.queues !== undefined && (hop.queues === 1 ? "to 1 queue" : `to ${number(hop.queues)} queues`), hop.ahead > 0 && `behind ${number(hop.ahead)} others`, 
+    hop.client && `${client} ${visible(hop.client.name)} (${hop.client.protocol})`, hop.consumer_tag && `consumer ${visible(hop.consumer_tag)}`, hop.packet_id && `packet id ${hop.packet_id}`, hop.redelivered && "redelivered", hop.ack_required === false && "nothing to acknowledge",
   ].filter(Boolean);
-  return parts.length ? h("span", { class: "quiet" }, " ", bdi(parts.join(", "))) : "";
+  const reason = hop.reason && h("span", { class: "quiet" }, ` (${hop.reason})`);
+  return [parts.length > 0 && h("span", { class: "quiet" }, hop.source === undefined ? " " : ", ", bdi(parts.join(", "))), reason];
 }
 
 /** All hops on one line, at distances in proportion to their times. The list below shows the same. */
