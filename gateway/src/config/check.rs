@@ -12,8 +12,8 @@ use crate::network::Network;
 use crate::outbound::Url;
 use crate::{outbound, protocols, tls};
 use gatepost_core::keys::{Address, Kind};
-use std::collections::BTreeMap;
 use std::fs::File;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 /// Finds settings that are valid alone but not together.
@@ -106,7 +106,7 @@ fn http(config: &Config, problems: &mut Vec<Problem>) {
 }
 
 fn listeners(config: &Config, problems: &mut Vec<Problem>) {
-    let (mut taken, mut taken_udp) = (BTreeMap::new(), BTreeMap::new());
+    let (mut taken, mut taken_udp): (Vec<(&Address, &str)>, _) = (Vec::new(), Vec::new());
     for (name, listener) in &config.listeners {
         let protocol = listener.protocol.as_str();
         if protocol != METRICS && protocol != MANAGEMENT && protocols::find(protocol).is_none() {
@@ -124,15 +124,44 @@ fn listeners(config: &Config, problems: &mut Vec<Problem>) {
         let quic = listener.quic_bind.iter().map(|a| ("quic_bind", a));
         for (key, address) in plain.chain(tls).chain(quic).filter(|(_, a)| a.is_exclusive()) {
             let taken = if key == "quic_bind" { &mut taken_udp } else { &mut taken };
-            if let Some(other) = taken.insert(address.clone(), name) {
-                let what = format!("{address} is bound by listeners.{other} already");
+            let clash = taken
+                .iter()
+                .find_map(|(other, at)| Some((overlap(address, other)?, at)));
+            if let Some((why, other)) = clash {
+                let what = format!("{address} is bound by listeners.{other} already{why}");
                 problems.push(load::problem("", &format!("listeners.{name}.{key}"), what));
             }
+            taken.push((address, name));
         }
         tls_addresses(config, name, listener, has_tls, problems);
         quic_rules(config, name, listener, has_tls, problems);
         listener_rules(name, listener, problems);
     }
+}
+
+/// Whether two addresses cannot both be bound, and the explanation where it is not plain. Sockets of `[::]` take IPv4 too
+/// (`listener.rs`), whatever the system's default is.
+fn overlap(address: &Address, other: &Address) -> Option<String> {
+    if address == other {
+        return Some(String::new());
+    }
+    let (Address::Ip(one), Address::Ip(two)) = (address, other) else {
+        return None;
+    };
+    let covers = |wide: &SocketAddr, narrow: &SocketAddr| match wide.ip() {
+        IpAddr::V6(ip) => ip.is_unspecified(),
+        IpAddr::V4(ip) => ip.is_unspecified() && narrow.ip().to_canonical().is_ipv4(),
+    };
+    let wide = [(one, two), (two, one)]
+        .into_iter()
+        .find(|(wide, narrow)| covers(wide, narrow));
+    let (wide, _) = wide.filter(|_| one.port() == two.port())?;
+    let of = if wide.is_ipv6() {
+        "all addresses, IPv4 too"
+    } else {
+        "all IPv4 addresses"
+    };
+    Some(format!(": {wide} means {of}"))
 }
 
 /// Checks a listener's rules for its connections against each other.

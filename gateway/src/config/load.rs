@@ -562,6 +562,40 @@ algorithms = [\"RS256\",\"ES256\"]
         );
     }
 
+    /// These passed the check, and the start failed with "Address already in use".
+    #[test]
+    fn addresses_that_include_each_other_are_refused() {
+        let bind = |addresses: &str| read(&format!("[listeners.mqtt]\nbind = {addresses}\n"));
+        for (addresses, expected) in [
+            (
+                r#"["[::]:1883", "0.0.0.0:1883"]"#,
+                "0.0.0.0:1883 is bound by listeners.mqtt already: [::]:1883 means all addresses, IPv4 too",
+            ),
+            (
+                r#"["0.0.0.0:1883", "[::]:1883"]"#,
+                "[::]:1883 is bound by listeners.mqtt already: [::]:1883 means all addresses, IPv4 too",
+            ),
+            (
+                r#"["0.0.0.0:1883", "127.0.0.1:1883"]"#,
+                "127.0.0.1:1883 is bound by listeners.mqtt already: 0.0.0.0:1883 means all IPv4 addresses",
+            ),
+            (
+                r#"["127.0.0.1:5672"]"#,
+                "127.0.0.1:5672 is bound by listeners.amqp already: [::]:5672 means all addresses, IPv4 too",
+            ),
+        ] {
+            let error = bind(addresses).expect_err("they cannot both be bound");
+            assert_eq!(error, format!("listeners.mqtt.bind: {expected}"));
+        }
+        for addresses in [
+            r#"["127.0.0.1:1883", "[::1]:1883"]"#,
+            r#"["0.0.0.0:1883", "[::1]:1883"]"#,
+            r#"["127.0.0.1:0", "0.0.0.0:0"]"#,
+        ] {
+            bind(addresses).unwrap_or_else(|error| panic!("{addresses}: {error}"));
+        }
+    }
+
     #[test]
     fn the_sample_sets_nothing_and_its_defaults_are_the_defaults() {
         let sample = crate::config::sample();
