@@ -5,6 +5,7 @@ pub(crate) mod lines;
 pub(crate) mod tail;
 
 use crate::config::{Log, LogFormat};
+use gatepost_core::event::LoginFailure;
 use std::borrow::Cow;
 use std::fs::OpenOptions;
 use std::io::{self, IsTerminal as _};
@@ -140,6 +141,19 @@ pub(crate) fn shown(text: &str) -> Cow<'_, str> {
 
 /// Maximum characters of a client's text in a log line.
 const SHOWN_MAX: usize = 300;
+
+/// Why a login was refused, for the log. Clients are told less.
+pub(crate) fn why_refused(why: LoginFailure) -> &'static str {
+    match why {
+        LoginFailure::BadCredentials => "the user is unknown, or the password is wrong",
+        LoginFailure::LoopbackOnly => "the user may only log in from this machine",
+        LoginFailure::AnonymousRefused => "anonymous logins are off, or only permitted from this machine",
+        LoginFailure::Full => "the limit on connections is reached",
+        LoginFailure::Banned => "the user is banned",
+        LoginFailure::Busy => "too many logins wait to be checked",
+        LoginFailure::UnknownMechanism => "the mechanism is not supported",
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -4,7 +4,7 @@ use super::Refusal;
 use super::caller::Caller;
 use crate::http::bounded::{CameFrom, Waiting};
 use crate::logging::lines::LineKind;
-use crate::logging::shown;
+use crate::logging::{shown, why_refused};
 use crate::node::Node;
 use crate::protection::BanKind;
 use axum::http::request::Parts;
@@ -46,7 +46,7 @@ pub(crate) async fn by_header(node: &Node, request: &Parts, at: &str) -> Result<
             if node.lines.admit(LineKind::LoginRefused) {
                 let peer = from.map(|from| from.to_string()).unwrap_or_default();
                 let user = &*shown(&user);
-                tracing::warn!(peer, protocol = at, user, ?why, "login refused");
+                tracing::warn!(peer, protocol = at, user, why = why_refused(why), "login refused");
             }
             Err(refuse(node, why, from, request.extensions.get()).await)
         }

@@ -6,7 +6,7 @@ use crate::directory::Caller;
 use crate::directory::hashing::Answer;
 use crate::directory::mechanisms::{Round, refused};
 use crate::logging::lines::LineKind;
-use crate::logging::shown;
+use crate::logging::{shown, why_refused};
 use crate::protection::BanKind;
 use crate::vhost::Vhost;
 use gatepost_core::access::Asked;
@@ -153,7 +153,7 @@ impl Broker for Desk<'_> {
                 if self.place.node.lines.admit(LineKind::LoginRefused) {
                     let (user, why) = (&*shown(&refused.user), refused.why);
                     let (peer, protocol) = (super::peer_text(peer), self.place.protocol_name());
-                    tracing::warn!(peer, protocol, user, ?why, "login refused");
+                    tracing::warn!(peer, protocol, user, why = why_refused(why), "login refused");
                 }
             }
             _ => {}
