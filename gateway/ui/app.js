@@ -22,6 +22,7 @@ const PAGES = {
   policies: ["Policies", policies], admin: ["Admin", admin], log: ["Log", log], try: ["Try it", attempt],
 };
 const EVERY = 5000;
+const SOON = 1200;
 const ENDED = "Your session has ended: it was not used for eight hours, the password has changed, or the gateway was started again. Please log in.";
 const app = document.getElementById("app");
 
@@ -134,7 +135,8 @@ async function show(refresh = false, asked = false) {
     if (!refresh || (error.status === 404 && at.rest.length)) replace(main, told(error, at), false);
     else live(`Not refreshed: ${error.message}`, true);
   }
-  if (mine === turn) timer = setTimeout(tick, EVERY);
+  // Rates that the first view of a page does not have are there soon afterwards.
+  if (mine === turn) timer = setTimeout(tick, !refresh && main.querySelector(".unknown") ? SOON : EVERY);
 }
 
 function replace(main, content, refresh) {

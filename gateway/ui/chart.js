@@ -48,7 +48,8 @@ export function chart(title, series, unit = "") {
     svg.append(s("text", { x: LEFT, y: HEIGHT - 3 }, clock(from)), s("text", { x: WIDTH - 2, y: HEIGHT - 3, "text-anchor": "end" }, clock(to)));
   }
   series.forEach((one, n) => {
-    const d = one.points.map((p, i) => `${i ? "L" : "M"}${x(p.time).toFixed(1)} ${y(p.value).toFixed(1)}`).join("");
+    // A single sample is a dot.
+    const d = one.points.map((p, i) => `${i ? "L" : "M"}${x(p.time).toFixed(1)} ${y(p.value).toFixed(1)}`).join("") + (one.points.length === 1 ? "h4" : "");
     // Dashes distinguish the lines without colour.
     svg.append(s("path", { d, fill: "none", stroke: `var(--s${n + 1})`, "stroke-width": 2, "stroke-dasharray": ["", "6 3", "2 2", "8 2 2 2"][n], "vector-effect": "non-scaling-stroke" }));
   });

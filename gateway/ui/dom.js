@@ -53,6 +53,14 @@ const known = (value) => value !== undefined && value !== null && !Number.isNaN(
 export const number = (value) => (known(value) ? Number(value).toLocaleString("en") : "unknown");
 export const rate = (value) => (known(value) ? `${Number(value).toLocaleString("en", { maximumFractionDigits: 1 })}/s` : "unknown");
 
+/** The prefetch of a consumer or a channel. */
+export const prefetch = (of) => (of.prefetch_count ? number(of.prefetch_count) : "no limit");
+
+/** A rate of the API. It is measured from the first view on, so it is unknown for some seconds; the API then says 0. */
+export const perSecond = (details, format = rate) => (details && !details.unknown ? format(details.rate) : h("span", { class: "unknown", title: "Not known yet: it is measured since you first looked" }, "–", h("span", { class: "unseen" }, " not known yet")));
+/** The same of a counter of bytes. */
+export const bytesPerSecond = (details) => perSecond(details, (value) => `${bytes(value)}/s`);
+
 export function bytes(value) {
   if (!known(value)) return "unknown";
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];

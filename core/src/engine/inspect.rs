@@ -319,7 +319,7 @@ impl Engine {
     pub fn channel_counts(&self, link: Link, number: u16) -> Option<(ChannelCounts, usize)> {
         let l = self.links.get(link)?;
         let found = l.channel_from(usize::from(number)).filter(|c| c.number == number);
-        if found.is_none() && (l.session.is_none() || number != CHANNEL) {
+        if found.is_none() && !(number == CHANNEL && has_aside(l)) {
             return None;
         }
         Some(self.counts_of(l, number, found))
@@ -331,6 +331,9 @@ impl Engine {
     fn counts_of(&self, l: &LinkState, number: u16, c: Option<&Channel>) -> (ChannelCounts, usize) {
         let mut counts = c.map(Channel::counts).unwrap_or_default();
         let mut unsettled = c.map_or(0, |c| c.unsettled.len());
+        if number == CHANNEL {
+            counts.published += l.published_aside;
+        }
         let session = l.session.filter(|_| number == CHANNEL);
         if let Some(s) = session.and_then(|key| self.sessions.get(key)) {
             unsettled += s.in_flight.len();
@@ -345,7 +348,7 @@ impl Engine {
         (counts, unsettled)
     }
 
-    /// The item of a channel; `None`: of an MQTT session whose link has published nothing on it.
+    /// The item of a channel; `None`: of one that the client uses without a state of its own (`has_aside`).
     fn channel_item(&self, l: &LinkState, c: Option<&Channel>) -> Item {
         let number = c.map_or(CHANNEL, |c| c.number);
         let session = l.session.filter(|_| number == CHANNEL);
@@ -433,13 +436,14 @@ impl Engine {
                 After::Number(number) => Some(number),
                 _ => None,
             };
-            let left = budget - items.len();
             if let Some(l) = self.links.at(cursor.slot) {
-                let mut later = l.channels().filter(|c| after.is_none_or(|after| c.number > after));
-                items.extend(later.by_ref().take(left).map(|c| self.channel_item(l, Some(c))));
-                if l.session.is_some() && l.channel_count() == 0 && after.is_none() {
+                // It comes first, as the channel of the lowest number.
+                if has_aside(l) && l.channels().next().is_none_or(|c| c.number != CHANNEL) && after.is_none() {
                     items.push(self.channel_item(l, None));
                 }
+                let left = budget - items.len();
+                let later = l.channels().filter(|c| after.is_none_or(|after| c.number > after));
+                items.extend(later.take(left).map(|c| self.channel_item(l, Some(c))));
                 if let (Some(Item::Channel { number, .. }), true) = (items.last(), items.len() == budget) {
                     cursor.after = After::Number(*number);
                     break;
@@ -514,6 +518,12 @@ impl Cursor {
             None => self.done = true,
         }
     }
+}
+
+/// Whether the link's client uses channel 0 without opening channels, as MQTT and STOMP do: it has a session, or has
+/// published there. Publishes without confirms give it no state.
+fn has_aside(l: &LinkState) -> bool {
+    l.session.is_some() || l.published_aside > 0
 }
 
 fn connection_item(l: &super::link::LinkState, blocked: bool) -> Item {

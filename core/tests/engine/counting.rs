@@ -238,6 +238,42 @@ fn a_session_s_channel_counts_its_deliveries() {
     );
 }
 
+/// The console said 0/s of devices that publish at QoS 0, and of STOMP clients that ask for no receipts.
+#[test]
+fn publishes_without_confirms_are_counted_where_a_client_has_no_channel() {
+    let mut w = World::new(1);
+    let a = w.connect("MQTT 5.0");
+    let quiet = || mqtt("t", "m", 0, 0);
+    run(&mut w, a, [clean("m"), quiet(), quiet()]);
+    let listed = |w: &mut World| {
+        let mut cursor = Cursor::new(Kind::Channels);
+        let mut found = Vec::new();
+        while !cursor.is_done() {
+            for item in w.inspect(&mut cursor, 1) {
+                let Item::Channel {
+                    link, number, counts, ..
+                } = item
+                else {
+                    panic!("{item:?}")
+                };
+                let known = w.turn(|engine| engine.channel_counts(link, number));
+                assert_eq!(known.map(|(counts, _)| counts), Some(counts));
+                found.push((number, counts.published));
+            }
+        }
+        found
+    };
+    assert_eq!(listed(&mut w), [(0, 2)]);
+    // A confirm gives it a channel; earlier publishes still count.
+    run(&mut w, a, [mqtt("t", "m", 1, 1)]);
+    assert_eq!(listed(&mut w).iter().map(|(_, published)| published).sum::<u64>(), 3);
+    // Without a session, and with a subscription on another channel.
+    let mut w = World::new(1);
+    let b = w.connect("STOMP 1.2");
+    run(&mut w, b, [quiet(), durable("q"), consume("q", 1)]);
+    assert_eq!(listed(&mut w), [(0, 1), (CH, 0)]);
+}
+
 /// They were always 0. The audit compares them with what connections have, in every test of the engine.
 #[test]
 fn bytes_of_unsettled_messages_are_those_that_consumers_have() {

@@ -50,7 +50,7 @@ struct Figures {
 
 impl Channel {
     fn new(connection: &Arc<Connection>, number: u16, figures: Figures, history: ChannelHistory) -> Channel {
-        let number = number.max(1);
+        let number = connection.shown_channel(number);
         Channel {
             name: format!("{} ({number})", connection.name),
             connection: Arc::clone(connection),
@@ -167,7 +167,7 @@ async fn in_vhost(caller: &Caller, node: &Node, vhost: &Vhost, spans: &Spans) ->
     }
     let bare = bare
         .into_values()
-        .map(|connection| Channel::new(connection, 1, Figures::default(), ChannelHistory::default()));
+        .map(|connection| Channel::new(connection, 0, Figures::default(), ChannelHistory::default()));
     all.extend(bare);
     all.sort_by(|a, b| (&a.connection.name, a.number).cmp(&(&b.connection.name, b.number)));
     all

@@ -3,7 +3,7 @@
 use super::caller::Caller;
 use super::collect::collect;
 use super::fields::Fields;
-use super::rates::Spans;
+use super::rates::{Spans, write_rate};
 use super::view::{Pages, Row, View};
 use super::{Answer, Api, Refusal, done};
 use crate::node::Node;
@@ -52,7 +52,7 @@ pub(super) struct Connection {
     carried: Carried,
     is_blocked: bool,
     /// Bytes per second, in and out.
-    rates: (f64, f64),
+    rates: Option<(f64, f64)>,
 }
 
 impl Connection {
@@ -91,7 +91,7 @@ impl Connection {
             handshake,
             carried,
             is_blocked: blocked,
-            rates: (0.0, 0.0),
+            rates: None,
         })
     }
 
@@ -103,6 +103,16 @@ impl Connection {
     /// Whether it has channels that its client opens.
     pub(super) fn has_channels(&self) -> bool {
         self.family() == "amqp"
+    }
+
+    /// The number by which a channel is shown. Protocols without channels number theirs from 0, and the first one is
+    /// shown as 1.
+    pub(super) fn shown_channel(&self, number: u16) -> u16 {
+        if self.has_channels() {
+            number
+        } else {
+            number.saturating_add(1)
+        }
     }
 
     pub(super) fn client_name(&self) -> Option<&str> {
@@ -190,8 +200,8 @@ impl Row for Connection {
             ("send_oct", self.carried.bytes_out),
         ] {
             fields.count(key, value);
-            let rate = if key == "recv_oct" { self.rates.0 } else { self.rates.1 };
-            fields.object(&format!("{key}_details"), |fields| fields.float("rate", rate));
+            let rate = self.rates.map(|(in_, out)| if key == "recv_oct" { in_ } else { out });
+            fields.object(&format!("{key}_details"), |fields| write_rate(fields, rate));
         }
         fields.count("recv_cnt", self.carried.reads);
         fields.count("send_cnt", self.carried.writes);

@@ -103,7 +103,7 @@ pub(super) async fn in_vhost(node: &Node, vhost: &Vhost) -> Vec<Consumer> {
         let unnamed = tag.is_empty().then(|| connection.client_name().map(Name::from));
         Some(Consumer {
             connection: Arc::clone(connection),
-            channel: channel.max(1),
+            channel: connection.shown_channel(channel),
             tag: unnamed.flatten().unwrap_or(tag),
             queue,
             arguments,

@@ -1,5 +1,5 @@
 import { api, part } from "../api.js";
-import { at, bdi, facts, h, link, number, rate, table, tile } from "../dom.js";
+import { at, bdi, facts, h, link, number, perSecond, prefetch, table, tile } from "../dom.js";
 import { CHANNELS } from "./connections.js";
 import { listing } from "./list.js";
 
@@ -11,7 +11,7 @@ export async function render(place) {
 
 async function one(name) {
   const channel = await api(`/channels/${part(name)}`);
-  const stats = (key) => rate(at(channel, `message_stats.${key}_details.rate`));
+  const stats = (key) => perSecond(at(channel, `message_stats.${key}_details`));
   return [
     h("h1", {}, "Channel ", bdi(name)),
     h("div", { class: "tiles" }, tile("unsettled", number(channel.messages_unacknowledged)), tile("unconfirmed", number(channel.messages_unconfirmed)), tile("uncommitted", number(channel.messages_uncommitted)), tile("published", stats("publish")), tile("delivered", stats("deliver_get")), tile("settled", stats("ack"))),
@@ -19,6 +19,6 @@ async function one(name) {
     facts([["Connection", link(channel.connection_details?.name ?? "", "connections", channel.connection_details?.name ?? "")], ["User", channel.user], ["vhost", channel.vhost], ["State", channel.state], ["Confirms", channel.confirm ? "yes" : "no"], ["Transactions", channel.transactional ? "yes" : "no"],
       ["Prefetch", channel.prefetch_count ? `${channel.prefetch_count} for each consumer` : "no limit"], ["Prefetch of the channel", channel.global_prefetch_count ? String(channel.global_prefetch_count) : "no limit"]]),
     h("h2", {}, "Consumers"),
-    table("Consumers", [{ name: "Queue", cell: (c) => link(c.queue?.name ?? "", "queues", c.queue?.vhost ?? channel.vhost, c.queue?.name ?? "") }, { name: "Tag", get: (c) => c.consumer_tag }, { name: "Acknowledges", get: (c) => (c.ack_required ? "yes" : "no") }, { name: "Prefetch", number: true, get: (c) => c.prefetch_count }], channel.consumer_details ?? [], undefined, "Nothing is consumed on it."),
+    table("Consumers", [{ name: "Queue", cell: (c) => link(c.queue?.name ?? "", "queues", c.queue?.vhost ?? channel.vhost, c.queue?.name ?? "") }, { name: "Tag", get: (c) => c.consumer_tag }, { name: "Acknowledges", get: (c) => (c.ack_required ? "yes" : "no") }, { name: "Prefetch", number: true, cell: prefetch }], channel.consumer_details ?? [], undefined, "Nothing is consumed on it."),
   ];
 }

@@ -1,5 +1,5 @@
 import { api, octets, part, remove } from "../api.js";
-import { at, bdi, bytes, danger, details, facts, field, h, json, link, number, q, rate, say, table, tile, time } from "../dom.js";
+import { at, bdi, bytes, bytesPerSecond, danger, details, facts, field, h, json, link, number, q, perSecond, prefetch, say, table, tile, time } from "../dom.js";
 import { listing } from "./list.js";
 
 const client = (c) => c.variable_map?.client_id ?? c.user_provided_name ?? c.client_properties?.connection_name ?? c.client_properties?.product ?? "";
@@ -9,8 +9,8 @@ const COLUMNS = [
   { name: "User", sort: "user", get: (c) => c.user }, { name: "vhost", sort: "vhost", get: (c) => c.vhost },
   { name: "Protocol", sort: "protocol", tight: true, get: (c) => c.protocol + (c.ssl ? " over TLS" : "") }, { name: "State", sort: "state", get: (c) => c.state },
   { name: "Channels", number: true, sort: "channels", get: (c) => c.channels },
-  { name: "From client", number: true, sort: "recv_oct_details.rate", cell: (c) => `${bytes(at(c, "recv_oct_details.rate"))}/s` },
-  { name: "To client", number: true, sort: "send_oct_details.rate", cell: (c) => `${bytes(at(c, "send_oct_details.rate"))}/s` },
+  { name: "From client", number: true, sort: "recv_oct_details.rate", cell: (c) => bytesPerSecond(c.recv_oct_details) },
+  { name: "To client", number: true, sort: "send_oct_details.rate", cell: (c) => bytesPerSecond(c.send_oct_details) },
 ];
 
 export async function render(place) {
@@ -30,7 +30,7 @@ async function one(name) {
   const id = connection.variable_map?.client_id;
   return [
     h("h1", {}, "Connection ", bdi(name)),
-    h("div", { class: "tiles" }, tile("from client", bytes(connection.recv_oct)), tile("from client", `${bytes(at(connection, "recv_oct_details.rate"))}/s`), tile("to client", bytes(connection.send_oct)), tile("to client", `${bytes(at(connection, "send_oct_details.rate"))}/s`), tile("channels", number(connection.channels))),
+    h("div", { class: "tiles" }, tile("from client", bytes(connection.recv_oct)), tile("from client", bytesPerSecond(connection.recv_oct_details)), tile("to client", bytes(connection.send_oct)), tile("to client", bytesPerSecond(connection.send_oct_details)), tile("channels", number(connection.channels))),
     h("h2", {}, "What is known"),
     facts([["Client", client(connection)], ["User", connection.user], ["vhost", connection.vhost], ["Protocol", connection.protocol], ["TLS", connection.ssl ? "yes" : "no"], ["Peer", `${connection.peer_host}:${connection.peer_port}`],
       ["Since", connection.connected_at ? time(connection.connected_at) : "unknown"], ["Heartbeat", `${connection.timeout} s`], ["State", connection.state], id !== undefined && ["Session", link(id, "sessions", connection.vhost, id)]]),
@@ -43,7 +43,7 @@ async function one(name) {
 
 export const CHANNELS = [
   { name: "Channel", sort: "name", tight: true, cell: (c) => link(c.name, "channels", c.name) }, { name: "User", sort: "user", get: (c) => c.user }, { name: "Mode", get: (c) => [c.confirm && "confirms", c.transactional && "transactions"].filter(Boolean).join(", ") },
-  { name: "Consumers", number: true, sort: "consumer_count", get: (c) => c.consumer_count }, { name: "Prefetch", number: true, sort: "prefetch_count", get: (c) => c.prefetch_count },
+  { name: "Consumers", number: true, sort: "consumer_count", get: (c) => c.consumer_count }, { name: "Prefetch", number: true, sort: "prefetch_count", cell: prefetch },
   { name: "Unsettled", number: true, sort: "messages_unacknowledged", get: (c) => c.messages_unacknowledged }, { name: "Unconfirmed", number: true, sort: "messages_unconfirmed", get: (c) => c.messages_unconfirmed },
-  { name: "Published", number: true, cell: (c) => rate(at(c, "message_stats.publish_details.rate")) }, { name: "Delivered", number: true, cell: (c) => rate(at(c, "message_stats.deliver_get_details.rate")) },
+  { name: "Published", number: true, cell: (c) => perSecond(at(c, "message_stats.publish_details")) }, { name: "Delivered", number: true, cell: (c) => perSecond(at(c, "message_stats.deliver_get_details")) },
 ];

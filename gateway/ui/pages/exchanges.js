@@ -1,5 +1,5 @@
 import { api, part, post, put, remove } from "../api.js";
-import { at, bdi, danger, details, facts, form, h, link, q, rate, say, short, tile } from "../dom.js";
+import { at, bdi, danger, details, facts, form, h, link, q, perSecond, say, short, tile } from "../dom.js";
 import { parsed, publishing } from "./messages.js";
 import { bindingTable } from "./queues.js";
 import { listing, vhosts } from "./list.js";
@@ -7,9 +7,12 @@ import { listing, vhosts } from "./list.js";
 const flags = (x) => [x.durable && "durable", x.auto_delete && "auto-delete", x.internal && "internal", x.policy && `policy ${x.policy}`].filter(Boolean).join(", ");
 const COLUMNS = [
   { name: "vhost", sort: "vhost", get: (x) => x.vhost }, { name: "Name", sort: "name", cell: (x) => link(x.name || "(default)", "exchanges", x.vhost, x.name || "amq.default") }, { name: "Type", sort: "type", get: (x) => x.type }, { name: "Features", get: flags },
-  { name: "In", number: true, sort: "message_stats.publish_in_details.rate", cell: (x) => rate(at(x, "message_stats.publish_in_details.rate")) },
-  { name: "Out", number: true, sort: "message_stats.publish_out_details.rate", cell: (x) => rate(at(x, "message_stats.publish_out_details.rate")) },
+  { name: "In", number: true, sort: "message_stats.publish_in_details.rate", cell: (x) => perSecond(at(x, "message_stats.publish_in_details")) },
+  { name: "Out", number: true, sort: "message_stats.publish_out_details.rate", cell: (x) => perSecond(at(x, "message_stats.publish_out_details")) },
 ];
+
+/** What the counts of an exchange leave out. */
+const ASIDE = "In and Out are of messages that were published to the exchange. What other exchanges pass on to it is on the page Flow.";
 
 export async function render(place) {
   const [vhost, name] = place.rest;
@@ -23,7 +26,7 @@ export async function render(place) {
     say(`Exchange ${q(name)} is there.`);
     place.again();
   });
-  return [h("h1", {}, "Exchanges"), ...list, details("Declare an exchange", create)];
+  return [h("h1", {}, "Exchanges"), ...list, h("p", { class: "quiet" }, ASIDE), details("Declare an exchange", create)];
 }
 
 async function one(place, vhost, name) {
@@ -36,9 +39,9 @@ async function one(place, vhost, name) {
   });
   return [
     h("h1", {}, "Exchange ", bdi(exchange.name || "(default)"), h("span", { class: "quiet" }, " in ", bdi(vhost))),
-    exchange.message_stats && h("div", { class: "tiles" }, tile("in", rate(at(exchange, "message_stats.publish_in_details.rate"))), tile("out", rate(at(exchange, "message_stats.publish_out_details.rate")))),
+    exchange.message_stats && h("div", { class: "tiles" }, tile("in", perSecond(at(exchange, "message_stats.publish_in_details"))), tile("out", perSecond(at(exchange, "message_stats.publish_out_details")))),
     facts([["Type", exchange.type], ["Features", flags(exchange)], ["Arguments", short(exchange.arguments) || "none"]]),
-    isDefault ? h("p", { class: "quiet" }, "Every queue is bound here by its name.") : [h("h2", {}, "Bindings from here"), bindingTable(to, place, "destination", "Nothing is bound to it: messages that are published here go nowhere. Bind a queue below."), h("h2", {}, "Bindings to here"), bindingTable(from, place, "source"), details("Bind something to it", bind)],
+    isDefault ? h("p", { class: "quiet" }, "Every queue is bound here by its name.") : [h("h2", {}, "Bindings from here"), bindingTable(to, place, "destination", "Nothing is bound to it: messages that are published here go nowhere. Bind a queue below."), h("h2", {}, "Bindings to here"), bindingTable(from, place, "source"), from.length > 0 && h("p", { class: "quiet" }, ASIDE), details("Bind something to it", bind)],
     details("Publish", publishing(vhost, name)),
     !isDefault && !name.startsWith("amq.") && details("Delete", danger("Delete", `Delete the exchange ${q(name)} with its bindings?`, async () => { await remove(path); say("Deleted."); location.hash = "#/exchanges"; })),
   ];

@@ -92,7 +92,16 @@ function layout(edges, nodes) {
   return { lines, layers };
 }
 
-const clip = (text, most) => (text.length > most ? `${text.slice(0, most - 1)}…` : text);
+/** As much of a text as fits into a box. Letters differ in width, by more than twice. */
+function clip(text, size) {
+  pen.font = `${size}px system-ui, sans-serif`;
+  const fits = (some) => pen.measureText(some).width <= WIDE - 16;
+  if (fits(text)) return text;
+  const letters = [...text];
+  while (letters.length && !fits(`${letters.join("")}…`)) letters.length -= Math.ceil(letters.length / 16);
+  return `${letters.join("")}…`;
+}
+const pen = document.createElement("canvas").getContext("2d");
 
 function picture(edges, nodes) {
   const { lines, layers } = layout(edges, nodes);
@@ -134,7 +143,7 @@ function box({ node, layer }, x, y) {
   const [small, to] = [about(node), address(node)];
   const parts = [
     s("title", {}, [label(node), small].filter(Boolean).join(": ")), s("rect", { x, y, width: WIDE, height: HIGH, rx: 5 }),
-    s("text", { x: x + 8, y: y + (small ? 16 : 23) }, clip(label(node), 26)), ...(small ? [s("text", { x: x + 8, y: y + 31, class: "small" }, clip(small, 28))] : []),
+    s("text", { x: x + 8, y: y + (small ? 16 : 23) }, clip(label(node), 12)), ...(small ? [s("text", { x: x + 8, y: y + 31, class: "small" }, clip(small, 12))] : []),
   ];
   return to ? s("a", { href: to, "data-key": `${layer} ${node.id}` }, ...parts) : s("g", {}, ...parts);
 }

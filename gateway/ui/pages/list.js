@@ -38,9 +38,11 @@ export async function listing(place, path, caption, columns, about = {}) {
     fields.map(field), field({ name: key, label, value: wanted[key], type: "search" }), h("button", {}, "Filter"));
   const go = (word, page, possible) => h("button", { type: "button", disabled: !possible, click: () => choose(place, { page }) }, word);
   const some = answer.filtered_count < answer.total_count;
-  const pager = h("p", { class: "quiet" }, some ? `${number(answer.filtered_count)} of ${number(answer.total_count)} match. ` : `${number(answer.total_count)} in all. `,
-    answer.page_count > 1 && [go("Previous", answer.page - 1, answer.page > 1), ` page ${answer.page} of ${answer.page_count} `, go("Next", answer.page + 1, answer.page < answer.page_count)]);
-  return [filter, pager, table(caption, columns, answer.items, order, some ? "None match the filter." : empty)];
+  const pages = () => answer.page_count > 1 && [go("Previous", answer.page - 1, answer.page > 1), ` page ${answer.page} of ${answer.page_count} `, go("Next", answer.page + 1, answer.page < answer.page_count)];
+  const pager = h("p", { class: "quiet" }, some ? `${number(answer.filtered_count)} of ${number(answer.total_count)} match. ` : `${number(answer.total_count)} in all. `, pages());
+  // Whoever has read the rows to their end is below them.
+  const below = answer.page_count > 1 && h("nav", { class: "quiet", "aria-label": `Pages of ${caption}, below the list` }, pages());
+  return [filter, pager, table(caption, columns, answer.items, order, some ? "None match the filter." : empty), below];
 }
 
 /** The vhosts that this user sees. */

@@ -1,5 +1,5 @@
 import { api } from "../api.js";
-import { announce, at, bytes, h, number, rate, span, table, tile } from "../dom.js";
+import { announce, at, bytes, h, number, perSecond, span, table, tile } from "../dom.js";
 import { chart, levels, rates } from "../chart.js";
 
 const SAMPLES = "?lengths_age=600&lengths_incr=5&msg_rates_age=600&msg_rates_incr=5";
@@ -14,7 +14,7 @@ export async function render({ me }) {
   const samples = (name) => rates(stats[`${name}_details`]);
   const depth = (name) => levels(overview.queue_totals?.[`${name}_details`]);
   const totals = overview.object_totals ?? {};
-  const now = (name) => rate(at(stats, `${name}_details.rate`));
+  const now = (name) => perSecond(at(stats, `${name}_details`));
   const churn = overview.churn_rates ?? {};
   alarms(node);
   return [
@@ -28,7 +28,7 @@ export async function render({ me }) {
       chart("Messages a second", [{ name: "published", points: samples("publish") }, { name: "confirmed", points: samples("confirm") }, { name: "delivered", points: samples("deliver_get") }, { name: "settled", points: samples("ack") }], "/s"),
       chart("Messages in queues", [{ name: "ready", points: depth("messages_ready") }, { name: "unsettled", points: depth("messages_unacknowledged") }])),
     h("h2", {}, "Coming and going"),
-    h("div", { class: "tiles wide" }, CHURN.map(([key, name]) => tile(name, `${number(churn[key])} (${rate(at(churn, `${key}_details.rate`))})`))),
+    h("div", { class: "tiles wide" }, CHURN.map(([key, name]) => tile(name, [number(churn[key]), " (", perSecond(at(churn, `${key}_details`)), ")"]))),
     node && [h("h2", {}, "Node"), h("div", { class: "tiles wide" },
       tile("memory", `${bytes(node.mem_used)} of ${bytes(node.mem_limit)}`), tile("disk free", bytes(node.disk_free)), tile("publishers wait below", bytes(node.disk_free_limit)),
       tile("descriptors", `${number(node.fd_used)} of ${number(node.fd_total)}`), tile("up for", span(node.uptime)), tile("version", overview.product_version ?? overview.rabbitmq_version))],

@@ -1,5 +1,5 @@
 import { api, part, post, put, query, remove } from "../api.js";
-import { at, bdi, bytes, danger, details, facts, form, h, link, number, q as quoted, rate, say, short, table, tile } from "../dom.js";
+import { at, bdi, bytes, danger, details, facts, form, h, link, number, q as quoted, perSecond, prefetch, say, short, table, tile } from "../dom.js";
 import { chart, levels, rates } from "../chart.js";
 import { getting, parsed, publishing, purging } from "./messages.js";
 import { listing, vhosts } from "./list.js";
@@ -10,8 +10,8 @@ const COLUMNS = [
   { name: "vhost", sort: "vhost", get: (q) => q.vhost }, { name: "Name", sort: "name", cell: (q) => link(q.name, "queues", q.vhost, q.name) }, { name: "Features", get: flags },
   { name: "Ready", number: true, sort: "messages_ready", get: (q) => q.messages_ready }, { name: "Unsettled", number: true, sort: "messages_unacknowledged", get: (q) => q.messages_unacknowledged },
   { name: "Bytes", number: true, sort: "message_bytes", cell: (q) => bytes(q.message_bytes) }, { name: "Consumers", number: true, sort: "consumers", get: (q) => q.consumers },
-  { name: "In", number: true, sort: "message_stats.publish_details.rate", cell: (q) => rate(at(q, "message_stats.publish_details.rate")) },
-  { name: "Out", number: true, sort: "message_stats.deliver_get_details.rate", cell: (q) => rate(at(q, "message_stats.deliver_get_details.rate")) },
+  { name: "In", number: true, sort: "message_stats.publish_details.rate", cell: (q) => perSecond(at(q, "message_stats.publish_details")) },
+  { name: "Out", number: true, sort: "message_stats.deliver_get_details.rate", cell: (q) => perSecond(at(q, "message_stats.deliver_get_details")) },
 ];
 
 export async function render(place) {
@@ -48,15 +48,15 @@ async function one(place, vhost, name) {
   return [
     h("h1", {}, "Queue ", bdi(name), h("span", { class: "quiet" }, " in ", bdi(vhost))),
     h("div", { class: "tiles" }, tile("ready", number(queue.messages_ready)), tile("unsettled", number(queue.messages_unacknowledged)), tile("bytes", bytes(queue.message_bytes)),
-      tile("in", rate(at(stats, "publish_details.rate"))), tile("out", rate(at(stats, "deliver_get_details.rate"))), tile("settled", rate(at(stats, "ack_details.rate"))), tile("consumers", number(queue.consumers))),
+      tile("in", perSecond(at(stats, "publish_details"))), tile("out", perSecond(at(stats, "deliver_get_details"))), tile("settled", perSecond(at(stats, "ack_details"))), tile("consumers", number(queue.consumers))),
     h("div", { class: "charts" },
       chart("Messages", [{ name: "ready", points: depth("messages_ready") }, { name: "unsettled", points: depth("messages_unacknowledged") }]),
       chart("Messages a second", [{ name: "in", points: samples("publish") }, { name: "out", points: samples("deliver_get") }, { name: "settled", points: samples("ack") }], "/s")),
     h("h2", {}, "What it is"),
-    facts([["Features", flags(queue)], ["State", queue.state], ["Policy", queue.policy || "none"], ["Operator policy", queue.operator_policy || "none"]]),
+    facts([["Features", flags(queue) || "none"], ["State", queue.state], ["Policy", queue.policy || "none"], ["Operator policy", queue.operator_policy || "none"]]),
     h("h2", {}, "What holds"), holding(queue),
     h("h2", {}, "Consumers"),
-    table("Consumers", [{ name: "Channel", cell: (c) => (c.channel_details?.name ? link(c.channel_details.name, "channels", c.channel_details.name) : "") }, { name: "Tag", get: (c) => c.consumer_tag }, { name: "Acknowledges", get: (c) => (c.ack_required ? "yes" : "no") }, { name: "Prefetch", number: true, get: (c) => c.prefetch_count }, { name: "Active", get: (c) => (c.active === false ? "no" : "yes") }], queue.consumer_details ?? [], undefined, "Nobody consumes from it: messages wait."),
+    table("Consumers", [{ name: "Channel", cell: (c) => (c.channel_details?.name ? link(c.channel_details.name, "channels", c.channel_details.name) : "") }, { name: "Tag", get: (c) => c.consumer_tag }, { name: "Acknowledges", get: (c) => (c.ack_required ? "yes" : "no") }, { name: "Prefetch", number: true, cell: prefetch }, { name: "Active", get: (c) => (c.active === false ? "no" : "yes") }], queue.consumer_details ?? [], undefined, "Nobody consumes from it: messages wait."),
     h("h2", {}, "Bindings"), bindingTable(bindings, place, "source"), details("Bind it to an exchange", bind),
     details("Publish to it", publishing(vhost, "", name)), details("Get messages", getting(vhost, name)), details("Move its messages", moving(place, vhost, name)),
     details("Purge or delete", h("p", {}, purge, " ", gone)),
@@ -67,7 +67,7 @@ async function one(place, vhost, name) {
 function holding(queue) {
   const declared = Object.entries(queue.arguments ?? {}).map(([key, value]) => ({ key, value, by: "declared" }));
   const set = Object.entries(queue.effective_policy_definition ?? {}).map(([key, value]) => ({ key, value, by: "policy" }));
-  const columns = [{ name: "Argument", get: (x) => x.key }, { name: "Value", get: (x) => (typeof x.value === "string" ? x.value : JSON.stringify(x.value)) }, { name: "From", get: (x) => x.by }];
+  const columns = [{ name: "Argument", get: (x) => x.key }, { name: "Value", get: (x) => (typeof x.value === "string" && x.value ? x.value : JSON.stringify(x.value)) }, { name: "From", get: (x) => x.by }];
   return [table("What holds", columns, [...declared, ...set], undefined, "No arguments, and no policy."), set.length > 0 && h("p", { class: "quiet" }, "If both are set: of two limits the lower applies; otherwise what was declared.")];
 }
 

@@ -109,7 +109,7 @@ impl<const N: usize> History<N> {
         of: impl Fn(&Sample<N>) -> u64,
     ) {
         fields.object(&format!("{key}_details"), |fields| {
-            fields.float("rate", self.rate(&of));
+            write_rate(fields, self.rate(&of));
             let Some(span) = span else { return };
             let samples = self.samples(span, &of);
             // Samples before it are made up: as many are expected as were asked for.
@@ -128,14 +128,22 @@ impl<const N: usize> History<N> {
         });
     }
 
-    /// The rate per second over the last interval.
-    fn rate(&self, of: impl Fn(&Sample<N>) -> u64) -> f64 {
-        let [.., before, last] = &*self.0 else { return 0.0 };
+    /// The rate per second over the last interval. `None`: there was none yet, or it was too short.
+    fn rate(&self, of: impl Fn(&Sample<N>) -> u64) -> Option<f64> {
+        let [.., before, last] = &*self.0 else { return None };
         let ms = last.at.saturating_sub(before.at);
-        if ms < LEAST_MS {
-            return 0.0;
+        (ms >= LEAST_MS).then(|| difference(of(&last.sample), of(&before.sample)) / (ms as f64 / 1e3))
+    }
+
+    /// Adds the current values, if the points are too few for a rate. So the second view of an object has one, even if
+    /// the object was not sampled since the first.
+    pub(super) fn up_to_now(mut self, now: u64, sample: Sample<N>) -> Self {
+        let is_rate_known = self.rate(|_| 0).is_some();
+        let last = self.0.last().map(|last| last.at);
+        if !is_rate_known && last.is_some_and(|last| now.saturating_sub(last) >= LEAST_MS) {
+            self.0.push(Point { at: now, sample });
         }
-        difference(of(&last.sample), of(&before.sample)) / (ms as f64 / 1e3)
+        self
     }
 
     /// Values and times, newest first. Before the first point, its value is repeated.
@@ -161,6 +169,14 @@ impl<const N: usize> History<N> {
                 (value, at)
             })
             .collect()
+    }
+}
+
+/// Writes a rate. Clients expect a number, so an unknown rate is 0, and a member beside it says that it is unknown.
+pub(in crate::api) fn write_rate(fields: &mut Fields<'_>, rate: Option<f64>) {
+    fields.float("rate", rate.unwrap_or_default());
+    if rate.is_none() {
+        fields.flag("unknown", true);
     }
 }
 
@@ -199,6 +215,37 @@ mod tests {
         assert_eq!(rate(&[(5_000, 50)]), Some(0.0));
         assert_eq!(rate(&[]), Some(0.0));
         assert_eq!(rate(&[(9_990, 0), (10_000, 50)]), Some(0.0), "too short to say");
+    }
+
+    /// The console showed 0/s for whatever it showed for the first time.
+    #[test]
+    fn a_rate_of_0_that_is_not_known_yet_is_told_from_one_that_is() {
+        let unknown = |points| written(&history(points), None)["publish_details"]["unknown"] == true;
+        assert!(unknown(&[]) && unknown(&[(5_000, 50)]) && unknown(&[(9_990, 0), (10_000, 50)]));
+        assert!(!unknown(&[(5_000, 50), (10_000, 50)]));
+    }
+
+    #[test]
+    fn the_second_view_of_an_object_has_a_rate_before_it_was_sampled() {
+        let viewed = |points: &[(u64, u64)], now, value| {
+            let mut sample = NodeSample::default();
+            sample.set(Figure::Publish, value);
+            written(&history(points).up_to_now(now, sample), None)["publish_details"].clone()
+        };
+        assert_eq!(viewed(&[(5_000, 50)], 7_000, 90), serde_json::json!({ "rate": 20.0 }));
+        assert_eq!(viewed(&[(5_000, 50)], 5_500, 90)["unknown"], true);
+        let early = viewed(&[(4_900, 0), (5_000, 50)], 7_000, 90);
+        assert_eq!(
+            early,
+            serde_json::json!({ "rate": 20.0 }),
+            "sampled right after the first view"
+        );
+        let sampled = &[(5_000, 50), (10_000, 50)];
+        assert_eq!(
+            viewed(sampled, 12_000, 90),
+            serde_json::json!({ "rate": 0.0 }),
+            "of the last interval"
+        );
     }
 
     #[test]

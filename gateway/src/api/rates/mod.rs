@@ -7,7 +7,7 @@
 //! ```
 //!
 //! An object has a ring from its first view on, and keeps it for [`VIEWED`] after the last one. The rings of each kind
-//! have a limit on their memory; objects beyond it have rates of 0. So rates of objects cost nothing while nobody views
+//! have a limit on their memory; objects beyond it have unknown rates, which are written as 0. So rates of objects cost nothing while nobody views
 //! them, and a bounded amount if all are polled.
 
 mod figures;
@@ -15,7 +15,7 @@ mod history;
 mod rings;
 
 pub(super) use figures::{ChannelSample, ExchangeSample, Figure, NodeSample, QueueSample, clients};
-pub(super) use history::{ChannelHistory, ExchangeHistory, NodeHistory, QueueHistory, Spans};
+pub(super) use history::{ChannelHistory, ExchangeHistory, NodeHistory, QueueHistory, Spans, write_rate};
 
 use crate::node::Node;
 use crate::vhost::Vhost;
@@ -78,21 +78,21 @@ struct Flow {
 }
 
 impl Flow {
-    /// Bytes per second, in and out.
-    fn rates(&self) -> (f64, f64) {
-        let Some((from, before)) = self.before else {
-            return (0.0, 0.0);
+    /// Bytes per second, in and out, in the last interval. As long as there was none: from the first view until now,
+    /// when it has carried as much as `now` says. `None`: that time is too short.
+    fn rates(&self, now: (u64, Carried)) -> Option<(f64, f64)> {
+        let ((from, before), (to, last)) = match self.before {
+            Some(before) => (before, self.last),
+            None => (self.last, now),
         };
-        let (to, last) = self.last;
         let ms = to.saturating_sub(from);
-        if ms < LEAST_MS {
-            return (0.0, 0.0);
-        }
         let seconds = ms as f64 / 1e3;
-        (
-            difference(last.bytes_in, before.bytes_in) / seconds,
-            difference(last.bytes_out, before.bytes_out) / seconds,
-        )
+        (ms >= LEAST_MS).then(|| {
+            (
+                difference(last.bytes_in, before.bytes_in) / seconds,
+                difference(last.bytes_out, before.bytes_out) / seconds,
+            )
+        })
     }
 }
 
@@ -164,11 +164,11 @@ impl Rates {
         self.0.lock().channels.view(now, &(vhost, channel), figures, spans)
     }
 
-    /// Bytes per second, in and out, of a connection that has carried this much so far.
-    pub(super) fn connection(&self, now: u64, vhost: VhostId, link: Link, carried: Carried) -> (f64, f64) {
+    /// Bytes per second, in and out, of a connection that has carried this much so far. `None`: not known yet.
+    pub(super) fn connection(&self, now: u64, vhost: VhostId, link: Link, carried: Carried) -> Option<(f64, f64)> {
         let mut state = self.0.lock();
         if state.connections.len() >= CONNECTIONS_MAX && !state.connections.contains_key(&(vhost, link)) {
-            return (0.0, 0.0);
+            return None;
         }
         let flow = state.connections.entry((vhost, link)).or_insert(Flow {
             last: (now, carried),
@@ -176,7 +176,7 @@ impl Rates {
             viewed: Instant::now(),
         });
         flow.viewed = Instant::now();
-        flow.rates()
+        flow.rates((now, carried))
     }
 
     fn look_at_connections(&self, node: &Node, at: u64) {

@@ -83,7 +83,8 @@ impl<K: Clone + Eq + Hash + Ord, const N: usize> Rings<K, N> {
                 series.push(now, sample);
             }
         }
-        self.all.get_mut(key).map(Series::history).unwrap_or_default()
+        let history = self.all.get_mut(key).map(Series::history).unwrap_or_default();
+        history.up_to_now(now, sample)
     }
 
     /// Drops the rings that were not viewed lately. Returns the keys of the others, in order.
