@@ -47,6 +47,23 @@ pub enum Command {
         /// What the consumer says.
         outcome: Outcome,
     },
+    /// Settles deliveries, like `Settle`, when the next `Transaction` of the channel is applied. It fails at once if `Settle`
+    /// would, or if the delivery is held already. With number 0, deliveries that come after it are not settled.
+    HoldSettle {
+        /// The consuming channel.
+        channel: Channel,
+        /// As in `Settle`.
+        number: u64,
+        /// As in `Settle`.
+        multiple: bool,
+        /// What the consumer says.
+        outcome: Outcome,
+    },
+    /// Forgets what `HoldSettle` said since the last `Transaction`: the deliveries are unsettled as before.
+    ForgetHeld {
+        /// The consuming channel.
+        channel: Channel,
+    },
     /// MQTT PUBREC below 0x80 for an outgoing QoS 2 packet id. Answered by `Event::ReleaseDue`, or by `Failed` if the
     /// delivery in flight under that id is of QoS 1.
     Received {
@@ -146,8 +163,8 @@ pub enum Command {
     Subscribe(Box<Subscribe>),
     /// MQTT UNSUBSCRIBE for the link's session. Answered by `Unsubscribed`.
     Unsubscribe(Box<Unsubscribe>),
-    /// Applies these publishes and settles in order, all or none. Their publishes are not numbered one by one. Answered
-    /// by `Done { op: Op::Commit }` once everything is confirmed, or by `Failed`.
+    /// Applies these publishes and settles in order, and then the channel's held settles, all or none. Their publishes
+    /// are not numbered one by one. Answered by `Done { op: Op::Commit }` once everything is confirmed, or by `Failed`.
     Transaction(Box<Transaction>),
     /// Sets and clears policies: all of them, or none. No session sends it; an operator asks for it. Answered by `Done
     /// { op: Op::SetPolicies }` once they are applied to every queue and exchange.
@@ -171,6 +188,8 @@ impl Command {
         match self {
             Command::Publish { channel, .. }
             | Command::Settle { channel, .. }
+            | Command::HoldSettle { channel, .. }
+            | Command::ForgetHeld { channel }
             | Command::OpenChannel { channel }
             | Command::CloseChannel { channel, .. }
             | Command::Qos { channel, .. }

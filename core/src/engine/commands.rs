@@ -122,6 +122,8 @@ impl Engine {
             | Command::SetMode { .. }
             | Command::Echo { .. }
             | Command::Recover { .. }
+            | Command::HoldSettle { .. }
+            | Command::ForgetHeld { .. }
             | Command::Cancel { .. } => self.apply_to_channel(link, command, budget),
             Command::Consume(_) | Command::Get(_) | Command::TryPublish(_) => {
                 self.checked(link, command, budget, Engine::apply_to_channel)
@@ -270,6 +272,20 @@ impl Engine {
                     return Err(command);
                 }
             }
+            Command::HoldSettle {
+                channel,
+                number,
+                multiple,
+                outcome,
+            } => {
+                let verdict = Verdict {
+                    number,
+                    multiple,
+                    outcome,
+                };
+                self.hold_settle(link, channel, verdict);
+            }
+            Command::ForgetHeld { channel } => self.forget_held(link, channel),
             Command::Consume(c) => self.consume(link, *c),
             Command::TryPublish(c) => self.try_publish(link, *c),
             Command::Cancel {

@@ -3,6 +3,7 @@
 use super::Wake;
 use super::confirms::Publisher;
 use super::flow_counts::Sent;
+use super::held::Held;
 use super::outbox::{Fetched, Out, Outbox};
 use super::replays::Replays;
 use super::staging::{Gate, Reached};
@@ -204,6 +205,8 @@ pub(crate) struct Channel {
     // Rarely used fields follow.
     /// Rejected deliveries whose dead-lettering is postponed until the disk has space.
     pub(crate) postponed: Option<Box<Postponed>>,
+    /// Settles that wait for a commit.
+    pub(crate) held: Seldom<Held>,
     pub(crate) consumers: Vec<ConsumerKey>,
     pub(crate) last_queue: Option<Name>,
     pub(crate) seldom: Seldom<SeldomCounts>,
@@ -300,6 +303,7 @@ impl Channel {
             gated: VecDeque::new(),
             last_queue: None,
             recovering: None,
+            held: Seldom::default(),
             strict: false,
             failed: false,
             seat: None,

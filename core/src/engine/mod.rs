@@ -40,6 +40,7 @@ mod flow_counts;
 mod flowed;
 mod gauges;
 mod handing_out;
+mod held;
 pub mod inspect;
 mod internal;
 mod link;

@@ -6,7 +6,6 @@ use super::internal::Source;
 use super::{Engine, done};
 use crate::command::{Channel as ChannelNumber, Outcome};
 use crate::event::Op;
-use crate::fault::{Fault, FaultKind};
 use crate::ledger::ObjectKind;
 use crate::message::{Message, Settled};
 use crate::queue::RETURN_BYTES;
@@ -56,9 +55,7 @@ impl Engine {
             self.settle_delivered(link, channel, delivered, outcome);
             return Ok(());
         }
-        let text = format!("unknown delivery tag {number}");
-        let fault = Fault::new(FaultKind::PreconditionFailed, text);
-        self.fail(link, channel, Op::Settle, fault);
+        self.fail_unknown_delivery(link, channel, number);
         Ok(())
     }
 
@@ -93,7 +90,7 @@ impl Engine {
     }
 
     /// Settles a delivery of `channel` of `link`.
-    fn settle_delivered(&mut self, link: Link, channel: ChannelNumber, delivered: Delivered, outcome: Outcome) {
+    pub(super) fn settle_delivered(&mut self, link: Link, channel: ChannelNumber, delivered: Delivered, outcome: Outcome) {
         if self.is_any_followed() {
             self.trace_settled(link, delivered.queue, delivered.entry.seq, outcome);
         }
@@ -335,7 +332,8 @@ impl Engine {
         }
     }
 
-    /// Returns the deliveries to their queues that were unsettled when the channel asked for that, oldest first. Its
+    /// Returns the deliveries to their queues that were unsettled when the channel asked for that, oldest first. Those
+    /// that a transaction will settle stay. Its
     /// consumers are offered nothing meanwhile: otherwise returned messages would be delivered to them and returned
     /// again, for ever.
     pub(crate) fn recover_channel(
@@ -350,7 +348,7 @@ impl Engine {
         };
         let c = l.channel(channel);
         let upto = *c.recovering.get_or_insert(c.delivered);
-        self.settle_upto(link, channel, upto, Outcome::Requeue, budget)?;
+        self.requeue_not_held(link, channel, upto, budget)?;
         if let Some(l) = self.links.get_mut(link) {
             let c = l.channel(channel);
             c.recovering = None;

@@ -6,8 +6,7 @@
 //! ```
 //!
 //! What is put into queues and settled in that one hold is limited by `transaction_deliveries_max`: 0.11 us a publish,
-//! 0.18 a settle.
-//! publish, 0.18 a settle.
+//! 0.18 a settle. Settles come with the transaction, or were held by the channel before.
 
 use super::budget::Budget;
 use super::publishing::extra_keys;
@@ -57,7 +56,10 @@ impl Engine {
             return Err(transaction);
         }
         let rejects = |c: &Command| matches!(c, Command::Settle { outcome, .. } if *outcome != Outcome::Accept);
-        if self.has_many_internal() && transaction.commands.iter().any(rejects) {
+        let channel = transaction.channel;
+        if self.has_many_internal()
+            && (transaction.commands.iter().any(rejects) || self.holds_rejections(link, channel))
+        {
             // Messages that it rejects are dead-lettered with it, so wait while many dead letters are to be published.
             // Each hold publishes some.
             return Err(transaction);
@@ -66,8 +68,11 @@ impl Engine {
             .links
             .get_mut(link)
             .and_then(|l| l.rare.get_mut()?.committing.take());
-        let mut committing = kept.unwrap_or_default();
-        let channel = transaction.channel;
+        let mut committing = kept.unwrap_or_else(|| {
+            let mut begun = Box::<Committing>::default();
+            begun.deliveries = self.count_held(link, channel);
+            begun
+        });
         let found = match self.find_queues(link, &mut transaction, &mut committing, budget) {
             Ok(true) => self.targets_now(committing.found),
             Ok(false) => {
@@ -103,6 +108,7 @@ impl Engine {
         committing: &mut Committing,
         budget: &mut Budget,
     ) -> Result<bool, Fault> {
+        self.check_size(committing)?;
         while let Some(command) = transaction.commands.get_mut(committing.found.len()) {
             if budget.is_spent() {
                 return Ok(false);
@@ -257,6 +263,7 @@ impl Engine {
                 _ => debug_assert!(false, "a transaction has publishes and settles"),
             }
         }
+        work += self.settle_held(link, channel);
         // Dead letters are published in this hold as far as possible. Of the others, the rejected message is still
         // unsettled after a crash.
         while self.publish_next_internal() {}

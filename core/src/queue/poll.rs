@@ -52,8 +52,9 @@ impl Queue {
         let (seq, flags) = (front.seq, front.flags);
         let is_here = match &front.body {
             Body::Memory(message) => {
-                // A message with a time to live of 0 still goes to a consumer that is ready for it at once.
-                let is_over = |deadline| deadline < now || (is_alone && deadline == now);
+                // A message with a time to live of 0 still goes to a consumer that is ready for it at once, but only once.
+                let comes_now = !is_alone && !flags.has(EntryFlags::REDELIVERED);
+                let is_over = |deadline| deadline < now || (!comes_now && deadline == now);
                 if self.deadline(message).is_some_and(is_over) {
                     return Polled::Expired;
                 }

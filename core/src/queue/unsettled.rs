@@ -175,6 +175,16 @@ impl Unsettled {
     pub(crate) fn reaches(&self, upto: u64) -> bool {
         self.first().is_some_and(|number| number <= upto)
     }
+    /// The lowest number of one from `number` on.
+    pub(crate) fn next_from(&self, number: u64) -> Option<u64> {
+        let first = self.chunks.partition_point(|c| c.base <= number).saturating_sub(1);
+        self.chunks.range(first..).find_map(|chunk| {
+            let at = |p: &Place| chunk.base + u64::from(p.distance);
+            let from = chunk.places.partition_point(|p| at(p) < number);
+            let mut places = chunk.places.range(from..);
+            places.find(|p| p.body.is_some()).map(at)
+        })
+    }
     /// All of them, oldest first: queue, consumer, sequence, body.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn iter(&self) -> impl Iterator<Item = (QueueKey, Option<ConsumerKey>, u64, &Body)> {

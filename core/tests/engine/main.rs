@@ -14,6 +14,7 @@ mod definitions;
 mod durability;
 mod flow;
 mod full;
+mod held;
 mod holding;
 mod holds;
 mod in_process;

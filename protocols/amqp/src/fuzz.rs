@@ -336,7 +336,7 @@ impl Driver {
 fn operation(command: &Command) -> Option<(u16, Op, bool)> {
     Some(match command {
         Command::OpenChannel { channel } => (*channel, Op::OpenChannel, true),
-        Command::Settle { channel, .. } => (*channel, Op::Settle, false),
+        Command::Settle { channel, .. } | Command::HoldSettle { channel, .. } => (*channel, Op::Settle, false),
         Command::Qos { channel, .. } => (*channel, Op::Qos, true),
         Command::Recover { channel, reply } => (*channel, Op::Recover, *reply),
         Command::DeclareExchange(d) => (d.channel, Op::DeclareExchange, d.reply),

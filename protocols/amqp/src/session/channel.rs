@@ -425,19 +425,23 @@ impl Channel {
         ids: (u16, u16),
     ) -> Result<(), Error> {
         self.settle_method = ids.1;
-        let command = Command::Settle {
-            channel: env.number,
+        let channel = env.number;
+        if let Mode::Transaction(transaction) = &mut self.mode {
+            env.cx.commands.push(Command::HoldSettle {
+                channel,
+                number,
+                multiple,
+                outcome,
+            });
+            return transaction.hold_settle(env, ids);
+        }
+        env.cx.commands.push(Command::Settle {
+            channel,
             number,
             multiple,
             outcome,
-        };
-        match &mut self.mode {
-            Mode::Transaction(transaction) => transaction.push(env, command, 0, ids),
-            _ => {
-                env.cx.commands.push(command);
-                Ok(())
-            }
-        }
+        });
+        Ok(())
     }
 
     fn add_consumer(
@@ -562,8 +566,8 @@ impl Channel {
             }
             (Tx::Commit {}, Mode::Transaction(transaction)) => {
                 match transaction.take(env) {
-                    commands if commands.is_empty() => env.defer(Deferred::TxCommitOk),
-                    commands => {
+                    (commands, false) if commands.is_empty() => env.defer(Deferred::TxCommitOk),
+                    (commands, _) => {
                         env.cx
                             .commands
                             .push(Command::Transaction(Box::new(gatepost_core::command::Transaction {
@@ -575,8 +579,10 @@ impl Channel {
                 Ok(())
             }
             (Tx::Rollback {}, Mode::Transaction(transaction)) => {
-                // Settles that were rolled back did not happen: the deliveries are unsettled as before.
-                transaction.take(env);
+                let (_, holds_settles) = transaction.take(env);
+                if holds_settles {
+                    env.cx.commands.push(Command::ForgetHeld { channel: env.number });
+                }
                 env.defer(Deferred::TxRollbackOk);
                 Ok(())
             }

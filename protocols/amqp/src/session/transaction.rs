@@ -1,13 +1,15 @@
-//! The commands of a channel's transaction, held until its commit (AMQP 0-9-1 1.9).
+//! A channel's transaction until its commit (AMQP 0-9-1 1.9): its publishes wait here, its settles in the engine.
 
 use super::env::Env;
 use crate::error::Error;
 use gatepost_core::command::Command;
 
-/// Publishes and settles held until commit.
+/// What waits for the commit.
 #[derive(Debug, Default)]
 pub(super) struct Transaction {
-    commands: Vec<Command>,
+    publishes: Vec<Command>,
+    /// The engine holds settles of it.
+    holds_settles: bool,
     /// Octets held until commit.
     pub(super) bytes: usize,
 }
@@ -18,24 +20,34 @@ pub(super) struct Transaction {
 const COMMAND_BYTES: usize = 256;
 
 impl Transaction {
-    /// Adds a command with `payload` octets of message.
+    /// Adds a publish with `payload` octets of message.
     pub(super) fn push(
         &mut self,
         env: &mut Env<'_, '_>,
-        command: Command,
+        publish: Command,
         payload: usize,
         method: (u16, u16),
     ) -> Result<(), Error> {
+        self.publishes.push(publish);
+        self.count(env, payload, method)
+    }
+
+    /// The engine gets a settle to hold.
+    pub(super) fn hold_settle(&mut self, env: &mut Env<'_, '_>, method: (u16, u16)) -> Result<(), Error> {
+        self.holds_settles = true;
+        self.count(env, 0, method)
+    }
+
+    fn count(&mut self, env: &mut Env<'_, '_>, payload: usize, method: (u16, u16)) -> Result<(), Error> {
         let bytes = payload + COMMAND_BYTES;
         self.bytes += bytes;
-        self.commands.push(command);
         env.count_unfinished(bytes, method)
     }
 
-    /// Empties it.
-    pub(super) fn take(&mut self, env: &mut Env<'_, '_>) -> Vec<Command> {
+    /// Begins a new one. Returns the publishes of this one, and whether the engine holds settles of it.
+    pub(super) fn take(&mut self, env: &mut Env<'_, '_>) -> (Vec<Command>, bool) {
         *env.unfinished_bytes -= self.bytes;
-        self.bytes = 0;
-        std::mem::take(&mut self.commands)
+        let taken = std::mem::take(self);
+        (taken.publishes, taken.holds_settles)
     }
 }

@@ -561,12 +561,17 @@ fn tx_confirm_mix_406() {
     assert_eq!(script.close(), (3, 406, text.into(), (90, 20)));
 }
 
-/// How many publishes were tried, and nothing else, since the last look.
-fn tried(script: &mut Script) -> usize {
+/// How many publishes were tried and how many settles are held, and nothing else, since the last look.
+fn tried_and_held(script: &mut Script) -> (usize, usize) {
     let commands = script.commands();
-    let is_tried = |c: &Command| matches!(c, Command::TryPublish(tried) if tried.refused.is_none());
-    assert!(commands.iter().all(is_tried), "{commands:?}");
-    commands.len()
+    let is_tried = |c: &&Command| matches!(c, Command::TryPublish(tried) if tried.refused.is_none());
+    let is_held = |c: &&Command| matches!(c, Command::HoldSettle { channel: 1, .. });
+    let counts = (
+        commands.iter().filter(is_tried).count(),
+        commands.iter().filter(is_held).count(),
+    );
+    assert_eq!(commands.len(), counts.0 + counts.1, "{commands:?}");
+    counts
 }
 
 #[test]
@@ -584,9 +589,13 @@ fn a_commit_applies_commands_and_a_rollback_drops_them() {
                 multiple: false,
             }),
         );
-        assert_eq!(tried(&mut script), 1, "they wait, but their faults are told");
+        assert_eq!(tried_and_held(&mut script), (1, 1), "they wait, but their faults are told");
         script.send(1, Method::Tx(Tx::Rollback {}));
-        script.echo();
+        let commands = script.commands();
+        let [Command::ForgetHeld { channel: 1 }, Command::Echo { channel, token }] = commands[..] else {
+            panic!("{commands:?}");
+        };
+        script.tell(Event::Echo { channel, token });
     }
     script.send(1, Method::Tx(Tx::Commit {}));
     script.echo();
@@ -608,14 +617,36 @@ fn a_commit_applies_commands_and_a_rollback_drops_them() {
     );
     script.send(1, publish("k"));
     script.feed(&header(1, 0, &Default::default()));
-    assert_eq!(tried(&mut script), 1);
+    assert_eq!(tried_and_held(&mut script), (1, 1));
     script.send(1, Method::Tx(Tx::Commit {}));
     let Command::Transaction(transaction) = script.command() else {
         panic!("no transaction");
     };
-    assert_eq!((transaction.channel, transaction.commands.len()), (1, 2));
+    assert_eq!((transaction.channel, transaction.commands.len()), (1, 1));
     script.tell(done(1, Op::Commit));
     assert_eq!(script.said(), ["1 Tx(CommitOk)"]);
+
+    // Settles alone are committed too, and nothing is left for the next one.
+    for settles in [true, false] {
+        if settles {
+            script.send(1, ack_all());
+            assert_eq!(tried_and_held(&mut script), (0, 1));
+        }
+        script.send(1, Method::Tx(Tx::Commit {}));
+        match script.command() {
+            Command::Transaction(c) if settles && c.commands.is_empty() => script.tell(done(1, Op::Commit)),
+            Command::Echo { channel, token } if !settles => script.tell(Event::Echo { channel, token }),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(script.said(), ["1 Tx(CommitOk)"]);
+    }
+}
+
+fn ack_all() -> Method<'static> {
+    Method::Basic(Basic::Ack {
+        number: 0,
+        multiple: true,
+    })
 }
 
 #[test]
