@@ -215,6 +215,8 @@ pub struct Close {
     pub why: String,
     /// Whether the peer misbehaved or vanished, instead of closing in good order.
     pub abnormal: bool,
+    /// The peer is to close the socket first. It has a moment for that.
+    pub peer_closes: bool,
 }
 
 impl Close {
@@ -223,6 +225,14 @@ impl Close {
         Close {
             why: why.into(),
             abnormal: false,
+            peer_closes: false,
+        }
+    }
+    /// An orderly end, after which the peer closes the socket.
+    pub fn by_peer(why: impl Into<String>) -> Close {
+        Close {
+            peer_closes: true,
+            ..Close::normal(why)
         }
     }
     /// An error.
@@ -230,6 +240,7 @@ impl Close {
         Close {
             why: why.into(),
             abnormal: true,
+            peer_closes: false,
         }
     }
 }

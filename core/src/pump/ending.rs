@@ -21,6 +21,8 @@ pub struct Ended {
     pub broken: bool,
     /// It was ended because the peer did not read its output.
     pub stalled: bool,
+    /// The peer is to close the stream first.
+    pub peer_closes: bool,
 }
 
 /// Why a connection ends.
@@ -52,6 +54,7 @@ impl<V> Pump<V> {
             abnormal: true,
             broken: true,
             stalled: false,
+            peer_closes: false,
         }
     }
 
@@ -116,12 +119,14 @@ impl<V> Pump<V> {
                 abnormal: close.abnormal,
                 broken: written.is_err(),
                 stalled: false,
+                peer_closes: close.peer_closes,
             },
             End::Broken(error) => Ended {
                 why: error.to_string(),
                 abnormal: true,
                 broken: true,
                 stalled: error.get_ref().is_some_and(|error| error.is::<Stalled>()),
+                peer_closes: false,
             },
         }
     }

@@ -59,6 +59,10 @@ struct Connection {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Open,
+    /// The session is over, and the peer is to close first. Until then the end of our output is not signalled.
+    Awaiting {
+        until: Time,
+    },
     /// The session is over; the rest of its output is being written.
     Flushing {
         until: Time,
@@ -176,12 +180,16 @@ impl Connection {
 
     /// The session is over.
     fn end(&mut self, now: Now, ended: &Ended) {
-        self.phase = if self.transport.end(ended.abnormal, ended.broken) {
+        self.phase = if !self.transport.end(ended.abnormal, ended.broken) {
+            Phase::Done
+        } else if ended.peer_closes && !ended.broken {
+            Phase::Awaiting {
+                until: now.monotonic + self.transport.linger(),
+            }
+        } else {
             Phase::Flushing {
                 until: now.monotonic + FLUSH,
             }
-        } else {
-            Phase::Done
         };
         let (peer, protocol) = (peer_text(self.pump.peer()), self.place.protocol_name());
         let why = &*shown(&ended.why);
@@ -235,8 +243,25 @@ impl Connection {
     /// Ends a connection after its session: writes the rest, signals the end of output, waits for the peer to close. Returns
     /// whether to run again at once.
     fn wind_up(&mut self, cx: &mut Context<'_>, scratch: &mut Scratch, now: Now) -> bool {
+        if let Phase::Awaiting { until } = self.phase {
+            let broken = matches!(self.flush(cx, now), Poll::Ready(Err(_)));
+            let mut buffer = ReadBuf::new(scratch.waste());
+            match Pin::new(&mut self.transport).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() && now.monotonic < until => return true,
+                Poll::Pending if !broken && now.monotonic < until => {}
+                _ => {
+                    self.phase = Phase::Flushing {
+                        until: now.monotonic + FLUSH,
+                    }
+                }
+            }
+        }
         if let Phase::Flushing { until } = self.phase {
-            self.phase = match self.flush(cx, now) {
+            let closed = match self.flush(cx, now) {
+                Poll::Ready(Ok(())) => self.transport.poll_close(cx),
+                other => other,
+            };
+            self.phase = match closed {
                 _ if now.monotonic >= until => Phase::Done,
                 Poll::Pending => self.phase,
                 Poll::Ready(Err(_)) => Phase::Done,
@@ -257,7 +282,7 @@ impl Connection {
         false
     }
 
-    /// Writes the rest of the session's output, then the transport's, and closes.
+    /// Writes the rest of the session's output, then the transport's.
     fn flush(&mut self, cx: &mut Context<'_>, now: Now) -> Poll<io::Result<()>> {
         let mut stream = Wired::new(cx, &mut self.transport);
         let flushed = self.pump.flush(now, &mut stream);
@@ -266,8 +291,7 @@ impl Connection {
         if !self.pump.is_flushed() {
             return Poll::Pending;
         }
-        std::task::ready!(self.transport.poll_flush(cx))?;
-        self.transport.poll_close(cx)
+        self.transport.poll_flush(cx)
     }
 
     /// Sets the timer for the next deadline. Returns whether that deadline has passed already.
@@ -285,7 +309,7 @@ impl Connection {
                 let transport = self.transport.poll_timeout();
                 timeout.into_iter().chain(unread).chain(transport).min()
             }
-            Phase::Flushing { until } | Phase::Lingering { until } => Some(until),
+            Phase::Awaiting { until } | Phase::Flushing { until } | Phase::Lingering { until } => Some(until),
             Phase::Done => None,
         };
         let Some(due) = due.filter(|due| self.armed.is_none_or(|armed| *due < armed)) else {

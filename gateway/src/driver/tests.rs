@@ -78,6 +78,10 @@ impl ToySession {
                 cx.out.extend_from_slice(b"bye\n");
                 return Err(Close::normal("bye"));
             }
+            "leave" => {
+                cx.out.extend_from_slice(b"left\n");
+                return Err(Close::by_peer("left"));
+            }
             other => return Err(Close::abnormal(format!("what is {other}"))),
         }
         Ok(())
@@ -299,6 +303,24 @@ fn last_words_reach_a_peer_that_reads_slowly_and_still_sends() {
     let got = rest(&client);
     assert_eq!(got.len(), 8_000_004);
     assert!(got.ends_with(b"xbye\n"));
+}
+
+/// An AMQP client closes the socket after `close-ok`. Lapin logged an error when it read the end of the stream together with
+/// that, because the gateway had closed first.
+#[test]
+fn a_peer_that_is_to_close_first_is_waited_for_but_not_for_ever() {
+    let bench = Bench::start();
+    let (closes, stays) = (bench.connect(), bench.connect());
+    let asked = std::time::Instant::now();
+    for client in [&closes, &stays] {
+        send(client, "leave\n");
+        expect(client, "left\n");
+    }
+    closes.shutdown(std::net::Shutdown::Write).expect("closed");
+    assert!(rest(&closes).is_empty());
+    send(&stays, "say too late\n");
+    assert!(rest(&stays).is_empty());
+    assert!(asked.elapsed() >= Duration::from_secs(1), "it had no time to close");
 }
 
 #[test]
