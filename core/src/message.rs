@@ -17,7 +17,7 @@ use std::fmt;
 use std::hash::{BuildHasher, Hasher};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use triomphe::ThinArc;
+use triomphe::{Arc, ThinArc};
 
 /// How a routing key spells its levels.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -153,6 +153,17 @@ impl Message {
     /// The same message with another exchange, key and envelope, for dead letters and wills.
     pub fn readdressed(&self, envelope: Envelope, exchange: &str, key: &str, properties: &[u8]) -> Message {
         Message::new(envelope, exchange, key, properties, self.body())
+    }
+
+    /// Counts its times from `now`, because it is published only now. A message that is shared keeps them.
+    pub(crate) fn receive_at(&mut self, now: Wall) {
+        self.0.with_arc_mut(|shared| {
+            let Some(message) = Arc::get_mut(shared) else { return };
+            let envelope = &mut message.header_mut().envelope;
+            let late = now - envelope.received;
+            envelope.deadline = envelope.deadline.map(|deadline| deadline + late);
+            envelope.received = now;
+        });
     }
 
     /// Whether both are the same allocation.

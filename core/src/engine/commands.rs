@@ -172,7 +172,7 @@ impl Engine {
                 return self.delete_exchange(link, c, budget).map_err(Command::DeleteExchange);
             }
             Command::DeclareQueue(c) => {
-                self.dispatch_touched();
+                self.settle_touched();
                 if self.end_namesake(&c.name, budget).is_err() {
                     return Err(Command::DeclareQueue(c));
                 }
@@ -297,7 +297,7 @@ impl Engine {
                 self.cancel(link, channel, consumer, reply);
             }
             Command::Get(c) => {
-                self.dispatch_touched();
+                self.settle_touched();
                 return self.get(link, c).map_err(Command::Get);
             }
             _ => debug_assert!(false, "no channel's"),

@@ -133,6 +133,15 @@ impl Engine {
         }
     }
 
+    /// Dispatches touched queues, and continues with those above their limits. For commands that show how many messages a
+    /// queue has, or take one: a message that was requeued into a full queue may be dropped with a delay, but is never seen.
+    pub(crate) fn settle_touched(&mut self) {
+        self.dispatch_touched();
+        if !self.behind.overfull.is_empty() {
+            self.enforce_limits();
+        }
+    }
+
     /// Continues with queues that are above their limits.
     pub(crate) fn enforce_limits(&mut self) {
         for _ in 0..self.behind.overfull.len() {

@@ -90,7 +90,13 @@ impl Engine {
     }
 
     /// Settles a delivery of `channel` of `link`.
-    pub(super) fn settle_delivered(&mut self, link: Link, channel: ChannelNumber, delivered: Delivered, outcome: Outcome) {
+    pub(super) fn settle_delivered(
+        &mut self,
+        link: Link,
+        channel: ChannelNumber,
+        delivered: Delivered,
+        outcome: Outcome,
+    ) {
         if self.is_any_followed() {
             self.trace_settled(link, delivered.queue, delivered.entry.seq, outcome);
         }

@@ -123,6 +123,8 @@ impl Engine {
             let extra = match committing.stopped {
                 Some(_) => Vec::new(),
                 None => {
+                    // A time to live begins at the commit.
+                    message.receive_at(self.now.wall);
                     // A reply goes where its address leads, as outside of a transaction.
                     if let Some(reply) = reply_addressed(message, &self.settings.topic_exchange) {
                         *message = reply;

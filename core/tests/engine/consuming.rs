@@ -408,6 +408,22 @@ fn the_head_expires_with_and_without_consumers_and_for_get() {
     assert_eq!((w.counters().expired, w.counters().memory_bytes), (2, 0));
 }
 
+/// It was dropped a moment later, so a client that asked at once saw more messages than the limit allows.
+#[test]
+fn what_is_requeued_into_a_full_queue_is_not_seen() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    let queue = || with_arguments("q", &[("x-max-length", 1)]);
+    run(&mut w, c, [queue(), put("q", "1"), get("q"), put("q", "2")]);
+    assert_eq!(
+        run(&mut w, c, [requeue(1), get("q"), get("q")]),
+        ["got #2 2 left 0", "empty"]
+    );
+    run(&mut w, c, [put("q", "3")]);
+    let heard = run(&mut w, c, [requeue(2), queue()]);
+    assert_eq!(heard, ["declared q 1/0"]);
+}
+
 #[test]
 fn thousands_that_expire_together_are_dropped_in_several_turns() {
     let mut w = World::new(1);

@@ -120,7 +120,11 @@ fn what_was_rolled_back_is_unsettled_as_before() {
 #[test]
 fn deliveries_that_are_held_are_not_recovered() {
     for (held, recovered, settled) in [
-        (vec![hold_ack(2), hold_ack(4)], ["1", "3", "5"].as_slice(), ["1", "3", "5"].as_slice()),
+        (
+            vec![hold_ack(2), hold_ack(4)],
+            ["1", "3", "5"].as_slice(),
+            ["1", "3", "5"].as_slice(),
+        ),
         (vec![hold_ack(5), hold_acks_upto(3)], &["4"], &["4"]),
         (vec![hold_acks_upto(0)], &[], &[]),
     ] {
@@ -141,7 +145,13 @@ fn thousands_of_held_settles_are_passed_over_in_several_holds() {
     w.set_audits(false);
     let c = w.connect("test");
     run(&mut w, c, [transient("q")]);
-    run(&mut w, c, (0..4_000).map(|n| put_transient("q", &n.to_string())).collect::<Vec<_>>());
+    run(
+        &mut w,
+        c,
+        (0..4_000)
+            .map(|n| put_transient("q", &n.to_string()))
+            .collect::<Vec<_>>(),
+    );
     run(&mut w, c, (0..4_000).map(|_| get("q")).collect::<Vec<_>>());
     let held: Vec<Command> = (1..=4_000).filter(|n| n % 4 != 0).map(hold_ack).collect();
     run(&mut w, c, held);
@@ -167,4 +177,32 @@ fn held_settles_count_towards_the_limit_of_a_transaction() {
         assert_eq!(heard == ["done Commit"], fits, "{heard:?}");
         assert_eq!(left(&mut w, c).len(), if fits { 1 } else { 4 });
     }
+}
+
+/// It began when the message was published, so a transaction that was open for longer put nothing into the queue.
+#[test]
+fn a_time_to_live_begins_at_the_commit() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(
+        &mut w,
+        c,
+        [with_arguments("q", &[("x-message-ttl", 100)]), durable("own")],
+    );
+    let received = w.now().wall;
+    let to = |queue: &str, deadline| {
+        let envelope = gatepost_core::message::Envelope {
+            received,
+            deadline,
+            ..Default::default()
+        };
+        let m = gatepost_core::message::Message::new(envelope, "", queue, &[], b"m");
+        publish(Default::default(), m)
+    };
+    let publishes = vec![to("q", None), to("own", Some(received + ms(100)))];
+    w.advance(ms(1_000));
+    assert_eq!(run(&mut w, c, [transaction(publishes)]), ["done Commit"]);
+    assert_eq!(w.counters().messages_ready, 2);
+    w.advance(ms(101));
+    assert_eq!(run(&mut w, c, [get("q"), get("own")]), ["empty", "empty"]);
 }

@@ -587,6 +587,23 @@ def heartbeat_zero_means_none():
 
 
 @case
+def a_message_without_time_to_live_is_delivered_once():
+    # A consumer that rejected it within the millisecond got it again and again.
+    wire = Wire.opened()
+    wire.method(1, spec.Queue.Declare(queue="", exclusive=True, arguments={"x-message-ttl": 0}))
+    queue = wire.expect(spec.Queue.DeclareOk, 1).queue
+    wire.method(1, spec.Basic.Consume(queue=queue, consumer_tag="c"))
+    wire.expect(spec.Basic.ConsumeOk, 1)
+    for round in range(1, 101):
+        wire.raw(publish(1, "", queue, b"x"))
+        equal(wire.expect(spec.Basic.Deliver, 1).delivery_tag, round)
+        equal([wire.read()[0] for _ in range(2)], [CONTENT, BODY])
+        wire.method(1, spec.Basic.Reject(round, requeue=True))
+        wire.method(1, spec.Queue.Declare(queue=queue, passive=True))
+        equal(wire.expect(spec.Queue.DeclareOk, 1).message_count, 0)
+
+
+@case
 def update_secret_is_answered():
     wire = Wire.opened()
     # Guest's password does not expire, so there is nothing to check the secret against.
