@@ -156,6 +156,8 @@ pub enum Event {
         user: Name,
         /// What the mechanism still has to send, such as the proof that the node knows the password, too.
         data: Box<[u8]>,
+        /// Whether its messages may name another user as their sender. The gateway sets it.
+        impersonates: bool,
     },
     /// From the directory: the credentials were refused.
     LoginRefused(Box<LoginRefused>),
@@ -321,6 +323,7 @@ impl Event {
         Event::Authenticated {
             user: user.into(),
             data: Box::default(),
+            impersonates: false,
         }
     }
 }

@@ -97,6 +97,7 @@ impl Directory {
             Ok(()) => Event::Authenticated {
                 user: user.clone(),
                 data: proof.into_bytes().into(),
+                impersonates: false,
             },
             Err(why) => refused(user.clone(), why),
         }

@@ -188,7 +188,13 @@ impl People {
         self.known(name).map(|known| known.quota).or_else(added)
     }
 
-    /// A user's tags for the management API. `None`: there is no such user.
+    /// Whether a user's messages may name another user as their sender: it has the tag `impersonator`, as in RabbitMQ.
+    pub(super) fn impersonates(&self, name: &str) -> bool {
+        let tags = self.tags(name).unwrap_or_default();
+        tags.iter().any(|tag| **tag == *"impersonator")
+    }
+
+    /// A user's tags. `None`: there is no such user.
     pub(super) fn tags(&self, name: &str) -> Option<Vec<Name>> {
         match self.known(name).map(|known| known.backend) {
             Some(Backend::Internal) => self.users.get(name).map(|user| user.record.tags.clone()),

@@ -205,6 +205,11 @@ pub(crate) struct Standing {
 }
 
 impl Node {
+    /// Whether a user's messages may name another user as their sender.
+    pub(crate) fn impersonates(&self, user: &str) -> bool {
+        self.directory.people.read().impersonates(user)
+    }
+
     /// Remembers the login of a user that has just logged in.
     pub(crate) fn standing(&self, user: &Name) -> Standing {
         let people = self.directory.people.read();

@@ -135,7 +135,8 @@ impl Broker for Desk<'_> {
     fn login_answer(&mut self, peer: &Peer) -> Option<Event> {
         let mut answer = self.waking.take_answer()?;
         let now = self.place.node.clock.now().monotonic;
-        if let Event::Authenticated { user, .. } = &answer {
+        if let Event::Authenticated { user, impersonates, .. } = &mut answer {
+            *impersonates = self.place.node.impersonates(user);
             let protection = &self.place.node.protection;
             if protection.bans(now, BanKind::User, user) {
                 answer = refused(user.clone(), LoginFailure::Banned);

@@ -250,5 +250,23 @@ def a_user_at_its_limit_gets_each_protocols_error():
     eventually(in_again, "room for one")
 
 
+@case
+def an_impersonator_may_name_another_sender():
+    who = person()
+    bob = pika.BasicProperties(user_id="bob")
+
+    def send():
+        channel = amqp(who)
+        channel.queue_declare("", exclusive=True)
+        channel.basic_publish("", "", b"x", bob)
+        channel.queue_declare("", exclusive=True)
+
+    text = f"PRECONDITION_FAILED - user_id property set to 'bob' but authenticated user was '{who[0]}'"
+    refused(406, text, send)
+    ADMIN.put(f"/api/users/{who[0]}", {"password": PASSWORD, "tags": "impersonator"})
+    send()
+    StompClient(login=who).send("/topic/" + unique(), "x", **{"user-id": "bob"})
+
+
 if __name__ == "__main__":
     main()

@@ -49,6 +49,7 @@ fn accepted(user: &str) -> Event {
     Event::Authenticated {
         user: user.into(),
         data,
+        impersonates: false,
     }
 }
 

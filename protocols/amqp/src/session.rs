@@ -103,6 +103,8 @@ struct Closing {
 #[derive(Debug)]
 pub(super) struct Client {
     user: Name,
+    /// Its messages may name another user.
+    impersonates: bool,
     vhost: Name,
     /// `connection_name` of its client properties.
     name: Option<Name>,
@@ -164,6 +166,7 @@ impl AmqpSession {
             state: State::Header,
             client: Client {
                 user: "".into(),
+                impersonates: false,
                 vhost: "".into(),
                 name: None,
                 properties: ClientProperties::default(),
@@ -405,7 +408,9 @@ impl AmqpSession {
     fn finish_close(&mut self, cx: &mut Cx<'_>) -> Error {
         self.release(cx);
         Connection::CloseOk {}.encode(0, cx.out);
-        Error::Closed(Close::normal("closed by the client"))
+        // AMQP 0-9-1 2.2.4: who asked for the close closes the socket when it has the answer. Some clients report an error if
+        // they read the end of the stream before that.
+        Error::Closed(Close::by_peer("closed by the client"))
     }
 
     fn handle_event(&mut self, cx: &mut Cx<'_>, event: Event) -> Result<(), Close> {

@@ -180,7 +180,11 @@ impl Run {
                 // The authentication method has one round, or none if its name is empty.
                 Command::Authenticate(login) => Some(match *login {
                     Login::Mechanism { name, data } if !name.is_empty() => Event::Challenge(data),
-                    Login::Response { data } => Event::Authenticated { user: "u".into(), data },
+                    Login::Response { data } => Event::Authenticated {
+                        user: "u".into(),
+                        data,
+                        impersonates: false,
+                    },
                     _ => Event::authenticated("u"),
                 }),
                 Command::Attach(_) => Some(Event::Attached),

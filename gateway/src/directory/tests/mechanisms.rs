@@ -38,7 +38,7 @@ fn asked(node: &Node, user: &str) -> (Box<Exchange>, String) {
 
 fn said(event: Event) -> Result<String, LoginFailure> {
     match event {
-        Event::Authenticated { user, data } => {
+        Event::Authenticated { user, data, .. } => {
             assert!(data.starts_with(b"v="), "the gateway proves itself");
             Ok(user.to_string())
         }

@@ -136,8 +136,9 @@ impl AmqpSession {
     /// Handles the directory's answers.
     pub(super) fn login_event(&mut self, cx: &mut Cx<'_>, event: Event) -> Result<(), Error> {
         match (&self.state, event) {
-            (State::LoggingIn, Event::Authenticated { user, .. }) => {
+            (State::LoggingIn, Event::Authenticated { user, impersonates, .. }) => {
                 self.client.user = user;
+                self.client.impersonates = impersonates;
                 let heartbeat = u16::try_from(self.settings.heartbeat.as_secs()).unwrap_or(u16::MAX);
                 let frame_max = self.offered_frame_max();
                 Connection::Tune {
@@ -193,7 +194,8 @@ impl AmqpSession {
     /// The answer to a new secret. The connection's user cannot change.
     pub(super) fn secret_event(&mut self, cx: &mut Cx<'_>, event: Event) -> Result<(), Error> {
         match event {
-            Event::Authenticated { user, .. } if user == self.client.user => {
+            Event::Authenticated { user, impersonates, .. } if user == self.client.user => {
+                self.client.impersonates = impersonates;
                 Connection::UpdateSecretOk {}.encode(0, cx.out);
                 Ok(())
             }

@@ -352,6 +352,7 @@ fn envelope(list: &BasicProperties<'_>, env: &Env<'_, '_>) -> Result<Envelope, S
     }
     if let Some(user) = list.user_id
         && user != env.client.user.as_bytes()
+        && !env.client.impersonates
     {
         let user = String::from_utf8_lossy(user);
         let login = &env.client.user;

@@ -39,6 +39,7 @@ fn accepted(data: &[u8]) -> Event {
     Event::Authenticated {
         user: "u".into(),
         data: data.into(),
+        impersonates: false,
     }
 }
 

@@ -55,7 +55,10 @@ impl StompSession {
             Event::Consuming { channel, .. } => self.consuming(cx, channel),
             Event::ConsumerGone { channel, consumer } => return self.consumer_gone(cx, channel, consumer),
             Event::Echo { channel, token } => self.echoed(cx, channel, token),
-            Event::Authenticated { user, .. } => self.authenticated(cx, user),
+            Event::Authenticated { user, impersonates, .. } => {
+                self.impersonates = impersonates;
+                self.authenticated(cx, user);
+            }
             Event::LoginRefused(refused) => return self.login_refused(cx, &refused),
             Event::Attached => self.attached(cx),
             Event::AttachRefused(fault) => return self.attach_refused(cx, &fault),

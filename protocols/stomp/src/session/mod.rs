@@ -100,6 +100,8 @@ pub(crate) struct StompSession {
     /// Makes this session's ack ids differ from all others'. Empty until the first octet came.
     nonce: Box<str>,
     user: Name,
+    /// Its messages may name another user.
+    impersonates: bool,
     client_id: Option<Box<str>>,
     publisher: publish::Publisher,
     subscriptions: subscriptions::Subscriptions,
@@ -126,6 +128,7 @@ impl StompSession {
             offered: 0,
             nonce: Box::default(),
             user: "".into(),
+            impersonates: false,
             client_id: None,
             publisher: publish::Publisher::default(),
             subscriptions: subscriptions::Subscriptions::default(),

@@ -132,7 +132,8 @@ impl Confirms {
 impl StompSession {
     /// SEND.
     pub(super) fn send(&mut self, cx: &mut Cx<'_>, frame: &Frame<'_>) -> Result<Handled, Refusal> {
-        let send = Send::parse(frame, &self.user, cx.now.wall)?;
+        let user = (!self.impersonates).then_some(&*self.user);
+        let send = Send::parse(frame, user, cx.now.wall)?;
         let queue = match &send.destination {
             Destination::Queue(_) => QueueHeaders::parse(frame.headers)?,
             _ => QueueHeaders::default(),

@@ -589,7 +589,11 @@ fn a_commit_applies_commands_and_a_rollback_drops_them() {
                 multiple: false,
             }),
         );
-        assert_eq!(tried_and_held(&mut script), (1, 1), "they wait, but their faults are told");
+        assert_eq!(
+            tried_and_held(&mut script),
+            (1, 1),
+            "they wait, but their faults are told"
+        );
         script.send(1, Method::Tx(Tx::Rollback {}));
         let commands = script.commands();
         let [Command::ForgetHeld { channel: 1 }, Command::Echo { channel, token }] = commands[..] else {

@@ -243,6 +243,29 @@ fn immediate_540() {
 }
 
 #[test]
+fn an_impersonator_may_name_another_user() {
+    let mut script = Script::new(Settings::default());
+    script.log_in(&[]);
+    script.tell(Event::Authenticated {
+        user: "guest".into(),
+        data: Box::default(),
+        impersonates: true,
+    });
+    let (channel_max, frame_max) = (script.session.channel_max, script.session.settings.frame_max);
+    script.send(0, tune_ok(channel_max, frame_max, 60));
+    script.send(0, open("/"));
+    script.tell(Event::Attached);
+    script.forget();
+    script.open_channel(1);
+    let bob = BasicProperties {
+        user_id: Some(b"bob"),
+        ..Default::default()
+    };
+    publish_whole(&mut script, &bob, b"x");
+    assert!(matches!(script.command(), Command::Publish { .. }));
+}
+
+#[test]
 fn properties_that_are_refused_406_once_the_engine_has_looked_at_the_exchange() {
     let mut cc = Vec::new();
     table::put_pair(&mut cc, b"CC", &Value::text("k"));
