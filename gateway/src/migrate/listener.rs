@@ -23,6 +23,10 @@ pub(super) struct Listener {
     pub certificate_names_user: bool,
     only_tls_1_3: bool,
     pub allow_anonymous: Option<bool>,
+    /// `listener_allow_anonymous`, which takes precedence over `allow_anonymous`.
+    pub own_allow_anonymous: Option<bool>,
+    /// A proxy is before it, and begins each connection with a PROXY header.
+    pub behind_proxy: bool,
     /// The files of passwords and rights, if each listener has its own.
     pub passwords: Option<Line>,
     pub acl: Option<Line>,
@@ -69,6 +73,9 @@ impl Listener {
             "crlfile" => value.clone_into(&mut self.crl),
             "require_certificate" => self.require_certificate = line.flag()?,
             "use_identity_as_username" => self.certificate_names_user = line.flag()?,
+            "listener_allow_anonymous" => self.own_allow_anonymous = Some(line.flag()?),
+            // Its number is the header's version, and the gateway takes both.
+            "enable_proxy_protocol" => self.behind_proxy = true,
             "tls_version" => self.only_tls_1_3 = value == "tlsv1.3",
             _ => return Ok(false),
         }
@@ -110,6 +117,10 @@ impl Listener {
         }
         if let Some(anonymous) = anonymous {
             let _ = writeln!(out, "anonymous = {}", quoted(anonymous));
+        }
+        if self.behind_proxy {
+            // Mosquitto believes the header of everybody.
+            out.push_str("proxy_protocol = true\nproxy_from = [\"0.0.0.0/0\", \"::/0\"]\n");
         }
         self.write_tls(name, out);
     }

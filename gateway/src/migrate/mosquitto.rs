@@ -49,7 +49,8 @@ const NEEDLESS: &[&str] = &[
     "log_timestamp_format",
     "allow_duplicate_messages",
     "retained_persistence",
-    "allow_zero_length_clientid",
+    "packet_buffer_size",
+    "retry_interval",
     "socket_domain",
     "websockets_headers_size",
     "websockets_log_level",
@@ -107,6 +108,7 @@ impl Draft {
             "allow_anonymous" => self.current().allow_anonymous = Some(line.flag()?),
             "password_file" if self.per_listener => self.current().passwords = Some(line.clone()),
             "acl_file" if self.per_listener => self.current().acl = Some(line.clone()),
+            "allow_zero_length_clientid" if line.flag()? => {}
             option if NEEDLESS.contains(&option) => {}
             "connection" => {
                 return Err("the gateway runs no bridges. Let the other broker bridge to the gateway".to_owned());
@@ -214,6 +216,12 @@ impl Draft {
         self.decide_about_certificates();
         self.decide_about_files();
         self.decide_about_qos();
+        if self.listeners.iter().any(|listener| listener.behind_proxy) {
+            self.notes.push(
+                "enable_proxy_protocol: proxy_from has every address, because Mosquitto checks none. Name the proxies only"
+                    .to_owned(),
+            );
+        }
         self.set("mqtt", "anonymous", quoted(rule(anonymous)));
         if let Some(level) = self.log_level {
             self.set("log", "level", quoted(level));
@@ -233,6 +241,7 @@ impl Draft {
         for listener in &self.listeners {
             let name = listener.name(&names);
             let here = listener.allow_anonymous.filter(|_| self.per_listener);
+            let here = listener.own_allow_anonymous.or(here);
             listener.write(&name, here.map(|allowed| rule(Some(allowed))), &mut out);
             names.push(name);
         }
@@ -373,7 +382,16 @@ fn why_not(option: &str) -> &'static str {
         "mount_point" => {
             "no topic gets a prefix. A `vhost` of the listener's own keeps its clients apart from all others"
         }
-        "use_username_as_clientid" | "clientid_prefixes" | "auto_id_prefix" => "client ids are not checked or changed",
+        "use_username_as_clientid" | "clientid_prefixes" | "auto_id_prefix" | "listener_auto_id_prefix" => {
+            "client ids are not checked or changed"
+        }
+        "allow_zero_length_clientid" => "a client without an id is given one. A kept session needs an id of its own",
+        "retain_expiry_interval" => {
+            "a retained message expires if its publisher says so, by MQTT 5's Message Expiry Interval"
+        }
+        "disable_client_cert_date_checks" => "a client certificate that has expired is refused",
+        "proxy_protocol_v2_require_tls" => "the proxy has to refuse clients without TLS itself",
+        "enable_control_api" => "the management API and `gatepost list` say what `$CONTROL` says",
         "use_subject_as_username" => {
             "a certificate's common name or alternative name can name the user, its subject cannot"
         }
@@ -382,9 +400,12 @@ fn why_not(option: &str) -> &'static str {
             "the ciphers are those of rustls, and are not configurable"
         }
         "psk_file" | "psk_hint" => "TLS with pre-shared keys is not built",
-        "plugin" | "auth_plugin" | "auth_plugin_deny_special_chars" | "plugin_load" | "plugin_use" => {
-            "there are no plug-ins. See docs/security.md for the back ends that are built"
-        }
+        "plugin"
+        | "global_plugin"
+        | "auth_plugin"
+        | "auth_plugin_deny_special_chars"
+        | "plugin_load"
+        | "plugin_use" => "there are no plug-ins. See docs/security.md for the back ends that are built",
         "persistence_location" => "the gateway has a data directory of its own: node.data_dir",
         "log_dest" => "the gateway writes to standard error, or to a file of its own: log.target",
         "http_dir" => "no files are served",
@@ -481,6 +502,48 @@ mod tests {
         );
         let toml = translated("allow_anonymous true\nlistener 1884\nallow_anonymous false\n");
         assert!(toml.contains("anonymous = \"deny\""), "the last line counts:\n{toml}");
+    }
+
+    /// The bug: options of Mosquitto 2.1 were not known. A listener behind a proxy closed every connection, and one whose
+    /// clients need no login refused them.
+    #[test]
+    fn options_of_mosquitto_2_1_are_known() {
+        let text = "listener 1883\nlistener_allow_anonymous true\nenable_proxy_protocol 2\nlistener 1884\n";
+        let config = loaded(text);
+        let at = |name: &str| {
+            config
+                .listeners
+                .iter()
+                .find(|(wanted, _)| *wanted == name)
+                .map(|(_, at)| at)
+        };
+        assert!(at("mqtt").is_some_and(|at| at.proxy_protocol), "{}", translated(text));
+        assert!(
+            at("mqtt_1884").is_some_and(|at| !at.proxy_protocol),
+            "{}",
+            translated(text)
+        );
+        let toml = translated(text);
+        assert!(
+            toml.contains("tls_bind = []\nanonymous = \"allow\"\nproxy_protocol = true\n"),
+            "{toml}"
+        );
+        assert!(toml.contains("anonymous = \"deny\"\n\n[listeners.mqtt]"), "{toml}");
+        assert!(
+            toml.contains("#   enable_proxy_protocol: proxy_from has every address"),
+            "{toml}"
+        );
+    }
+
+    /// The bug: the import said nothing of it, and clients without an id were let in.
+    #[test]
+    fn clients_without_an_id_are_let_in_and_the_operator_is_told() {
+        assert!(!translated("allow_zero_length_clientid true\nlistener 1883\n").contains("Not taken over"));
+        let toml = translated("allow_zero_length_clientid false\nlistener 1883\n");
+        assert!(
+            toml.contains("m.conf:1: allow_zero_length_clientid: a client without an id"),
+            "{toml}"
+        );
     }
 
     #[test]
