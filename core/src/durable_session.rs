@@ -37,8 +37,8 @@ pub(crate) struct DurableSession {
     pub(crate) expiry: Option<u32>,
     /// When it ends; set while its client is away.
     pub(crate) expires_at: Option<Wall>,
-    /// Whether it is logged, because it was opened to outlive its connection.
-    pub(crate) kept: bool,
+    /// What the log has of it.
+    pub(crate) logged: Logged,
     pub(crate) in_flight: InFlight,
     /// The part of `charge` for `incoming`, and for `in_flight` without bodies.
     ids_bytes: u32,
@@ -73,6 +73,17 @@ pub(crate) struct DurableSession {
 /// An idle client costs this much, and half as much again, because the vector of sessions grows by doubling.
 const _: () = assert!(size_of::<DurableSession>() <= 312);
 
+/// What the log has of a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Logged {
+    /// It ends with its connection.
+    Nothing,
+    /// It ends with its connection, but has a will that is to be published after a crash, too. Its record has the will.
+    Will,
+    /// It was opened to outlive its connection: its record, subscriptions and messages are logged.
+    Whole,
+}
+
 /// The will of a session whose client is away.
 #[derive(Default)]
 pub(crate) struct Wills {
@@ -97,7 +108,7 @@ impl DurableSession {
             queue: None,
             expiry,
             expires_at: None,
-            kept,
+            logged: if kept { Logged::Whole } else { Logged::Nothing },
             in_flight: InFlight::default(),
             ids_bytes: 0,
             credit: Credit::window(1),
@@ -111,6 +122,11 @@ impl DurableSession {
             open: false,
             ending: false,
         }
+    }
+
+    /// Whether it was opened to outlive its connection, so that all of it is logged.
+    pub(crate) fn kept(&self) -> bool {
+        self.logged == Logged::Whole
     }
 
     /// The will that waits for its delay, and when that ends.

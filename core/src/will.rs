@@ -15,3 +15,11 @@ pub struct Will {
     /// Time to live, counted from when it is published. `None`: it does not expire.
     pub expiry: Option<Duration>,
 }
+
+impl Will {
+    /// Whether anybody can get it after a restart: subscribers who were away, or later ones because it is retained.
+    pub(crate) fn outlives_restart(&self) -> bool {
+        let envelope = self.message.envelope();
+        envelope.durable || envelope.retain
+    }
+}

@@ -255,7 +255,7 @@ impl Engine {
         let Some(s) = self.sessions.get_mut(session) else {
             return;
         };
-        let kept = s.kept;
+        let kept = s.kept();
         let mut outgoing = Outgoing {
             queue,
             entry,

@@ -56,7 +56,7 @@ impl Engine {
 
     /// A durable session ends. It ends at once; the time is logged together with the records of its end.
     pub(crate) fn note_end(&mut self, session: SessionKey, due: Wall) {
-        if self.sessions.get(session).is_some_and(|s| s.kept) {
+        if self.sessions.get(session).is_some_and(|s| s.kept()) {
             self.is_past_for_good(due);
         }
     }

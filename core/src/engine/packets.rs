@@ -72,7 +72,7 @@ impl Engine {
             self.trace_received(link, queue, seq);
         }
         let Some((_, s)) = self.session_of(link) else { return };
-        let kept = s.kept;
+        let kept = s.kept();
         let mut gate = None;
         let known = match s.in_flight.find_mut(packet_id) {
             Some(outgoing) if outgoing.qos == 2 => {
@@ -119,7 +119,7 @@ impl Engine {
         self.trace_released(link, packet_id);
         let Some((_, s)) = self.session_of(link) else { return };
         let known = s.forget_incoming(packet_id);
-        let queue = s.queue.filter(|_| s.kept && known);
+        let queue = s.queue.filter(|_| s.kept() && known);
         let queue = queue.and_then(|queue| self.queues.get(queue)).map(|q| q.id);
         let gate = queue.map(|queue| {
             self.staging.record(Record::State(State::IncomingId {

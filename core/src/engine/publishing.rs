@@ -251,7 +251,7 @@ impl Engine {
             return Err(Duplicate);
         }
         session.account_ids();
-        let queue = session.queue.filter(|_| session.kept);
+        let queue = session.queue.filter(|_| session.kept());
         Ok(queue.and_then(|queue| self.queues.get(queue)).map(|q| q.id))
     }
 

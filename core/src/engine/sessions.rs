@@ -19,7 +19,7 @@ use super::traced::Origin;
 use super::traces::Ofs;
 use crate::catalog;
 use crate::command::{OpenSession, Will};
-use crate::durable_session::{CHANNEL, DurableSession, queue_name, shared_queue_name};
+use crate::durable_session::{CHANNEL, DurableSession, Logged, queue_name, shared_queue_name};
 use crate::event::{Event, Op};
 use crate::in_flight::Outgoing;
 use crate::ledger::{Charge, ObjectKind};
@@ -83,6 +83,11 @@ impl Engine {
             }
         };
         self.cancel_session_timers(session);
+        // A power cut ends the connection as well. Without a record, a retained "online" would be wrong for ever.
+        let logs_will = match &c.will {
+            Some(will) if will.outlives_restart() && !self.is_full() => Logged::Will,
+            _ => Logged::Nothing,
+        };
         let s = &mut self.sessions[session];
         s.link = Some(link);
         s.owner = owner;
@@ -94,14 +99,21 @@ impl Engine {
             wills.delayed = None;
             wills.charge = Charge::default();
         }
-        s.kept |= kept;
+        s.logged = s.logged.max(if kept { Logged::Whole } else { logs_will });
         if let Some(l) = self.links.get_mut(link) {
             l.session = Some(session);
             l.set_will(c.will);
         }
-        if self.sessions[session].kept {
+        if self.sessions[session].kept() {
             self.session_queue(session);
             gate = Some(self.log_session(session));
+        } else if self.sessions[session].logged == Logged::Will {
+            // If this record is lost, so is the will, so the client need not wait for it. But one that comes and goes faster
+            // than the log writes has to: what waits for the log must not grow without end.
+            self.stage_session(session);
+            if self.staging.backlog_bytes() > self.settings.log_backlog_bytes_max {
+                gate = Some(self.staging.wait());
+            }
         }
         self.answer(link, CHANNEL, Event::SessionOpened { present }, gate);
         match gate {
@@ -219,7 +231,7 @@ impl Engine {
         if let Some(queue) = s.queue {
             return queue;
         }
-        let (client_id, kept) = (s.client_id.clone(), s.kept);
+        let (client_id, kept) = (s.client_id.clone(), s.kept());
         let mut name = queue_name(&client_id);
         if self.router.queue(&name).is_some() {
             // A client declared a queue with that name, and keeps it.
@@ -282,7 +294,7 @@ impl Engine {
                 (Some(e), Some(m)) => Some(e.min(m)),
                 (e, m) => e.or(m),
             };
-            if s.kept {
+            if s.kept() {
                 self.log_session(session);
             }
         }
@@ -318,7 +330,7 @@ impl Engine {
         // a session that ends with its connection (clean start, or an expiry of 0) ends here, and publishes the will.
         let will = l.will.take().filter(|will| !goes_on || will.delay.is_zero());
         let s = &mut self.sessions[session];
-        let (expiry, kept) = (s.expiry, s.kept);
+        let (expiry, kept) = (s.expiry, s.kept());
         let ends_now = expiry == Some(0);
         match will {
             Some(will) if ends_now || will.delay.is_zero() => self.fire_will(session, will),
@@ -385,8 +397,8 @@ impl Engine {
         envelope.deadline = will.expiry.map(|e| self.now.wall + e);
         let m = &will.message;
         let message = m.readdressed(envelope, m.exchange(), m.key(), m.properties_raw());
-        let kept = self.sessions.get_mut(session).filter(|s| s.kept);
-        let source = match kept {
+        let logged = self.sessions.get_mut(session).filter(|s| s.logged > Logged::Nothing);
+        let source = match logged {
             Some(s) => {
                 s.wills.make().firing = Some(will);
                 Source::Will(session)
@@ -496,7 +508,7 @@ impl Engine {
         self.check_will(session)?;
         self.traces.released(self.now, session, None, None);
         let s = &self.sessions[session];
-        let (own, kept, client_id, link) = (s.queue, s.kept, s.client_id.clone(), s.link);
+        let (own, logged, client_id, link) = (s.queue, s.logged, s.client_id.clone(), s.link);
         if let Some(l) = link.and_then(|link| self.links.get_mut(link)) {
             l.session = None;
         }
@@ -504,14 +516,14 @@ impl Engine {
             self.delete_queue(queue);
         }
         self.sessions.remove(session);
-        if !kept {
-            return Ok(None);
+        if logged > Logged::Nothing {
+            self.staging.record(Record::Key {
+                key: catalog::session_key(self.settings.number, &client_id),
+                value: None,
+            });
         }
-        self.staging.record(Record::Key {
-            key: catalog::session_key(self.settings.number, &client_id),
-            value: None,
-        });
-        Ok(Some(self.staging.wait()))
+        // If the record was only there for the will, nobody waits until it is gone.
+        Ok((logged == Logged::Whole).then(|| self.staging.wait()))
     }
 
     /// Drops deliveries that a session which ends has not completed.

@@ -162,7 +162,7 @@ impl Engine {
         };
         self.check_pattern(&sub.filter, Dialect::Slash)?;
         let s = &self.sessions[session];
-        let kept = s.kept;
+        let kept = s.kept();
         if !s.subscriptions.contains_key(&(sub.filter.clone(), sub.share.clone())) {
             let max = self.settings.session_filters_max;
             if s.subscriptions.len() >= max {
@@ -391,11 +391,11 @@ impl Engine {
     /// Logs that a subscription is removed, if the log has it.
     pub(crate) fn forget_subscription(&mut self, session: SessionKey, filter: &Name, share: Option<&Name>) -> bool {
         let s = &self.sessions[session];
-        if s.kept {
+        if s.kept() {
             let key = catalog::subscription_key(self.settings.number, &s.client_id, filter, share);
             self.staging.record(Record::Key { key, value: None });
         }
-        s.kept
+        s.kept()
     }
 
     /// Removes the binding of a subscription. A group's queue is deleted with its last member.

@@ -2,7 +2,9 @@
 
 use crate::support::*;
 use gatepost_core::command::Command;
-use gatepost_core::testing::world::World;
+use gatepost_core::store::StoreSettings;
+use gatepost_core::testing::disk::Crash;
+use gatepost_core::testing::world::{Settings, World};
 use std::time::Duration;
 
 #[test]
@@ -121,4 +123,69 @@ fn the_will_and_the_messages_of_a_clean_session_go_with_it() {
         (w.counters().sessions, w.counters().queues, w.counters().memory_bytes),
         (1, 1, 0)
     );
+}
+
+/// The bug: after a power cut, a clean session's will was lost, and the retained "online" of a device that never came back
+/// stayed for ever.
+#[test]
+fn a_power_cut_publishes_the_wills_of_clean_sessions_too() {
+    let opened = |w: &mut World, id: &str, retain: bool| {
+        let c = w.connect("mqtt");
+        let mut last = will(id, 0);
+        last.message = topic_message(id, "gone", |e| (e.qos, e.durable, e.retain) = (0, false, retain));
+        run(
+            w,
+            c,
+            [session(id, |s| {
+                (s.clean_start, s.expiry, s.will) = (true, Some(0), Some(last));
+            })],
+        );
+        c
+    };
+    let sync = |w: &mut World| {
+        let c = w.connect("mqtt");
+        run(w, c, [kept("sync")]);
+    };
+    let mut w = World::new(1);
+    opened(&mut w, "device", true);
+    opened(&mut w, "unretained", false);
+    let polite = opened(&mut w, "polite", true);
+    w.send(polite, vec![Command::DropWill]);
+    w.drop_client(polite);
+    sync(&mut w);
+    w.crash(Crash::Power);
+    w.advance(ms(1));
+    let late = w.connect("mqtt");
+    let mut heard = run(&mut w, late, [clean("late"), subscribe(vec![filter("#", 0)])]);
+    heard.retain(|line| line.starts_with("publish"));
+    assert_eq!(heard, ["publish q0 #0 device gone retain"]);
+    // The record is gone as well: the second start publishes nothing, and has the kept session only.
+    sync(&mut w);
+    w.crash(Crash::Power);
+    w.advance(ms(1));
+    assert_eq!(w.counters().sessions, 1);
+}
+
+#[test]
+fn a_client_with_a_will_waits_for_the_log_only_when_the_log_is_behind() {
+    for (backlog, at_once) in [(4 << 20, true), (0, false)] {
+        let settings = Settings {
+            log_backlog_bytes_max: backlog,
+            ..Settings::default()
+        };
+        let mut w = World::with(1, settings, StoreSettings::default());
+        let c = w.connect("mqtt");
+        w.send(
+            c,
+            vec![session("c", |s| {
+                (s.clean_start, s.expiry, s.will) = (true, Some(0), Some(will("gone", 0)));
+                if let Some(last) = &mut s.will {
+                    last.message = topic_message("gone", "will", |e| e.retain = true);
+                }
+            })],
+        );
+        assert_eq!(now(&mut w, c) == ["open new"], at_once, "{backlog}");
+        let heard = hear(&mut w, c);
+        assert_eq!(heard == ["open new"], !at_once, "{heard:?}");
+    }
 }

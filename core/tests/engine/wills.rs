@@ -228,8 +228,8 @@ impl Book {
         let c = self.world.connect("mqtt");
         run(&mut self.world, c, [kept("sync")]);
         self.world.crash(Crash::Power);
-        // Sessions that are not logged are lost with their wills. For the others, the connection counts as lost now.
-        self.sessions.retain(|_, s| s.kept);
+        // Sessions that end with their connections are only logged for their wills. The connections count as lost now.
+        self.sessions.retain(|_, s| s.kept || s.will.is_some());
         for id in self.sessions.keys().copied().collect::<Vec<_>>() {
             if s_is_connected(&self.sessions, id) {
                 self.lose(id, false);
