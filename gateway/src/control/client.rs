@@ -382,12 +382,16 @@ impl Client {
             Ok((status, bytes))
         };
         let (status, bytes) = within(self.timeout, answering).await?;
-        let body = if bytes.is_empty() {
+        let mut body = if bytes.is_empty() {
             Value::Null
         } else {
             serde_json::from_slice(&bytes)
                 .map_err(|error| Failure::Internal(format!("the gateway's answer is no JSON: {error}")))?
         };
+        // The API answers as RabbitMQ's does, and does not say what it has not found.
+        if status == StatusCode::NOT_FOUND && body["reason"] == "Not Found" {
+            body["reason"] = not_found(path).into();
+        }
         Ok(Reply { status, body })
     }
 }
@@ -413,6 +417,41 @@ impl Reply {
             }
             status => Failure::Unavailable(format!("{status}: {reason}")),
         })
+    }
+}
+
+/// What there is not, by the path of the request.
+fn not_found(path: &[&str]) -> String {
+    /// What is listed by vhost: the second segment is its name.
+    const IN_VHOSTS: [&str; 7] = [
+        "queues",
+        "exchanges",
+        "bindings",
+        "consumers",
+        "policies",
+        "sessions",
+        "subscriptions",
+    ];
+    match path {
+        ["gatepost", rest @ ..] => not_found(rest),
+        ["users", user, ..] => format!("no such user: '{user}'"),
+        ["vhosts", vhost, ..] => format!("there is no vhost '{vhost}'"),
+        ["bindings", vhost, _, source, _, destination, ..] => {
+            format!("there is no such binding of '{destination}' to '{source}' in vhost '{vhost}'")
+        }
+        [kind, vhost] if IN_VHOSTS.contains(kind) => format!("there is no vhost '{vhost}'"),
+        [kind, vhost, name, ..] if IN_VHOSTS.contains(kind) => {
+            format!("there is no {} '{name}' in vhost '{vhost}'", singular(kind))
+        }
+        [kind, name, ..] => format!("there is no {} '{name}'", singular(kind)),
+        _ => "not found".to_owned(),
+    }
+}
+
+fn singular(kind: &str) -> String {
+    match kind.strip_suffix("ies") {
+        Some(start) => format!("{start}y"),
+        None => kind.strip_suffix('s').unwrap_or(kind).to_owned(),
     }
 }
 

@@ -62,12 +62,17 @@ pub(super) async fn health(asked: &Checks, client: &mut Client) -> Result<Output
 }
 
 /// One check by its path, as `rabbitmq-diagnostics` does it.
-pub(super) async fn one(check: &[String], unit: &str, client: &mut Client) -> Result<Output, Failure> {
+pub(super) async fn one(
+    check: &[String],
+    (within, unit): (Option<u64>, &str),
+    client: &mut Client,
+) -> Result<Output, Failure> {
+    let within = within.unwrap_or(4).to_string();
     let mut path = vec!["health", "checks"];
     path.extend(check.iter().map(String::as_str));
     if check.first().is_some_and(|name| name == "certificate-expiration") {
         if check.len() == 1 {
-            path.push("4");
+            path.push(&within);
         }
         path.push(unit);
     }

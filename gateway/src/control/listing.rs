@@ -250,6 +250,13 @@ pub(super) async fn list(asked: &Listing, client: &mut Client) -> Result<Output,
             .iter()
             .all(|(column, wanted)| is(&kind.value(row, column), wanted))
     });
+    // A user without permissions is not the same as none of that name.
+    if let (Kind::Permissions | Kind::TopicPermissions, true) = (kind, rows.is_empty())
+        && let Some((_, user)) = filters.iter().find(|(column, _)| *column == "user")
+        && let Err(failure @ Failure::NoSuchUser(_)) = client.get(&["users", user]).await
+    {
+        return Err(failure);
+    }
     let is_chosen = !asked.columns.is_empty();
     if is_chosen {
         for row in &mut rows {

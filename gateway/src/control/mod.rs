@@ -169,6 +169,9 @@ pub enum Verb {
         /// For certificate-expiration: the unit of its number
         #[arg(long, default_value = "weeks", value_parser = ["days", "weeks", "months", "years"])]
         unit: String,
+        /// For certificate-expiration: its number, if it is not among the words
+        #[arg(long, value_name = "NUMBER")]
+        within: Option<u64>,
     },
     /// Check a running gateway, for monitoring: service, alarms of memory and disk, connections, certificates
     ///
@@ -536,7 +539,9 @@ async fn ask(verb: &Verb, client: &mut Client) -> Result<Output, Failure> {
         Verb::Get { messages, .. } => messages::get(messages, client).await,
         Verb::Trace { target, verb } => trace::act(verb, target.format(), client).await,
         Verb::Health { health, .. } => health::health(health, client).await,
-        Verb::HealthCheck { check, unit, .. } => health::one(check, unit, client).await,
+        Verb::HealthCheck {
+            check, unit, within, ..
+        } => health::one(check, (*within, unit), client).await,
         Verb::Reload { .. } => process::reload(client).await,
         Verb::RotateLogs { .. } => process::rotate_logs(client).await,
         Verb::SetLogLevel { level, .. } => process::set_log_level(level, client).await,

@@ -251,7 +251,7 @@ pub(super) fn verbs() -> impl Iterator<Item = (String, String)> {
 }
 
 /// Options whose value may be the next word.
-const WITH_VALUE: [&str; 23] = [
+const WITH_VALUE: [&str; 24] = [
     "-p",
     "--vhost",
     "-n",
@@ -273,6 +273,7 @@ const WITH_VALUE: [&str; 23] = [
     "--reason",
     "--user",
     "--unit",
+    "--within",
     "--tags",
     "--default-queue-type",
 ];

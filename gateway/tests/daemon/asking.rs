@@ -251,6 +251,42 @@ fn gatepostctl_lists_as_rabbitmqctl_does() {
     out(&["delete_user", "ann"]);
 }
 
+/// The text was "Not Found" for all of them, a user of no such name had an empty list of permissions, and `--within` was unknown.
+#[test]
+fn what_is_not_there_is_named_with_rabbitmqctl_s_exit_codes() {
+    let gatepost = Gatepost::with(1, "");
+    for (arguments, code, text) in [
+        (&["-p", "nov", "list_queues"][..], 65, "there is no vhost 'nov'"),
+        (
+            &["delete_queue", "nobody"],
+            65,
+            "there is no queue 'nobody' in vhost '/'",
+        ),
+        (
+            &["close_connection", "nobody", "why"],
+            65,
+            "there is no connection 'nobody'",
+        ),
+        (&["list_user_permissions", "nobody"], 67, "no such user: 'nobody'"),
+        (&["list_user_topic_permissions", "nobody"], 67, "no such user: 'nobody'"),
+        (&["delete_user", "nobody"], 67, "no such user: 'nobody'"),
+        (&["trace", "show", "1-2"], 65, "there is no trace '1-2'"),
+    ] {
+        let (found, out, err) = ctl(&gatepost, arguments);
+        assert_eq!((found, out.as_str()), (Some(code), ""), "{arguments:?}: {err}");
+        assert!(err.contains(text), "{arguments:?}: {err}");
+    }
+    control(&gatepost, &["user", "add", "bare", "--password", "x"], "");
+    for arguments in [
+        &["list_user_permissions", "bare"][..],
+        &["check_certificate_expiration", "--unit", "days", "--within", "3"],
+        &["check_certificate_expiration", "3", "--unit", "months"],
+    ] {
+        let (code, _, err) = ctl(&gatepost, arguments);
+        assert_eq!(code, Some(0), "{arguments:?}: {err}");
+    }
+}
+
 #[test]
 fn parameters_and_names_are_set_as_by_rabbitmqctl() {
     let mut gatepost = Gatepost::with(1, "");
