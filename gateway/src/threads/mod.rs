@@ -3,7 +3,6 @@
 //! decides who helps).
 
 mod admission;
-mod trial;
 mod turns;
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
-//! Tests of the queue of turns with toy futures, and of the admission on virtual time.
+//! Tests of the queue of turns with toy futures.
 
-use super::admission::Admission;
 use super::turns::Turns;
 use parking_lot::Mutex;
 use std::future::Future;
@@ -10,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 /// A connection that runs a script in each turn.
 struct Toy(Box<Script>);
@@ -301,119 +299,6 @@ fn a_stop_runs_nothing_more_and_drops_everything() {
     spawn();
     assert_eq!((dropped.load(Ordering::Relaxed), ran.load(Ordering::Relaxed)), (3, 1));
     assert_eq!(Arc::strong_count(&turns), 1, "nobody is left who knows it");
-}
-
-/// Simulates rounds of this length, one after the other, for `time`.
-fn play(admission: &mut Admission, now: &mut Duration, round: Duration, time: Duration) {
-    let end = *now + time;
-    while *now < end {
-        *now += round;
-        admission.round(*now, round);
-    }
-}
-
-const MS: Duration = Duration::from_millis(1);
-
-/// Simulates turns of 50 µs at `percent` of one thread's capacity, for a second. Returns in how many milliseconds each
-/// number of helpers worked, and the longest queue.
-fn sweep(percent: u32) -> ([u32; 2], Duration) {
-    let (mut admission, mut now) = (Admission::new(1), Duration::ZERO);
-    let (mut queue, mut longest, mut seen) = (Duration::ZERO, Duration::ZERO, [0; 2]);
-    let mut due = Duration::ZERO;
-    while now < 1_000 * MS {
-        let threads = 1 + admission.admitted() as u32;
-        // The length of one pass: all turns that are ready, at most sixty.
-        let portion = queue.clamp(Duration::ZERO, threads * 3 * MS);
-        let took = (portion / threads).max(MS / 20);
-        now += took;
-        queue -= portion;
-        due += took * percent / 100;
-        // Only whole turns.
-        let turns = (due.as_micros() / 50) as u32;
-        due -= turns * (MS / 20);
-        queue += turns * (MS / 20);
-        longest = longest.max(queue);
-        seen[admission.admitted()] += 1;
-        admission.round(now, queue / threads);
-    }
-    (seen, longest)
-}
-
-#[test]
-fn what_one_thread_carries_is_left_to_it_whatever_the_load() {
-    for percent in (10..=95).step_by(5) {
-        let ([_, helped], longest) = sweep(percent);
-        assert_eq!(helped, 0, "at {percent} %");
-        assert!(longest < MS, "at {percent} %");
-    }
-}
-
-#[test]
-fn a_thread_helps_with_more_than_one_carries() {
-    for percent in (110..=195).step_by(5) {
-        let ([_, helped], longest) = sweep(percent);
-        assert!(helped > 0, "at {percent} %");
-        assert!(longest < 20 * MS, "at {percent} %: {longest:?}");
-    }
-}
-
-#[test]
-fn one_slow_turn_admits_nobody() {
-    let (mut admission, mut now) = (Admission::new(1), Duration::ZERO);
-    for _ in 0..100 {
-        play(&mut admission, &mut now, 17 * MS, MS);
-        play(&mut admission, &mut now, 2 * MS, 10 * MS);
-    }
-    assert_eq!(admission.admitted(), 0);
-}
-
-#[test]
-fn long_rounds_admit_one_thread_after_the_other() {
-    let (mut admission, mut now) = (Admission::new(2), Duration::ZERO);
-    for expected in [0, 1, 1, 2, 2, 2] {
-        play(&mut admission, &mut now, 6 * MS, MS);
-        assert_eq!(admission.admitted(), expected);
-    }
-}
-
-#[test]
-fn a_thread_leaves_after_a_calm_and_not_in_a_pause_of_the_load() {
-    let (mut admission, mut now) = (Admission::new(1), Duration::ZERO);
-    play(&mut admission, &mut now, 6 * MS, 20 * MS);
-    assert_eq!(admission.admitted(), 1);
-    for _ in 0..10 {
-        play(&mut admission, &mut now, MS / 2, 90 * MS);
-        play(&mut admission, &mut now, 3 * MS, 6 * MS);
-    }
-    assert_eq!(admission.admitted(), 1);
-    play(&mut admission, &mut now, MS / 2, 102 * MS);
-    assert_eq!(admission.admitted(), 0);
-}
-
-#[test]
-fn all_leave_one_by_one() {
-    let (mut admission, mut now) = (Admission::new(3), Duration::ZERO);
-    play(&mut admission, &mut now, 6 * MS, 100 * MS);
-    assert_eq!(admission.admitted(), 3);
-    play(&mut admission, &mut now, MS / 2, 102 * MS);
-    assert_eq!(admission.admitted(), 2);
-    play(&mut admission, &mut now, MS / 2, 202 * MS);
-    assert_eq!(admission.admitted(), 0);
-}
-
-/// A handshake costs ten times as much as a turn, with TLS a hundred times. A burst of them admits a further thread
-/// while it lasts.
-#[test]
-fn a_storm_of_handshakes_admits_a_thread_that_leaves_after_it() {
-    let (mut admission, mut now) = (Admission::new(1), Duration::ZERO);
-    for _ in 0..3 {
-        play(&mut admission, &mut now, MS / 2, 500 * MS);
-        assert_eq!(admission.admitted(), 0, "before the storm");
-        play(&mut admission, &mut now, 30 * MS, 600 * MS);
-        assert_eq!(admission.admitted(), 1, "in it");
-        play(&mut admission, &mut now, MS / 2, 150 * MS);
-        assert_eq!(admission.admitted(), 0, "after it");
-    }
 }
 
 /// New connections queue after existing ones, each for one turn. So an existing connection gets a turn in every round,

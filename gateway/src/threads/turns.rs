@@ -16,7 +16,7 @@
 //! if it comes from another thread. So a fan-out to a thousand connections makes one system call.
 
 use super::Figures;
-use super::admission::{Admission, is_long};
+use super::admission::Admission;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::cell::Cell;
 use std::collections::VecDeque;
@@ -26,7 +26,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// Turns the owner takes before it polls the reactor. Without a limit, a long queue would delay reading from other sockets.
 const PASS: usize = 61;
@@ -67,8 +67,6 @@ struct Queue<F> {
 /// A round: lasts until all turns that were ready at its beginning have been taken.
 struct Round {
     began: Instant,
-    /// Processor time of the owner's thread at the beginning; measured only if this round may admit a thread.
-    processor: Option<Duration>,
     /// `Queue::taken` at its end.
     until: u64,
 }
@@ -304,7 +302,6 @@ impl<F> Queue<F> {
         if self.round.is_none() && is_of_interest && !self.admission.is_idle() {
             self.round = Some(Round {
                 began: Instant::now(),
-                processor: self.admission.is_about_to_admit().then(processor_time),
                 until: self.taken + self.ready.len() as u64,
             });
         }
@@ -312,18 +309,12 @@ impl<F> Queue<F> {
 
     fn end_round(&mut self, began: Instant, figures: &[Arc<Figures>]) {
         let Some(round) = &self.round else { return };
-        let now = Instant::now();
-        let mut took = now - round.began;
-        // The round goes on, unless it is already long: then do not wait for its end.
-        if self.taken < round.until && !is_long(took) {
+        if self.taken < round.until {
             return;
         }
+        let now = Instant::now();
         let bytes = || figures.iter().map(|figures| figures.bytes()).sum();
-        self.admission.carried(now - began, took, bytes);
-        if let Some(before) = round.processor {
-            took = took.min(processor_time().saturating_sub(before));
-        }
-        self.admission.round(now - began, took);
+        self.admission.round(now - began, now - round.began, bytes);
         self.round = None;
     }
 }
@@ -397,10 +388,4 @@ impl<F: Future<Output = ()> + Unpin + Send + 'static> Wake for Task<F> {
 fn look_at_sockets(cx: &mut Context<'_>) {
     // The first poll of `yield_now` defers the waker until after the runtime has polled its reactor.
     let _ = std::pin::pin!(tokio::task::yield_now()).poll(cx);
-}
-
-/// The processor time that this thread has used.
-fn processor_time() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
-    Duration::try_from(time).unwrap_or_default()
 }
