@@ -1,6 +1,7 @@
 //! Counts of messages on their way, for the flow map; and what traces have noted of addresses.
 
 use crate::message::{Dialect, route_hash};
+use std::num::NonZeroU64;
 
 /// Messages and the bytes of their bodies.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,21 +32,20 @@ impl Tally {
     }
 }
 
-/// A topic or an exchange that clients publish to, as a number: the hash of its address. Differs from process to process, and
-/// is never 0. Two of the same number would be shown as one, with a chance of 1 in 2^64 for each pair.
+/// A topic or an exchange that clients publish to, as a number: the hash of its address. Differs from process to process. Two of the same number would be shown as one, with a chance of 1 in 2^64 for each pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Source(pub(crate) u64);
+pub struct Source(pub(crate) NonZeroU64);
 
 impl Source {
     /// One topic. `route_hash`: of a message to it.
     #[inline]
     pub(crate) fn topic(route_hash: u64) -> Source {
-        Source(route_hash.max(1))
+        Source(NonZeroU64::new(route_hash).unwrap_or(NonZeroU64::MIN))
     }
 
     /// A whole exchange.
     pub fn exchange(name: &str) -> Source {
-        Source(route_hash(name.as_bytes(), b"", Dialect::Dot).max(1))
+        Source::topic(route_hash(name.as_bytes(), b"", Dialect::Dot))
     }
 }
 

@@ -255,7 +255,9 @@ impl Engine {
         let bytes = message.body().len();
         match route {
             Ok(known) => self.router.note(known, bytes),
-            Err(queues) if message.exchange_bytes().is_empty() => self.flow.note_by_name(queues.iter().copied(), bytes),
+            Err(queues) if message.exchange_bytes().is_empty() => {
+                self.flow.note_by_names(queues.iter().copied(), bytes)
+            }
             Err(queues) => self.note_walked(message, queues),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! | edge | where it is counted | what a message costs |
 //! |---|---|---|
-//! | client to topic or exchange | [`Sent`], at the link | a compare and two additions |
+//! | client to topic or exchange | [`Sent`], at the link; of fast clients one message in eight | two additions and a compare |
 //! | topic or exchange to queues | the remembered route (`router/cache.rs`) | two additions |
 //! | default exchange to a queue | [`FlowCounts::by_name`], by the queue's slot | two additions |
 //! | exchange to queues, where no route can be remembered | [`FlowCounts::walked`] | a look-up, beside the walk over all bindings |
@@ -27,14 +27,21 @@ use std::time::Duration;
 /// line. A message to another topic replaces one of them, whose counts are added to `others`. That costs about as much
 /// as a hit, so a client that publishes to ten thousand topics in turn is not slowed down.
 ///
-/// Most clients publish to the same topic many times in a row. Those messages are counted beside the table, and are added
-/// to it when the client publishes to another topic.
+/// The first messages after a reading are counted one by one, so that slow edges are exact. Of the further ones, one in
+/// about eight is counted, at random distances, and stands for those since the one before. So a client's messages add up
+/// exactly, and those of its topics nearly; and a client that publishes much pays little for each message.
 #[derive(Default)]
 pub(crate) struct Sent {
-    /// The topic that was published to last; 0: there was none.
-    last: u64,
-    /// Messages to it that are not in the table.
+    /// Messages since the last one that was counted.
     run: Tally,
+    /// The next message is counted if the run has got so long.
+    distance: u64,
+    /// How many were counted since the last reading, up to `EACH_FIRST`.
+    counted: u32,
+    /// State of the random distances.
+    random: u32,
+    /// Where the last message went that was counted.
+    last: u64,
     sets: [Set; SETS],
     others: Tally,
 }
@@ -49,21 +56,41 @@ struct Set {
     bytes: [u32; WAYS],
 }
 
+/// How many messages of a client are counted one by one after each reading.
+const EACH_FIRST: u32 = 64;
+/// The greatest distance between two messages that are counted after those.
+const DISTANCE_MAX: u32 = 15;
 const SETS: usize = 4;
 const WAYS: usize = 4;
 
 impl Sent {
-    /// Counts a message.
+    /// Notes a message. Returns whether that was all; else it is to be counted.
     #[inline]
-    pub(crate) fn note(&mut self, Source(to): Source, bytes: usize) {
-        if self.last != to {
-            self.end_run();
-            self.last = to;
-        }
+    pub(crate) fn passes(&mut self, bytes: usize) -> bool {
         self.run.count(bytes);
+        self.run.messages < self.distance
     }
 
-    /// Adds the messages of one topic to the table.
+    /// Counts the message that was just noted, and with it those that were not counted.
+    #[inline(never)]
+    pub(crate) fn count(&mut self, Source(to): Source) {
+        self.last = to.get();
+        self.end_run();
+        if self.counted < EACH_FIRST {
+            self.counted += 1;
+            return;
+        }
+        // Marsaglia's generator of 32 bits. At equal distances, a client that publishes to eight topics in turn would be
+        // shown with one of them.
+        let mut random = self.random.max(1);
+        random ^= random << 13;
+        random ^= random >> 17;
+        random ^= random << 5;
+        self.random = random;
+        self.distance = 1 + u64::from(random % DISTANCE_MAX);
+    }
+
+    /// Adds the run to the topic that was counted last.
     fn end_run(&mut self) {
         let Tally { messages, bytes } = std::mem::take(&mut self.run);
         let to = self.last;
@@ -86,11 +113,13 @@ impl Sent {
     /// Takes what was counted: each source, and the others together.
     pub(crate) fn take(&mut self) -> (Vec<(Source, Tally)>, Tally) {
         self.end_run();
+        self.distance = 0;
+        self.counted = 0;
         let mut to = Vec::new();
         for set in &mut self.sets {
             let set = std::mem::take(set);
             let counted = (0..WAYS).filter(|way| set.messages[*way] > 0);
-            to.extend(counted.map(|way| (Source(set.to[way]), set.tally(way))));
+            to.extend(counted.map(|way| (Source::topic(set.to[way]), set.tally(way))));
         }
         (to, std::mem::take(&mut self.others))
     }
@@ -272,15 +301,22 @@ impl FlowCounts {
         self.is_on() && std::mem::take(&mut self.stale)
     }
 
-    /// Counts a message to the default exchange.
+    /// Counts a message to the default exchange in one of its queues. There are several only if it names further keys.
     #[inline]
-    pub(crate) fn note_by_name(&mut self, queues: impl Iterator<Item = QueueSlot>, bytes: usize) -> Source {
-        for QueueSlot(slot) in queues {
-            let slot = slot as usize;
-            match self.by_name.get_mut(slot) {
-                Some(tally) => tally.count(bytes),
-                None => self.grow_and_note(slot, bytes),
-            }
+    pub(crate) fn note_by_name(&mut self, QueueSlot(slot): QueueSlot, bytes: usize) -> Source {
+        let slot = slot as usize;
+        match self.by_name.get_mut(slot) {
+            Some(tally) => tally.count(bytes),
+            None => self.grow_and_note(slot, bytes),
+        }
+        self.default_exchange
+    }
+
+    /// As [`FlowCounts::note_by_name`], for each of these queues.
+    #[inline(never)]
+    pub(crate) fn note_by_names(&mut self, queues: impl Iterator<Item = QueueSlot>, bytes: usize) -> Source {
+        for queue in queues {
+            self.note_by_name(queue, bytes);
         }
         self.default_exchange
     }
@@ -399,24 +435,9 @@ impl FlowCounts {
         got
     }
 
-    /// Counts a delivery of a consumer. Returns whether to note how long it has waited, and whether to inform traces.
-    /// `is_followed`: a trace follows some message.
+    /// Counts a delivery of a consumer. Returns whether to note how long it has waited.
     #[inline]
-    pub(crate) fn note_delivered(
-        &mut self,
-        consumer: &mut Consumer,
-        is_followed: impl FnOnce() -> bool,
-    ) -> (bool, bool) {
-        match self.watch {
-            Watch::Flow => (self.count_delivered(consumer), false),
-            Watch::Nothing => (false, false),
-            Watch::Traces => (false, is_followed()),
-            Watch::TracesAndFlow => (self.count_delivered(consumer), is_followed()),
-        }
-    }
-
-    #[inline]
-    fn count_delivered(&mut self, consumer: &mut Consumer) -> bool {
+    pub(crate) fn count_delivered(&mut self, consumer: &mut Consumer) -> bool {
         self.any = true;
         let delivered = consumer.flowed.wrapping_add(1);
         consumer.flowed = delivered;
@@ -454,32 +475,74 @@ impl FlowCounts {
 mod tests {
     use super::*;
 
+    fn note(sent: &mut Sent, to: Source, bytes: usize) {
+        if !sent.passes(bytes) {
+            sent.count(to);
+        }
+    }
+
+    /// Publishes to each of these topics in turn, `rounds` times, and reads.
+    fn in_turn(sent: &mut Sent, topics: &[Source], rounds: u64) -> (Vec<(Source, Tally)>, Tally) {
+        for _ in 0..rounds {
+            topics.iter().for_each(|to| note(sent, *to, 7));
+        }
+        let (mut to, others) = sent.take();
+        to.sort_unstable_by_key(|(to, _)| *to);
+        (to, others)
+    }
+
     /// Two topics of a client that belong to the same place replaced each other with every message, so neither was ever
     /// shown.
     #[test]
     fn topics_whose_numbers_are_alike_are_counted_side_by_side() {
-        let mut sent = Sent::default();
-        let alike = [0x10, 0x20, 0x30, 0x40].map(Source);
-        for _ in 0..100 {
-            for to in alike {
-                sent.note(to, 7);
-            }
-        }
-        let (mut to, others) = sent.take();
-        to.sort_unstable_by_key(|(to, _)| *to);
+        let alike = [0x10, 0x20, 0x30, 0x40].map(Source::topic);
+        let (to, others) = in_turn(&mut Sent::default(), &alike, 16);
         let tally = Tally {
-            messages: 100,
-            bytes: 700,
+            messages: 16,
+            bytes: 16 * 7,
         };
         assert_eq!(to, alike.map(|to| (to, tally)));
         assert!(others.is_empty());
     }
 
     #[test]
+    fn one_topic_is_counted_exactly_however_fast() {
+        let mut sent = Sent::default();
+        for messages in [1, 63, 64, 65, 100, 10_001] {
+            let expected = Tally {
+                messages,
+                bytes: 7 * messages,
+            };
+            let (to, others) = in_turn(&mut sent, &[Source::topic(9)], messages);
+            assert_eq!(to, [(Source::topic(9), expected)]);
+            assert!(others.is_empty());
+        }
+    }
+
+    /// At equal distances of eight, one of eight topics in turn would get all.
+    #[test]
+    fn topics_in_turn_are_counted_alike() {
+        for topics in 2..=16 {
+            let topics: Vec<Source> = (1..=topics).map(Source::topic).collect();
+            let mut sent = Sent::default();
+            for _ in 0..3 {
+                let (to, others) = in_turn(&mut sent, &topics, 20_000);
+                assert!(others.is_empty());
+                let all: u64 = to.iter().map(|(_, tally)| tally.messages).sum();
+                assert_eq!(all, 20_000 * topics.len() as u64, "a client's messages add up");
+                assert_eq!(to.len(), topics.len());
+                for (_, tally) in to {
+                    assert!((17_500..22_500).contains(&tally.messages), "{tally:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn topics_without_a_place_are_counted_together() {
         let mut sent = Sent::default();
         for n in 0..10_000 {
-            sent.note(Source::topic(0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(n)), 1);
+            note(&mut sent, Source::topic(0x9E37_79B9_7F4A_7C15_u64.wrapping_mul(n)), 1);
         }
         let (to, mut all) = sent.take();
         assert_eq!(to.len(), SETS * WAYS);
@@ -498,7 +561,7 @@ mod tests {
         for n in 0..10_000 {
             let exchange: Name = format!("x{n}").into();
             counts.note_walked(&exchange, None, &queues, 1);
-            counts.note_dead(&"q".into(), &"amq.topic".into(), Source(n.into()), 1);
+            counts.note_dead(&"q".into(), &"amq.topic".into(), Source::topic(u64::from(n) + 1), 1);
             counts.note_dead(&exchange, &exchange, Source::exchange(&exchange), 1);
             counts.note_got(link(n), QueueKey { slot: n, generation: 1 });
         }

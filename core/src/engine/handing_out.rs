@@ -1,6 +1,7 @@
 //! Hands messages out. A message gets its delivery number or packet id only when its link takes it.
 
 use super::Engine;
+use super::flow_counts::Watch;
 use super::outbox::Fetched;
 use super::trace;
 use crate::durable_session::CHANNEL;
@@ -117,11 +118,15 @@ impl Engine {
             debug_assert!(false, "reservations are given back before their consumer goes");
             return;
         };
-        let (is_timed, is_followed) = self.flow.note_delivered(c, || self.traces.is_any_followed());
-        if is_timed && let Body::Memory(message) = &entry.body {
+        let watch = self.flow.watch();
+        if matches!(watch, Watch::Flow | Watch::TracesAndFlow)
+            && self.flow.count_delivered(c)
+            && let Body::Memory(message) = &entry.body
+        {
             self.flow.note_wait(key, self.now.wall - message.envelope().received);
         }
-        if is_followed
+        if watch >= Watch::Traces
+            && self.traces.is_any_followed()
             && let Some(l) = self.links.get(link)
             && let Some(q) = self.queues.get(queue)
         {

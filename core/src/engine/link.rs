@@ -368,12 +368,20 @@ impl LinkState {
     /// Counts a published message for the flow map.
     #[inline]
     pub(crate) fn note_sent(&mut self, to: Source, bytes: usize) {
-        match &mut self.sent {
-            Some(sent) => sent.note(to, bytes),
-            None => {
-                self.charge.grow(allocation(size_of::<Sent>()));
-                self.sent.get_or_insert_default().note(to, bytes);
-            }
+        let Some(sent) = &mut self.sent else {
+            return self.note_first_sent(to, bytes);
+        };
+        if !sent.passes(bytes) {
+            sent.count(to);
+        }
+    }
+
+    #[cold]
+    fn note_first_sent(&mut self, to: Source, bytes: usize) {
+        self.charge.grow(allocation(size_of::<Sent>()));
+        let sent = self.sent.get_or_insert_default();
+        if !sent.passes(bytes) {
+            sent.count(to);
         }
     }
 

@@ -496,7 +496,10 @@ impl Engine {
                 let bytes = message.body().len();
                 enqueued.sent_to = Some(match known_route {
                     Some(known) => self.router.note(known, bytes),
-                    None if message.exchange_bytes().is_empty() => self.flow.note_by_name(queues_of(targets), bytes),
+                    None if message.exchange_bytes().is_empty() => match targets {
+                        [one] => self.flow.note_by_name(one.queue, bytes),
+                        _ => self.flow.note_by_names(queues_of(targets), bytes),
+                    },
                     None => {
                         let queues = slots_of(targets);
                         self.note_walked(message, &queues)

@@ -166,7 +166,7 @@ impl RouteCache {
     /// Exchange, key and dialect of a remembered route with that source. Topics share a source if their hashes are equal.
     pub(super) fn address_of(&self, source: Source) -> Option<(&[u8], &[u8], Dialect)> {
         let same = |&index: &u32| Source::topic(self.entries[index as usize].hash) == source;
-        let index = *self.table.find(source.0, same)?;
+        let index = *self.table.find(source.0.get(), same)?;
         let entry = &self.entries[index as usize];
         let (exchange, key) = entry.address.split_at(usize::from(entry.exchange_len));
         Some((exchange, key, entry.dialect))

@@ -5,6 +5,7 @@
 
 use super::node::{FlowNode, NodeKind, OTHER_TOPICS};
 use super::waits::Waits;
+use foldhash::fast::RandomState;
 use gatepost_core::engine::flow::{ConsumerId, Flowed, Source, Tally};
 use gatepost_core::properties::Name;
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -13,6 +14,8 @@ use std::sync::Arc;
 
 /// The nodes at both ends.
 type Pair = (Arc<FlowNode>, Arc<FlowNode>);
+
+type Table<K, V> = HashMap<K, V, RandomState>;
 
 /// Maximum edges of all vhosts together: about 3 MiB with short names.
 pub(super) const EDGES_MAX: usize = 8192;
@@ -36,12 +39,13 @@ struct Fresh {
 pub(super) struct Gathering {
     vhost: Name,
     /// The nodes of topics and exchanges.
-    sources: HashMap<Source, Arc<FlowNode>>,
+    sources: Table<Source, Arc<FlowNode>>,
     /// The two nodes of each consumer's deliveries.
-    consumers: HashMap<ConsumerId, Pair>,
-    edges: HashMap<Pair, Fresh>,
+    consumers: Table<ConsumerId, Pair>,
+    edges: Table<Pair, Fresh>,
     /// Counts of clients' messages to topics that are not named yet.
     unknown: Vec<(Arc<FlowNode>, Source, Tally)>,
+    last_queue: Option<Arc<FlowNode>>,
     /// Number of edges that were left out.
     left_out: u64,
 }
@@ -51,10 +55,11 @@ impl Gathering {
         let default = FlowNode::new(vhost, NodeKind::Exchange, &Name::default());
         Gathering {
             vhost: vhost.clone(),
-            sources: HashMap::from([(Source::exchange(""), default)]),
-            consumers: HashMap::new(),
-            edges: HashMap::new(),
+            sources: Table::from_iter([(Source::exchange(""), default)]),
+            consumers: Table::default(),
+            edges: Table::default(),
             unknown: Vec::new(),
+            last_queue: None,
             left_out: 0,
         }
     }
@@ -87,7 +92,7 @@ impl Gathering {
                     };
                     let from = Arc::clone(self.sources.entry(source).or_insert(from));
                     for queue in queues {
-                        let to = FlowNode::new(&self.vhost, NodeKind::Queue, &queue);
+                        let to = self.queue_node(&queue);
                         self.note((Arc::clone(&from), to), tally);
                     }
                     for exchange in exchanges {
@@ -157,6 +162,17 @@ impl Gathering {
                     self.note((from, topic), tally);
                 }
                 None => self.note_others(&from, tally),
+            }
+        }
+    }
+
+    /// The node of a queue. Often many topics in a row lead to the same queue.
+    fn queue_node(&mut self, queue: &Name) -> Arc<FlowNode> {
+        match &self.last_queue {
+            Some(last) if last.name == *queue => Arc::clone(last),
+            _ => {
+                let node = FlowNode::new(&self.vhost, NodeKind::Queue, queue);
+                Arc::clone(self.last_queue.insert(node))
             }
         }
     }
@@ -235,9 +251,9 @@ struct Edge {
 /// The edges of a vhost.
 #[derive(Default)]
 pub(super) struct Map {
-    edges: HashMap<Pair, Edge>,
+    edges: Table<Pair, Edge>,
     /// Each node once, shared by its edges.
-    nodes: HashSet<Arc<FlowNode>>,
+    nodes: HashSet<Arc<FlowNode>, RandomState>,
     /// Duration of the last look's interval.
     seconds: f64,
     /// Edges left out at the last look.
