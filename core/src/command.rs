@@ -546,6 +546,13 @@ pub struct Transaction {
     pub commands: Vec<Command>,
 }
 
+impl Transaction {
+    /// Whether it publishes anything.
+    pub(crate) fn publishes(&self) -> bool {
+        self.commands.iter().any(|c| matches!(c, Command::Publish { .. }))
+    }
+}
+
 /// See [`Command::SetPolicies`].
 #[derive(Clone, Debug)]
 pub struct SetPolicies {

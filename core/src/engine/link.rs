@@ -393,10 +393,12 @@ impl LinkState {
     /// gone are not returned for ever.
     #[inline]
     pub(crate) fn meets(&mut self, pressure: Option<Pressure>, command: &Command) -> bool {
-        if self.met == pressure
-            || pressure.is_none()
-            || !matches!(command, Command::Publish { .. } | Command::Transaction(_))
-        {
+        let publishes = || match command {
+            Command::Publish { .. } => true,
+            Command::Transaction(transaction) => transaction.publishes(),
+            _ => false,
+        };
+        if self.met == pressure || pressure.is_none() || !publishes() {
             return false;
         }
         self.publishes = true;

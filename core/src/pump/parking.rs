@@ -87,7 +87,13 @@ impl Parking {
                     // A transaction is answered as a whole, so it can always be refused.
                     let (channel, flags) = (transaction.channel, PublishFlags::CONFIRM);
                     let needs = |c: &Command| matches!(c, Command::Publish { message, .. } if needs_log(message));
-                    if self.has_to_wait(channel, flags, transaction.commands.iter().any(needs)) {
+                    let waits = if transaction.publishes() {
+                        self.has_to_wait(channel, flags, transaction.commands.iter().any(needs))
+                    } else {
+                        // Settles free memory, but an earlier transaction has to be applied before.
+                        self.is_held_up(channel, flags)
+                    };
+                    if waits {
                         self.park(channel, false, command);
                     } else {
                         passing.push(command);
@@ -193,7 +199,7 @@ fn command_memory(command: &Command) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command::Outcome;
+    use crate::command::{Outcome, Transaction};
     use crate::message::Envelope;
 
     fn publish(body: &str) -> Command {
@@ -244,6 +250,37 @@ mod tests {
         let mut commands = vec![publish("c")];
         parking.release(&mut commands);
         assert_eq!(names(&commands), ["a", "b", "c"]);
+    }
+
+    /// They waited too, so that nobody settled, and the memory that was short never became free.
+    #[test]
+    fn transactions_that_only_settle_pass_unless_an_earlier_one_waits() {
+        let commit = |channel, commands| Command::Transaction(Box::new(Transaction { channel, commands }));
+        let counts = |commands: &[Command]| {
+            let count = |c: &Command| match c {
+                Command::Transaction(c) => (c.channel, c.commands.len()),
+                other => panic!("{other:?}"),
+            };
+            commands.iter().map(count).collect::<Vec<_>>()
+        };
+        for pressure in [Pressure::Memory, Pressure::Disk, Pressure::Backlog] {
+            let mut parking = Parking::new(1 << 10);
+            parking.set_pressure(Some(pressure));
+            let both = vec![publish("a"), settle(1)];
+            let mut commands = vec![
+                commit(1, vec![settle(1)]),
+                commit(1, vec![]),
+                commit(1, both),
+                commit(1, vec![]),
+                commit(2, vec![]),
+            ];
+            parking.sort(&mut commands);
+            assert_eq!(counts(&commands), [(1, 1), (1, 0), (2, 0)], "{pressure:?}");
+            parking.set_pressure(None);
+            let mut commands = Vec::new();
+            parking.release(&mut commands);
+            assert_eq!(counts(&commands), [(1, 2), (1, 0)], "{pressure:?}");
+        }
     }
 
     #[test]
