@@ -271,8 +271,15 @@ impl Engine {
             // The next turn continues it.
             return;
         }
+        let written = self.staging.written_ticket();
+        let mark_is_due = self
+            .waits
+            .until_written()
+            .any(|(ticket, waiter)| waiter == Waiter::Marked(queue) && ticket > written);
         let front = match q.head() {
             Head::Empty => return,
+            // The head left memory while it waited for its hand-out mark; the mark continues the queue.
+            Head::Paged if mark_is_due => return,
             Head::Paged => {
                 let flags = EntryFlags::new(2);
                 let active = q.arguments.single_active.then(|| q.consumers.first()).flatten();
@@ -290,19 +297,14 @@ impl Engine {
         {
             return;
         }
-        let written = self.staging.written_ticket();
         if !q.would_be_marked(front.seq, front.flags, written) {
-            let waits = self
-                .waits
-                .until_written()
-                .any(|(ticket, waiter)| waiter == Waiter::Marked(queue) && ticket > written);
             // Without a consumer to serve there is nothing to wait for.
             let wanted = q
                 .consumers
                 .iter()
                 .any(|key| self.has_credit(key, front.flags) && !self.is_noted(key));
             assert!(
-                waits || q.loading > 0 || q.awaits_reads || !wanted,
+                mark_is_due || q.loading > 0 || q.awaits_reads || !wanted,
                 "a mark is waited for"
             );
             return;

@@ -330,21 +330,23 @@ impl Engine {
     pub(crate) fn watch_head(&mut self, queue: QueueKey) {
         let now = self.now;
         let Some(q) = self.queues.get_mut(queue) else { return };
-        let message = match q.head() {
+        let first = q.ready().first_seq();
+        let deadline = match q.head() {
             Head::Empty => return,
             Head::Entry(Entry {
                 body: Body::Memory(message),
                 ..
-            }) => message,
+            }) => q.deadline(message),
             Head::Entry(_) | Head::Paged => {
-                // Its deadline is in its record, which has to be read.
-                self.load_entries(queue, 1);
+                // Its deadline is in its record, which has to be read, but only once.
+                if q.watched != first {
+                    self.load_entries(queue, 1);
+                }
                 return;
             }
         };
-        let Some(deadline) = q.deadline(message) else {
-            return;
-        };
+        q.watched = first;
+        let Some(deadline) = deadline else { return };
         let at = now.monotonic + (deadline - now.wall).max(Duration::from_millis(1));
         match q.expiry_check {
             Some(scheduled) if scheduled <= at && scheduled > now.monotonic => return,
@@ -362,6 +364,7 @@ impl Engine {
         let wall = self.now.wall;
         if let Some(q) = self.queues.get_mut(queue) {
             q.expiry_check = None;
+            q.watched = None;
         }
         let mut work = self.side_work();
         while work > 0 {

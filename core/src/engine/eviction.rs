@@ -177,7 +177,7 @@ impl Eviction {
         // Entries that would be handed out first stay in memory longest.
         let stays: SmallVec<[(u8, usize); 1]> = (q.ready().priorities().rev())
             .map(|priority| {
-                let stays = q.ready().fresh(priority).take_while(|entry| head.keeps(entry));
+                let stays = q.ready().front_of(priority).take_while(|entry| head.keeps(entry));
                 (priority, stays.count())
             })
             .collect();
@@ -294,10 +294,11 @@ impl Spare {
     fn of(q: &Queue, bytes: u64) -> Spare {
         // While bodies are being read, those in front of them stay: otherwise they would never be in memory at the same
         // time.
-        let nobody = q.consumers.is_empty() && q.loading == 0;
+        let is_loading = q.loading > 0;
+        let nobody = q.consumers.is_empty() && !is_loading;
         Spare {
             entries: if nobody { 0 } else { SPARE },
-            bytes: if nobody { 0 } else { bytes },
+            bytes: if nobody { 0 } else { bytes.max(u64::from(is_loading)) },
             kept: 0,
         }
     }

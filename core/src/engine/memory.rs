@@ -10,7 +10,7 @@ use crate::command::Get;
 use crate::message::Message;
 use crate::queue::Queue;
 use crate::queue::entry::{Body, Entry, EntryFlags};
-use crate::queue::ready::Ready;
+use crate::queue::ready::{READ_BACK_MAX, Ready};
 use crate::segmented::SegmentedMap;
 use crate::slots::{Link, QueueKey, SessionKey};
 use crate::store::{QueueId, Request};
@@ -62,8 +62,9 @@ const ENTRY_BYTES: usize = std::mem::size_of::<Entry>() * 5 / 4;
 pub(super) const SPARE: usize = 512;
 /// Bytes of bodies after which no further ones stay there, nor are read at once, before halving.
 const SPARE_BYTES: u64 = 256 << 10;
-/// How often the spares may be halved: down to 4 KiB.
-const HALVED_MAX: u32 = 6;
+/// How often the spares may be halved: down to 4 KiB, and then to nothing. Otherwise the first message of each queue whose
+/// consumers take nothing would stay in memory, whatever its size.
+const HALVED_MAX: u32 = 7;
 /// How soon the spares are doubled again.
 const DOUBLE_AFTER: Duration = Duration::from_millis(100);
 /// While publishers wait for memory: the pause before the next eviction, if the last one evicted something...
@@ -73,7 +74,7 @@ pub(super) const RELIEF_AGAIN: Duration = Duration::from_millis(100);
 /// Bodies being read may occupy one part in `LOADING_SHARE` of the cache, and one body more.
 pub(super) const LOADING_SHARE: usize = 4;
 /// The most entries whose bodies are read at once.
-pub(super) const READ_ENTRIES: usize = 256;
+pub(super) const READ_ENTRIES: usize = READ_BACK_MAX;
 /// The most entries looked at in one hold of the lock.
 pub(super) const EVICT_STEPS: usize = 2048;
 /// The most deferred entries dropped in one hold of the lock.
@@ -201,6 +202,9 @@ impl Memory {
         }
     }
     pub(super) fn spare_bytes(&self) -> u64 {
+        if self.halved == HALVED_MAX {
+            return 0;
+        }
         SPARE_BYTES >> self.halved
     }
     /// Notes the scan of a queue. `left`: it evicted something, or soon will. Returns whether to stop scanning.

@@ -95,6 +95,7 @@ impl Engine {
                 let key = self.queues.at(QueueSlot(queue));
                 queue += 1;
                 if let Some(key) = key.filter(|key| self.queues[*key].expiry_check.is_some()) {
+                    self.queues[key].watched = None;
                     self.watch_head(key);
                 }
             } else if session < self.sessions.slots_end() {

@@ -302,6 +302,8 @@ impl crate::queue::Queue {
             // The queue of a session or a group lives as long as that does.
             self.arguments.expires_ms = None;
         }
+        // The time to live may be another one.
+        self.watched = None;
         self.policy = applied;
     }
 }

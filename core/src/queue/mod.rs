@@ -164,6 +164,9 @@ pub(crate) struct Queue {
     pub(crate) used_at: Time,
     /// When the engine next checks its head for expired messages, if that is scheduled.
     pub(crate) expiry_check: Option<Time>,
+    /// The sequence of the head whose deadline was looked at: it has none, or `expiry_check` is set for it. Without this,
+    /// the body of the head would be read from the log whenever a message is published behind it.
+    pub(crate) watched: Option<u64>,
     /// When the engine next checks whether it is still used, if that is scheduled.
     pub(crate) expiry_timer: Option<Time>,
     /// What it costs in memory without its messages.
@@ -219,6 +222,7 @@ impl Queue {
             spilled: None,
             used_at: now,
             expiry_check: None,
+            watched: None,
             expiry_timer: None,
             charge: Charge::default(),
         }

@@ -62,11 +62,12 @@ impl Queue {
         });
         ready.page_in(priority, upto, entries)
     }
-    /// Offers the fresh entries of a priority behind the first `stay` to `leave`, oldest first. For those that leave,
-    /// it is remembered whether they may have been handed out before.
+    /// Offers the entries of a priority behind the first `stay` to `leave`: see [`Ready::page_out`]. For those that
+    /// leave, it is remembered whether they may have been handed out before.
     pub(crate) fn page_out(&mut self, priority: u8, stay: usize, mut leave: impl FnMut(&mut Entry) -> Leave) {
+        let front_too = self.paging != Some(priority);
         let redelivered_below = &mut self.redelivered_below;
-        self.ready.page_out(priority, stay, |entry| {
+        self.ready.page_out(priority, stay, front_too, |entry| {
             let left = leave(entry);
             let is_gone = left != Leave::Stop && matches!(entry.body, Body::Disk { .. });
             if is_gone && entry.flags.has(EntryFlags::REDELIVERED) {

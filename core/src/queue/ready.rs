@@ -10,7 +10,7 @@
 //!                        ◄── pages, read back ──┘◄── page_out ──┘
 //! ```
 
-use super::entry::Entry;
+use super::entry::{Body, Entry};
 use std::collections::{BTreeMap, VecDeque};
 
 /// The waiting entries of a queue, highest priority and lowest sequence first.
@@ -68,6 +68,9 @@ pub(crate) enum Head<'a> {
     Paged,
     Entry(&'a Entry),
 }
+
+/// The most entries at the front of a queue whose bodies are read back at once.
+pub(crate) const READ_BACK_MAX: usize = 256;
 
 /// Whether an entry may leave memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -293,12 +296,38 @@ impl Ready {
         self.base.run = None;
         self.base.fresh = std::mem::take(&mut self.base.tail);
     }
-    /// Offers the fresh entries of a priority behind the first `stay` to `leave`, oldest first. Those that leave are
-    /// added to the run, as long as no entry before them stays.
-    pub(crate) fn page_out(&mut self, priority: u8, stay: usize, mut leave: impl FnMut(&mut Entry) -> Leave) {
+    /// Offers the entries of a priority behind the first `stay` to `leave`. Those that leave are added to the run, as
+    /// long as no entry between them and the run stays. If there is no run yet, the oldest that leaves begins it.
+    ///
+    /// `front_too`: entries in front of an existing run are offered, too. They were read back from it, and their bodies
+    /// would otherwise stay until a consumer takes them. Not while a page of the run is being read: the page would not
+    /// contain them.
+    pub(crate) fn page_out(
+        &mut self,
+        priority: u8,
+        stay: usize,
+        front_too: bool,
+        mut leave: impl FnMut(&mut Entry) -> Leave,
+    ) {
         let mut gone = 0;
         let level = self.level(priority);
-        let mut at = stay;
+        if !level.offer_returned(stay, &mut leave) {
+            return;
+        }
+        let mut at = stay.saturating_sub(level.returned.len());
+        while front_too
+            && level.fresh.len() > at
+            && let Some(run) = &mut level.run
+            && let Some(entry) = level.fresh.back_mut()
+        {
+            let left = leave(entry);
+            if left != Leave::Paged {
+                break;
+            }
+            run.extend_front(entry);
+            level.fresh.pop_back();
+            gone += 1;
+        }
         while level.run.is_none() {
             let Some(entry) = level.fresh.get_mut(at) else { return };
             match leave(entry) {
@@ -334,9 +363,18 @@ impl Ready {
         }
         self.paged += gone;
     }
-    /// The fresh entries of a priority that are in memory and in front of its run.
-    pub(crate) fn fresh(&self, priority: u8) -> impl Iterator<Item = &Entry> {
-        self.find_level(priority).into_iter().flat_map(|level| &level.fresh)
+    /// The entries of a priority that are in memory and in front of its run.
+    pub(crate) fn front_of(&self, priority: u8) -> impl Iterator<Item = &Entry> {
+        self.find_level(priority).into_iter().flat_map(Level::front_entries)
+    }
+    /// The sequence of the first entry, which may be in the log only.
+    pub(crate) fn first_seq(&self) -> Option<u64> {
+        let level = self.levels().find(|level| !matches!(level.head(), Head::Empty))?;
+        match level.head() {
+            Head::Entry(entry) => Some(entry.seq),
+            Head::Paged => level.run.map(|run| run.first),
+            Head::Empty => None,
+        }
     }
     /// The priorities in use, lowest first.
     pub(crate) fn priorities(&self) -> std::ops::RangeInclusive<u8> {
@@ -383,6 +421,12 @@ impl Run {
             bytes: entry.body.len() as u64,
         }
     }
+    fn extend_front(&mut self, entry: &Entry) {
+        debug_assert!(entry.seq < self.first);
+        self.first = entry.seq;
+        self.count += 1;
+        self.bytes += entry.body.len() as u64;
+    }
     fn extend(&mut self, entry: &Entry) {
         debug_assert!(entry.seq > self.last);
         self.last = entry.seq;
@@ -402,6 +446,18 @@ impl Level {
     }
     fn front_entries(&self) -> impl Iterator<Item = &Entry> {
         self.returned.values().chain(&self.fresh)
+    }
+    /// Offers the bodies of entries that came back. The entries stay, because they are not consecutive. Only the first
+    /// ones can have been read back; the bodies of others left memory when they came back, if it was short. Returns
+    /// false if `leave` wants no more.
+    fn offer_returned(&mut self, stay: usize, leave: &mut impl FnMut(&mut Entry) -> Leave) -> bool {
+        let first = self.returned.values_mut().take(READ_BACK_MAX).skip(stay);
+        for entry in first.filter(|entry| matches!(entry.body, Body::Memory(_))) {
+            if leave(entry) == Leave::Stop {
+                return false;
+            }
+        }
+        true
     }
     #[inline]
     fn pop_front(&mut self) -> Option<Entry> {
@@ -501,11 +557,11 @@ mod tests {
     fn the_middle_is_paged_out_and_read_back_in_order() {
         let mut r = Ready::default();
         (0..10).for_each(|s| r.push_back(entry(s)));
-        r.page_out(0, 2, |e| if e.seq < 8 { Leave::Paged } else { Leave::Stop });
+        r.page_out(0, 2, true, |e| if e.seq < 8 { Leave::Paged } else { Leave::Stop });
         r.push_back(entry(10));
         assert_eq!((r.len(), r.paged(), r.in_memory(), r.bytes()), (11, 6, 5, 110));
         // What is written later joins the run, as long as no entry before it stays.
-        r.page_out(0, 2, |e| if e.seq == 9 { Leave::Stay } else { Leave::Paged });
+        r.page_out(0, 2, true, |e| if e.seq == 9 { Leave::Stay } else { Leave::Paged });
         assert_eq!(
             r.wanted_run(3).map(|(_, run)| (run.first, run.last, run.count)),
             Some((2, 8, 7))
@@ -527,10 +583,32 @@ mod tests {
     fn entries_that_the_log_has_lost_are_no_longer_counted() {
         let mut r = Ready::default();
         (0..10).for_each(|s| r.push_back(entry(s)));
-        r.page_out(0, 0, |_| Leave::Paged);
+        r.page_out(0, 0, true, |_| Leave::Paged);
         assert_eq!(r.page_in(0, 5, page(0, 2)), 0);
         assert_eq!(r.page_in(0, 9, page(6, 8)), 4);
         assert_eq!((r.len(), r.bytes(), r.paged()), (6, 60, 0));
+    }
+
+    /// A body that was read back stayed until a consumer took it, however short memory was. So a few queues with large
+    /// messages and no consumers could stop all publishers for good.
+    #[test]
+    fn entries_that_were_read_back_return_to_the_run() {
+        let mut r = Ready::default();
+        (0..10).for_each(|s| r.push_back(entry(s)));
+        r.page_out(0, 0, true, |_| Leave::Paged);
+        assert_eq!(r.page_in(0, 5, page(0, 5)), 0);
+        // While the next page is being read, what is in front of it stays.
+        r.page_out(0, 0, false, |_| Leave::Paged);
+        assert_eq!(r.in_memory(), 6);
+        let back = r.pop_front().unwrap();
+        r.pop_front().unwrap();
+        r.page_out(0, 1, true, |e| if e.seq > 3 { Leave::Paged } else { Leave::Stay });
+        assert_eq!((r.in_memory(), r.paged(), r.bytes()), (2, 6, 80));
+        assert_eq!(r.page_in(0, 9, page(4, 9)), 0);
+        r.put_back(back);
+        assert_eq!(r.first_seq(), Some(0));
+        let order: Vec<_> = std::iter::from_fn(|| r.pop_front()).map(|e| e.seq).collect();
+        assert_eq!(order, [0, 2, 3, 4, 5, 6, 7, 8, 9]);
     }
 
     #[test]
@@ -541,7 +619,7 @@ mod tests {
             r.push_back(Entry { priority, ..entry(seq) });
         }
         for priority in r.priorities() {
-            r.page_out(priority, 0, |_| Leave::Paged);
+            r.page_out(priority, 0, true, |_| Leave::Paged);
         }
         assert_eq!(r.front_entries().count(), 0);
         let (priority, run) = r.wanted_run(1).unwrap();

@@ -357,3 +357,50 @@ fn publishers_continue_when_a_consumer_frees_memory() {
     assert!(!now(&mut w, c).is_empty());
     assert_eq!(now(&mut w, p), ["flow None"]);
 }
+
+/// Bodies that were read back, to look at their deadline, stayed in memory. A few queues without consumers stopped all
+/// publishers for good.
+#[test]
+fn queues_without_consumers_keep_no_body_that_was_read_back() {
+    let mut w = small(11);
+    let c = w.connect("test");
+    let queues: Vec<String> = (0..8).map(|n| format!("q{n}")).collect();
+    let declared: Vec<Command> = queues.iter().map(|q| durable(q)).collect();
+    run(&mut w, c, declared);
+    for n in 0..24 {
+        for q in &queues {
+            let heard = run(&mut w, c, [put(q, &padded(&n.to_string(), 96 * KIB))]);
+            assert!(heard.iter().any(|l| l.starts_with("confirmed")), "{n} {q}: {heard:?}");
+        }
+    }
+    let counters = w.counters();
+    assert_eq!(counters.publishers_wait_for, None);
+    assert!(counters.memory_bytes < 128 << 10, "{} bytes", counters.memory_bytes);
+    // A page's first bodies are read once for each queue, not once for each message.
+    assert!(counters.bodies_loaded <= 8 * 2, "{} bodies", counters.bodies_loaded);
+    w.set_audits(true);
+    w.send(c, vec![consume_no_ack("q3", 1)]);
+    assert_counted(&numbers(&hear(&mut w, c)), 24);
+}
+
+/// The same for queues with consumers that take nothing.
+#[test]
+fn consumers_without_credit_keep_no_large_body_in_memory() {
+    let mut w = small(12);
+    let (c, idle) = (w.connect("test"), w.connect("test"));
+    let queues: Vec<String> = (0..8).map(|n| format!("q{n}")).collect();
+    let declared: Vec<Command> = queues.iter().map(|q| durable(q)).collect();
+    run(&mut w, c, declared);
+    for (n, q) in queues.iter().enumerate() {
+        let consume = consume_with(q, n as u32 + 1, |c| c.prefetch = Some(1));
+        run(&mut w, idle, [consume]);
+    }
+    for n in 0..24 {
+        for q in &queues {
+            let heard = run(&mut w, c, [put(q, &padded(&n.to_string(), 96 * KIB))]);
+            assert!(heard.iter().any(|l| l.starts_with("confirmed")), "{n} {q}: {heard:?}");
+        }
+    }
+    assert_eq!(w.counters().publishers_wait_for, None);
+    w.set_audits(true);
+}
