@@ -107,6 +107,7 @@ impl Client {
         let room = Room {
             messages: 256,
             bytes: 1 << 20,
+            large: true,
         };
         while !commands.is_empty() {
             self.hold(|engine, now, link, events| {

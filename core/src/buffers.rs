@@ -6,7 +6,8 @@
 //!
 //! - only one connection with a large incomplete packet is read at a time, until its packet is complete and its memory free.
 //!   It stays the same one until then: if two took turns, both would grow;
-//! - a peer that has stopped in the middle of a large packet is closed, so that others get its memory;
+//! - only one connection at a time is given a large message to send, until its peer has read it;
+//! - a peer that has stopped in the middle of a large packet, in either direction, is closed, so that others get its memory;
 //! - all other connections are read and written in small portions.
 
 use crate::engine::Wake;
@@ -24,8 +25,8 @@ pub const FREE_BYTES: usize = 16 << 10;
 pub const FREE_BYTES_SHORT: usize = 2 << 10;
 /// A peer that has stopped in the middle of a large packet is closed after this time, if memory is short.
 pub const STALL: Duration = Duration::from_secs(10);
-/// A peer that sends less than this within [`STALL`] counts as stopped.
-const PROGRESS_BYTES: usize = 64 << 10;
+/// A peer that sends, or reads, less than this within [`STALL`] counts as stopped.
+pub(crate) const PROGRESS_BYTES: usize = 64 << 10;
 
 /// The memory of all connections' buffers.
 pub struct Buffers {
@@ -44,6 +45,10 @@ struct Queue {
     growing: Option<u64>,
     /// Parts that wait to grow, or for memory to be free again.
     waiting: VecDeque<(u64, Arc<dyn Wake>)>,
+    /// The number of the part that may send a large message although the limit is reached.
+    sending: Option<u64>,
+    /// Parts that wait to send one.
+    senders: VecDeque<(u64, Arc<dyn Wake>)>,
     parts: u64,
 }
 
@@ -112,6 +117,7 @@ impl Buffers {
             bytes: 0,
             since: now,
             read: 0,
+            asked: false,
         }
     }
     /// Wakes waiting connections: all if there is memory, otherwise the next one if none is growing.
@@ -121,8 +127,17 @@ impl Buffers {
             let mut queue = self.queue.lock();
             if !self.are_full() {
                 woken.extend(queue.waiting.drain(..));
-            } else if queue.growing.is_none() {
-                woken.extend(queue.waiting.pop_front());
+                woken.extend(queue.senders.drain(..));
+            } else {
+                if queue.growing.is_none() {
+                    woken.extend(queue.waiting.pop_front());
+                }
+                if queue.sending.is_none()
+                    && let Some((number, wake)) = queue.senders.front()
+                {
+                    // It keeps its place until it has asked again.
+                    woken.push((*number, Arc::clone(wake)));
+                }
             }
         }
         for (_, wake) in woken {
@@ -138,8 +153,10 @@ pub struct Part {
     bytes: usize,
     /// Start of the current period of [`STALL`].
     since: Time,
-    /// Bytes received in this period.
+    /// Bytes carried in this period.
     read: usize,
+    /// It has asked to send a large message.
+    asked: bool,
 }
 
 impl Part {
@@ -189,6 +206,41 @@ impl Part {
         false
     }
 
+    /// Whether a large message may be sent now. If not, `wake` is called when the caller should ask again. In both cases call
+    /// [`Part::sent`] when there is nothing to send any more. Those who ask get their turns in order.
+    pub fn may_send(&mut self, wake: impl FnOnce() -> Arc<dyn Wake>) -> bool {
+        let buffers = &self.buffers;
+        let mut queue = buffers.queue.lock();
+        if !buffers.are_full() {
+            return true;
+        }
+        self.asked = true;
+        let queue = &mut *queue;
+        let first = queue.senders.front().map(|(number, _)| *number);
+        let is_free = queue.sending.is_none() && first.is_none_or(|number| number == self.number);
+        if is_free || queue.sending == Some(self.number) {
+            queue.sending = Some(self.number);
+            queue.senders.retain(|(number, _)| *number != self.number);
+            return true;
+        }
+        if !queue.senders.iter().any(|(number, _)| *number == self.number) {
+            queue.senders.push_back((self.number, wake()));
+            buffers.held_back.fetch_add(1, Ordering::Relaxed);
+        }
+        false
+    }
+
+    /// The peer has read what was sent, or there is nothing to send: the next part may.
+    pub fn sent(&mut self) {
+        if std::mem::take(&mut self.asked) {
+            let mut queue = self.buffers.queue.lock();
+            queue.sending.take_if(|number| *number == self.number);
+            queue.senders.retain(|(number, _)| *number != self.number);
+            drop(queue);
+            self.buffers.wake();
+        }
+    }
+
     /// Gives up the permission to grow, because there is nothing to read. Kept in the middle of a packet.
     pub fn pass(&self) {
         if self.buffers.are_full() {
@@ -196,7 +248,7 @@ impl Part {
         }
     }
 
-    /// Notes that bytes have arrived.
+    /// Notes that bytes have arrived, or that the peer has read some.
     pub fn note_read(&mut self, bytes: usize) {
         self.read += bytes;
     }
@@ -226,6 +278,8 @@ impl Drop for Part {
             let mut queue = self.buffers.queue.lock();
             queue.growing.take_if(|number| *number == self.number);
             queue.waiting.retain(|(number, _)| *number != self.number);
+            queue.sending.take_if(|number| *number == self.number);
+            queue.senders.retain(|(number, _)| *number != self.number);
         }
         self.buffers.wake();
     }
@@ -293,6 +347,35 @@ mod tests {
         assert!(!c.may_grow(wake(2)));
         drop((c, d));
         assert_eq!((buffers.bytes(), bells[2].rung()), (0, 0));
+    }
+
+    #[test]
+    fn over_the_limit_one_sends_a_large_message_until_it_is_read() {
+        let buffers = Arc::new(Buffers::new(100));
+        let [mut a, mut b, mut c] = std::array::from_fn(|_| buffers.part(Time(0)));
+        let bells = bells();
+        let wake = |n: usize| {
+            let bell: Arc<dyn Wake> = bells[n].clone();
+            move || bell
+        };
+        assert!(a.may_send(wake(0)) && b.may_send(wake(1)), "there is memory");
+        a.set(90);
+        b.set(90);
+        assert!(c.may_send(wake(2)), "nobody else has asked");
+        c.set(90);
+        assert!(!a.may_send(wake(0)) && !b.may_send(wake(1)) && !a.may_send(wake(0)));
+        assert!(c.may_send(wake(2)), "it may go on");
+        // Some of it is read: the others still wait.
+        c.set(30);
+        assert_eq!((bells[0].rung(), bells[1].rung()), (0, 0));
+        c.sent();
+        assert_eq!((bells[0].rung(), bells[1].rung()), (1, 0));
+        assert!(a.may_send(wake(0)) && !c.may_send(wake(2)));
+        // Whoever leaves passes it on.
+        drop(a);
+        assert_eq!((bells[1].rung(), bells[2].rung()), (1, 0));
+        drop(b);
+        assert_eq!(bells[2].rung(), 1, "there is memory again");
     }
 
     #[test]

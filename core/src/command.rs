@@ -627,6 +627,17 @@ pub enum Login {
     },
 }
 
+impl Login {
+    /// The user that it names; empty: none.
+    pub fn user(&self) -> Name {
+        match self {
+            Login::Password { user, .. } | Login::Renewal { user, .. } => user.clone(),
+            Login::Certificate { user } => user.clone().unwrap_or_default(),
+            Login::Anonymous | Login::Mechanism { .. } | Login::Response { .. } => Name::default(),
+        }
+    }
+}
+
 impl std::fmt::Debug for Login {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

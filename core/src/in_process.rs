@@ -47,6 +47,7 @@ const CHANNEL: Channel = 1;
 const ROOM: Room = Room {
     messages: 1024,
     bytes: 1 << 20,
+    large: true,
 };
 
 /// A connection to an engine. End it with [`InProcess::detach`] and a last visit: its exclusive queues and unsettled

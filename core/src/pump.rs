@@ -173,6 +173,8 @@ pub struct Pump<V> {
     attaching: Option<Box<Attach>>,
     /// The engine has more for us than the last `take` had room for.
     more: bool,
+    /// The next message is large, and there was no memory for it.
+    wants_large: bool,
     /// We do not read although the session wants bytes.
     paused: bool,
     /// The last read returned nothing.
@@ -222,6 +224,7 @@ impl<V> Pump<V> {
             logging_in: false,
             attaching: None,
             more: false,
+            wants_large: false,
             paused: false,
             read_dry: false,
             waits: false,
@@ -246,6 +249,7 @@ impl<V> Pump<V> {
         let mut again = false;
         let mut ended = None;
         s.clear();
+        s.is_memory_short = broker.buffers().is_some_and(|buffers| buffers.are_full());
         s.work = self.meter.begin(now.monotonic, broker.may_publish(now.monotonic));
         if !self.ended
             && let Err(end) = self.run(now, s, broker, stream, &mut again)
@@ -290,6 +294,11 @@ impl<V> Pump<V> {
     /// Whether the broker is deciding about a login or the vhost.
     fn is_coming_in(&self) -> bool {
         self.logging_in || self.attaching.is_some()
+    }
+
+    /// Whether the next message is large, and there was no memory for it. The connection is woken when there is.
+    pub fn awaits_memory(&self) -> bool {
+        self.wants_large
     }
 
     /// Whether all output is written.
@@ -376,8 +385,8 @@ impl<V> Pump<V> {
             // If there is nothing more now, the stream wakes the connection later.
             *again |= self.declined || (!self.held_back && stream.has_more()?);
         }
-        // The output is empty again, so the next turn can take what did not fit.
-        *again |= self.more && self.output.is_empty();
+        // The output is empty again, so the next turn can take what did not fit. For a large message it may have to wait.
+        *again |= self.more && self.output.is_empty() && !self.wants_large;
         Ok(())
     }
 }

@@ -127,7 +127,12 @@ pub struct Cx<'a> {
     pub work: usize,
     /// Errors of this turn that do not end the connection; see [`Cx::complain`].
     pub complaints: &'a mut Vec<String>,
+    /// The memory for buffers of all connections is used up: an open transaction must not grow much.
+    pub is_memory_short: bool,
 }
+
+/// Bytes up to which an open transaction may grow while [`Cx::is_memory_short`].
+pub const TRANSACTION_BYTES_SHORT: usize = 64 << 10;
 
 /// Work units that a turn parses at most. A frame costs one, a filter of a subscription several.
 pub const TURN_WORK: usize = 2048;

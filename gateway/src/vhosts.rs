@@ -416,6 +416,7 @@ pub(crate) mod tests {
             let room = Room {
                 messages: 10,
                 bytes: 1 << 20,
+                large: true,
             };
             vhost.enter(|engine| engine.take(self.node.clock.now(), link, room, &mut events));
             events

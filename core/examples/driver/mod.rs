@@ -61,6 +61,7 @@ impl Driver {
         let room = Room {
             messages: 256,
             bytes: 1 << 20,
+            large: true,
         };
         self.events.clear();
         loop {

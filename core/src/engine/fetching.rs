@@ -18,14 +18,15 @@ use crate::queue::unsettled::cost;
 use crate::slots::{Link, QueueKey};
 
 /// The most `Get`s of a connection whose messages are being read at the same time.
-const GETS_WAITING_MAX: usize = 64;
+pub(super) const GETS_WAITING_MAX: usize = 64;
 
 impl Engine {
     /// Answers with the queue's first message. If that has to be read first, the answer comes after the read. If many
-    /// such `Get`s wait, the next one waits until one is answered, because each report looks through all of them.
+    /// such `Get`s wait, the next one waits until one is answered, because each report looks through all of them. It also
+    /// waits while the client does not read the messages that it has fetched.
     pub(crate) fn get(&mut self, link: Link, g: Box<Get>) -> Result<(), Box<Get>> {
         if let Some(l) = self.links.get_mut(link)
-            && l.waiting_gets() >= GETS_WAITING_MAX
+            && !l.may_get()
         {
             l.waits = true;
             return Err(g);
@@ -38,11 +39,24 @@ impl Engine {
     pub(crate) fn get_again(&mut self, link: Link, g: Get) {
         self.get_first(link, g, true);
         if let Some(l) = self.links.get_mut(link) {
-            if l.waits && l.waiting_gets() < GETS_WAITING_MAX {
+            if l.waits && l.may_get() {
                 l.call(&mut self.wakes);
             } else {
                 l.wake(&mut self.wakes);
             }
+        }
+    }
+
+    /// The link has taken a fetched message: its `Get`s that waited for that continue.
+    pub(crate) fn get_on(&mut self, link: Link) {
+        let Some(l) = self.links.get_mut(link).filter(|l| l.outbox.may_fetch()) else {
+            return;
+        };
+        if l.waiting_gets() > 0 {
+            self.timers.set_deferred(self.now.monotonic);
+        }
+        if l.waits && l.may_get() {
+            l.call(&mut self.wakes);
         }
     }
 

@@ -2,6 +2,7 @@
 
 use super::Wake;
 use super::confirms::Publisher;
+use super::fetching::GETS_WAITING_MAX;
 use super::flow_counts::Sent;
 use super::held::Held;
 use super::outbox::{Fetched, Out, Outbox};
@@ -581,6 +582,10 @@ impl LinkState {
         self.rare.get().map_or(0, |rare| rare.waiting_gets)
     }
     /// Notes that some of them were answered, or that nobody waits for them any more.
+    /// Whether a `Get` may be tried now.
+    pub(crate) fn may_get(&self) -> bool {
+        self.waiting_gets() < GETS_WAITING_MAX && self.outbox.may_fetch()
+    }
     pub(crate) fn forget_waiting_gets(&mut self, answered: usize) {
         if let Some(rare) = self.rare.get_mut() {
             rare.waiting_gets = rare.waiting_gets.saturating_sub(answered);

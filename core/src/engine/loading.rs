@@ -117,10 +117,13 @@ impl Engine {
     pub(crate) fn retry_gets(&mut self) {
         let gets = std::mem::take(&mut self.memory.waiting_gets);
         for (queue, link, get) in gets {
-            if self
-                .queues
-                .get_mut(queue)
-                .is_some_and(|q| q.loading > 0 || q.awaits_reads || q.is_paging())
+            // Continues when the link takes what it has fetched.
+            let is_full = self.links.get(link).is_some_and(|l| !l.outbox.may_fetch());
+            if is_full
+                || self
+                    .queues
+                    .get_mut(queue)
+                    .is_some_and(|q| q.loading > 0 || q.awaits_reads || q.is_paging())
             {
                 self.memory.waiting_gets.push((queue, link, get));
             } else {

@@ -125,6 +125,7 @@ use staging::{Gate, Staging};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use successors::Successors;
+use take::Taking;
 use throttling::Throttling;
 use timers::Timers;
 use traces::Traces;
@@ -174,6 +175,8 @@ pub struct Visited {
     pub applied: Applied,
     /// The link has more to take.
     pub more: bool,
+    /// The next message to take needs a larger [`Room`].
+    pub wants_large: bool,
 }
 
 /// How much a link's socket has room for.
@@ -183,6 +186,8 @@ pub struct Room {
     pub messages: usize,
     /// Bytes of message payload.
     pub bytes: usize,
+    /// Whether the first message may have more bytes than that. Otherwise no large message would ever be delivered.
+    pub large: bool,
 }
 
 /// Limits and defaults of a vhost.
@@ -287,7 +292,7 @@ impl Default for Settings {
 ///
 /// let get = Get { channel: 1, queue: "q".into(), no_ack: true };
 /// let (mut commands, mut events) = (vec![Command::Get(Box::new(get))], Vec::new());
-/// engine.visit(now, link, &mut commands, Room { messages: 10, bytes: 1 << 20 }, &mut events);
+/// engine.visit(now, link, &mut commands, Room { messages: 10, bytes: 1 << 20, large: true }, &mut events);
 /// assert!(matches!(events[..], [Event::Failed { .. }]), "there is no such queue");
 ///
 /// let (mut batch, mut requests, mut wakes) = (Batch::default(), Vec::new(), Wakes::default());
@@ -523,8 +528,13 @@ impl Engine {
         } else {
             self.apply(now, link, commands)
         };
-        let more = self.take(now, link, room, events);
-        Visited { applied, more }
+        let mut taking = Taking::of(room);
+        let more = self.take_within(now, link, &mut taking, events);
+        Visited {
+            applied,
+            more,
+            wants_large: taking.wants_large,
+        }
     }
 
     /// Moves out what is to be logged and fetched, and which links to wake. Call it before every unlock. Submit the

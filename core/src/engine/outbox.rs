@@ -7,9 +7,9 @@ use crate::slots::{ConsumerKey, QueueKey};
 use std::collections::VecDeque;
 
 /// The most deliveries reserved for a link that it has not taken yet.
-const RESERVED_MESSAGES_MAX: usize = 1024;
+const RESERVED_MESSAGES_MAX: u32 = 1024;
 /// The most bytes of these. One message always fits.
-const RESERVED_BYTES_MAX: usize = 256 << 10;
+const RESERVED_BYTES_MAX: u32 = 256 << 10;
 
 /// An empty list with at most this capacity is freed.
 const FEW_PLACES: usize = 8;
@@ -54,20 +54,30 @@ pub(crate) struct Reservation {
 #[derive(Default)]
 pub(crate) struct Outbox {
     list: VecDeque<Out>,
-    reserved_messages: usize,
-    reserved_bytes: usize,
+    reserved_messages: u32,
+    reserved_bytes: u32,
+    /// Bytes of messages that `Get`s have taken from their queues.
+    fetched_bytes: usize,
+}
+
+/// The bytes of its body. A message has at most 1 GiB, and beside a large one nothing is reserved, so sums fit into 32 bits.
+fn size(entry: &Entry) -> u32 {
+    u32::try_from(entry.body.len()).unwrap_or(u32::MAX)
 }
 
 impl Outbox {
     /// Adds an answer, or a delivery to be sent again.
     pub(crate) fn push(&mut self, out: Out) {
         debug_assert!(!matches!(out, Out::Reserved { .. }), "reservations are counted");
+        if let Out::Got(fetched) = &out {
+            self.fetched_bytes += fetched.entry.body.len();
+        }
         self.list.push_back(out);
     }
     /// Reserves a message for a consumer.
     pub(crate) fn reserve(&mut self, consumer: ConsumerKey, queue: QueueKey, entry: Entry) {
         self.reserved_messages += 1;
-        self.reserved_bytes += entry.body.len();
+        self.reserved_bytes += size(&entry);
         self.list.push_back(Out::Reserved { consumer, queue, entry });
     }
     /// Whether another message may be reserved.
@@ -75,22 +85,30 @@ impl Outbox {
         self.reserved_messages < RESERVED_MESSAGES_MAX
             && (self.reserved_bytes < RESERVED_BYTES_MAX || self.reserved_messages == 0)
     }
+    /// Whether another message may be fetched.
+    pub(crate) fn may_fetch(&self) -> bool {
+        self.fetched_bytes < RESERVED_BYTES_MAX as usize
+    }
     pub(crate) fn has_reservations(&self) -> bool {
         self.reserved_messages > 0
     }
     /// Messages and bytes that are reserved.
     #[cfg(feature = "testing")]
     pub(crate) fn reserved(&self) -> (usize, usize) {
-        (self.reserved_messages, self.reserved_bytes)
+        (self.reserved_messages as usize, self.reserved_bytes as usize)
     }
     pub(crate) fn front(&self) -> Option<&Out> {
         self.list.front()
     }
     pub(crate) fn pop(&mut self) -> Option<Out> {
         let out = self.list.pop_front();
-        if let Some(Out::Reserved { entry, .. }) = &out {
-            self.reserved_messages -= 1;
-            self.reserved_bytes -= entry.body.len();
+        match &out {
+            Some(Out::Reserved { entry, .. }) => {
+                self.reserved_messages -= 1;
+                self.reserved_bytes -= size(entry);
+            }
+            Some(Out::Got(fetched)) => self.fetched_bytes -= fetched.entry.body.len(),
+            _ => {}
         }
         out
     }
@@ -112,7 +130,7 @@ impl Outbox {
             match out {
                 Out::Reserved { consumer, queue, entry } if is_its(consumer) => {
                     self.reserved_messages -= 1;
-                    self.reserved_bytes -= entry.body.len();
+                    self.reserved_bytes -= size(&entry);
                     returned.push(Reservation { consumer, queue, entry });
                 }
                 other => kept.push_back(other),
@@ -132,7 +150,10 @@ impl Outbox {
         let mut kept = VecDeque::with_capacity(self.list.len());
         for out in std::mem::take(&mut self.list).into_iter().rev() {
             match out {
-                Out::Got(got) if got.channel == channel && fetched.len() < most => fetched.push(*got),
+                Out::Got(got) if got.channel == channel && fetched.len() < most => {
+                    self.fetched_bytes -= got.entry.body.len();
+                    fetched.push(*got);
+                }
                 other => kept.push_front(other),
             }
         }
@@ -164,7 +185,10 @@ impl Outbox {
     #[inline]
     pub(crate) fn take_got(&mut self) -> Option<Box<Fetched>> {
         match self.list.pop_front_if(|out| matches!(out, Out::Got(_))) {
-            Some(Out::Got(fetched)) => Some(fetched),
+            Some(Out::Got(fetched)) => {
+                self.fetched_bytes -= fetched.entry.body.len();
+                Some(fetched)
+            }
             _ => None,
         }
     }

@@ -12,25 +12,69 @@ use crate::time::Now;
 /// Bytes of a delivery's frames without the body, roughly, for counting room.
 const DELIVERY_OVERHEAD: usize = 64;
 
+/// What a link has taken in this visit, and may still take.
+pub(super) struct Taking {
+    room: Room,
+    messages: usize,
+    bytes: usize,
+    /// No message was taken, because the first one needs a larger room.
+    pub(super) wants_large: bool,
+}
+
+impl Taking {
+    pub(super) fn of(room: Room) -> Taking {
+        Taking {
+            room,
+            messages: 0,
+            bytes: 0,
+            wants_large: false,
+        }
+    }
+    /// Whether nothing can be taken.
+    fn is_stalled(&self) -> bool {
+        self.room.messages == 0 || self.room.bytes == 0
+    }
+    /// Whether a message of `size` bytes may be taken.
+    #[inline]
+    fn fits(&mut self, size: usize) -> bool {
+        if self.messages >= self.room.messages {
+            return false;
+        }
+        if self.bytes + size <= self.room.bytes {
+            return true;
+        }
+        self.wants_large = self.messages == 0 && !self.room.large;
+        self.messages == 0 && self.room.large
+    }
+    #[inline]
+    fn count(&mut self, size: usize) {
+        self.messages += 1;
+        self.bytes += size + DELIVERY_OVERHEAD;
+    }
+}
+
 impl Engine {
-    /// Moves what the link may send now into `events`: deliveries within `room` (one message always fits if
-    /// `room.messages > 0`). Returns whether more is ready. The link is not woken for what becomes ready during the
-    /// call; `true` says so.
+    /// Moves what the link may send now into `events`: deliveries within `room`. Returns whether more is ready. The link is
+    /// not woken for what becomes ready during the call; `true` says so.
     pub fn take(&mut self, now: Now, link: Link, room: Room, events: &mut Vec<Event>) -> bool {
+        self.take_within(now, link, &mut Taking::of(room), events)
+    }
+
+    /// The same, with the room in a form that says afterwards whether it was too small.
+    pub(super) fn take_within(&mut self, now: Now, link: Link, taking: &mut Taking, events: &mut Vec<Event>) -> bool {
         self.begin(now);
-        let stalled = room.messages == 0 || room.bytes == 0;
         let Some(l) = self.links.get_mut(link) else {
             return false;
         };
-        l.taking(stalled);
-        let more = self.take_ready(link, room, events);
+        l.taking(taking.is_stalled());
+        let more = self.take_ready(link, taking, events);
         self.relieve_after_take();
         let pressure = self.pressure;
         let late = self.links.get_mut(link).is_some_and(|l| l.taken(pressure));
         more || late
     }
 
-    fn take_ready(&mut self, link: Link, room: Room, events: &mut Vec<Event>) -> bool {
+    fn take_ready(&mut self, link: Link, taking: &mut Taking, events: &mut Vec<Event>) -> bool {
         let told = self.pressure;
         let Some(l) = self.links.get_mut(link) else {
             return false;
@@ -52,41 +96,49 @@ impl Engine {
         }
         events.extend(l.verdicts.drain(..));
         // Answers that are ready precede confirms of messages published after the question.
-        while self.take_answers(link, events) {}
+        while self.take_answers(link, taking, events) {}
         if self.links.get(link).is_some_and(|l| !l.confirm_dirty.is_empty()) {
             self.take_confirms(link, events);
         }
         if self.links.get(link).is_some_and(|l| l.stalled) {
             self.give_back_reservations(link);
         }
-        let more = self.take_outbox(link, room, events);
+        let more = self.take_outbox(link, taking, events);
         // Reservations returned to their queues are offered to others, and new dead letters are published.
         self.dispatch_touched();
         more
     }
 
-    /// Takes the answers at the front of the outbox. Returns whether there may be more.
-    fn take_answers(&mut self, link: Link, events: &mut Vec<Event>) -> bool {
+    /// Takes the answers at the front of the outbox. Returns whether there may be more. A fetched message is taken only if
+    /// there is room for it, like a delivery: a client may ask for a thousand large ones at once and read none.
+    fn take_answers(&mut self, link: Link, taking: &mut Taking, events: &mut Vec<Event>) -> bool {
         let Some(l) = self.links.get_mut(link) else {
             return false;
         };
         l.outbox.take_events(events);
-        match l.outbox.take_got() {
-            Some(fetched) => self.hand_out_fetched(link, *fetched, events),
-            None => return false,
+        let Some(Out::Got(fetched)) = l.outbox.front() else {
+            return false;
+        };
+        let size = fetched.entry.body.len();
+        if !taking.fits(size) {
+            return false;
         }
+        let Some(fetched) = l.outbox.take_got() else {
+            return false;
+        };
+        taking.count(size);
+        self.get_on(link);
+        self.hand_out_fetched(link, *fetched, events);
         true
     }
 
-    fn take_outbox(&mut self, link: Link, room: Room, events: &mut Vec<Event>) -> bool {
-        let stalled = room.messages == 0 || room.bytes == 0;
-        let (mut messages, mut bytes) = (0, 0);
+    fn take_outbox(&mut self, link: Link, taking: &mut Taking, events: &mut Vec<Event>) -> bool {
+        let stalled = taking.is_stalled();
         let mut budget = Budget::of_hold(&self.settings);
         loop {
             let Some(l) = self.links.get_mut(link) else {
                 return false;
             };
-            let fits = |size| messages < room.messages && (messages == 0 || bytes + size <= room.bytes);
             match l.outbox.front() {
                 None => {
                     if stalled {
@@ -102,12 +154,12 @@ impl Engine {
                         return false;
                     }
                 }
-                Some(Out::Event(_) | Out::Got(_)) => _ = self.take_answers(link, events),
+                Some(Out::Got(fetched)) if !taking.fits(fetched.entry.body.len()) => return !stalled,
+                Some(Out::Event(_) | Out::Got(_)) => _ = self.take_answers(link, taking, events),
                 Some(&Out::Resend(packet_id)) => match self.resend_size(link, packet_id) {
-                    Some(size) if !fits(size) => return !stalled,
+                    Some(size) if !taking.fits(size) => return !stalled,
                     Some(size) => {
-                        messages += 1;
-                        bytes += size + DELIVERY_OVERHEAD;
+                        taking.count(size);
                         self.resend(link, packet_id, events);
                     }
                     // The link is woken when the body has been read.
@@ -115,11 +167,10 @@ impl Engine {
                 },
                 Some(Out::Reserved { entry, .. }) => {
                     let size = entry.body.len();
-                    if !fits(size) {
+                    if !taking.fits(size) {
                         return !stalled;
                     }
-                    messages += 1;
-                    bytes += size + DELIVERY_OVERHEAD;
+                    taking.count(size);
                     if let Some(Out::Reserved { consumer, queue, entry }) = l.outbox.pop() {
                         self.hand_out(link, consumer, queue, entry, events);
                     }

@@ -2,12 +2,11 @@
 
 use super::ending::End;
 use super::{Broker, LAST_TURNS, OUTPUT_HIGH_WATER, Pump, Scratch};
-use crate::buffers::{Buffers, FREE_BYTES};
+use crate::buffers::FREE_BYTES;
 use crate::engine::{Applied, Room, Visited};
 use crate::event::{CloseReason, Event};
 use crate::properties::Codecs;
 use crate::time::Now;
-use std::sync::Arc;
 
 /// Messages taken in one turn: more than one read can bring, so that queues drain faster than they fill.
 const TAKE_MESSAGES: usize = 2048;
@@ -24,7 +23,7 @@ impl<V> Pump<V> {
         for _ in 0..ROUNDS {
             let called = broker.acknowledge();
             self.log_in(now, s, broker);
-            let room = self.room(s, broker.buffers());
+            let room = self.room(now, s, broker);
             // After a wake the engine is visited even without room, so that it can offer what we cannot take to others.
             let worth_taking = called || (self.more && !taken && room.messages > 0);
             if self.bound.is_some() && (worth_taking || !s.commands.is_empty()) {
@@ -58,7 +57,11 @@ impl<V> Pump<V> {
         let (link, commands, events) = (bound.link, &mut s.commands, &mut s.events);
         let carried = std::mem::take(&mut self.carried);
         let mut asked = None;
-        let Visited { applied, more } = broker.enter(&bound.vhost, |engine| {
+        let Visited {
+            applied,
+            more,
+            wants_large,
+        } = broker.enter(&bound.vhost, |engine| {
             engine.note_carried(link, carried);
             let visited = engine.visit(now, link, commands, room, events);
             if visited.applied == Applied::Waits {
@@ -71,17 +74,21 @@ impl<V> Pump<V> {
         }
         // Without room the visit gave back what was reserved for this link; a close is received all the same.
         self.more = more || room.messages == 0;
+        self.wants_large = wants_large;
         self.waits = applied == Applied::Waits;
         if applied != Applied::All {
             // The rest of a long batch waits until other connections have had their turns.
             std::mem::swap(&mut s.commands, &mut self.left);
         }
-        *again |= applied == Applied::Some || (more && room.messages > 0);
+        // A large message waits for memory, unless that is granted at once.
+        let may_take = room.messages > 0 && (!wants_large || self.may_send_large(now, broker));
+        *again |= applied == Applied::Some || (more && may_take);
     }
 
-    /// What may be taken without the output exceeding its limit.
-    fn room(&self, s: &Scratch, buffers: Option<&Arc<Buffers>>) -> Room {
-        let full = buffers.is_some_and(|buffers| buffers.are_full());
+    /// What may be taken without the output exceeding its limit. While memory is short, large messages are taken by one
+    /// connection at a time: each of a thousand slow subscribers would have its own copy of the same message.
+    fn room<B: Broker<Vhost = V>>(&mut self, now: Now, s: &Scratch, broker: &mut B) -> Room {
+        let full = broker.buffers().is_some_and(|buffers| buffers.are_full());
         let output_max = if full { FREE_BYTES } else { OUTPUT_HIGH_WATER };
         let bytes = output_max
             .saturating_sub(self.output.len() + s.out.len())
@@ -89,6 +96,7 @@ impl<V> Pump<V> {
         Room {
             messages: if bytes > 0 { TAKE_MESSAGES } else { 0 },
             bytes,
+            large: !full || (self.wants_large && bytes > 0 && self.may_send_large(now, broker)),
         }
     }
 

@@ -1,6 +1,7 @@
 //! Logging in, and attaching a connection to the engine of its vhost.
 
 use super::{Broker, Pump, Scratch};
+use crate::buffers::FREE_BYTES_SHORT;
 use crate::command::{Attach, Command};
 use crate::engine::Link;
 use crate::event::{Event, LoginFailure, LoginRefused};
@@ -45,6 +46,11 @@ impl<V> Pump<V> {
             && let Some(command) = commands.next()
         {
             match command {
+                // Whoever waits for a login keeps what it has sent. Thousands of strangers may wait at the same time.
+                Command::Authenticate(login) if s.is_memory_short && self.session.kept() > FREE_BYTES_SHORT => {
+                    let (user, why) = (login.user(), LoginFailure::Busy);
+                    s.events.push(Event::LoginRefused(Box::new(LoginRefused { user, why })));
+                }
                 Command::Authenticate(login) => {
                     self.logging_in = true;
                     broker.log_in(*login, &self.peer);

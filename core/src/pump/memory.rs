@@ -1,6 +1,7 @@
 //! Accounts a connection's buffers in the node's memory.
 
 use super::{Broker, Pump, Stream};
+use crate::buffers::PROGRESS_BYTES;
 use crate::time::Now;
 use std::io;
 
@@ -10,9 +11,13 @@ impl<V> Pump<V> {
         let Some(part) = self.part.as_mut().filter(|part| now.monotonic >= part.due()) else {
             return Ok(());
         };
-        let waits_for_us = !self.unfinished || self.held_back || stream.has_more()?;
+        let is_unread = self.output.len() > PROGRESS_BYTES;
+        let waits_for_us = !is_unread && (!self.unfinished || self.held_back || stream.has_more()?);
         if part.has_stalled(now.monotonic, waits_for_us) {
-            let text = "the peer has stopped in the middle of a large packet, and others need the memory";
+            let text = match is_unread {
+                true => "the peer does not read a large packet, and others need the memory",
+                false => "the peer has stopped in the middle of a large packet, and others need the memory",
+            };
             return Err(io::Error::new(io::ErrorKind::TimedOut, text));
         }
         Ok(())
@@ -38,6 +43,15 @@ impl<V> Pump<V> {
         Ok(!self.held_back)
     }
 
+    /// Whether a large message may be taken although memory is short. If not, the connection is woken when it should ask again.
+    pub(super) fn may_send_large<B: Broker<Vhost = V>>(&mut self, now: Now, broker: &mut B) -> bool {
+        if self.part.is_none() {
+            self.part = broker.buffers().map(|buffers| Box::new(buffers.part(now.monotonic)));
+        }
+        let Some(part) = &mut self.part else { return true };
+        part.may_send(|| broker.waker())
+    }
+
     /// Counts the connection's buffers.
     pub(super) fn account<B: Broker<Vhost = V>>(&mut self, now: Now, broker: &mut B, stream_bytes: usize) {
         let Some(buffers) = broker.buffers() else { return };
@@ -56,7 +70,13 @@ impl<V> Pump<V> {
             buffers.count_small(self.small as usize, small);
             self.small = small as u32;
         }
-        if bytes <= free {
+        if self.output.is_empty()
+            && !self.wants_large
+            && let Some(part) = &mut self.part
+        {
+            part.sent();
+        }
+        if bytes <= free && !self.wants_large {
             self.part = None;
             return;
         }

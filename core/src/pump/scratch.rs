@@ -20,6 +20,8 @@ pub struct Scratch {
     /// See [`Cx::complain`].
     pub(super) complaints: Vec<String>,
     random: Box<dyn FnMut() -> u64>,
+    /// See [`Cx::is_memory_short`].
+    pub(super) is_memory_short: bool,
     /// Work units that the turn has spent on parsing.
     pub(super) work: usize,
     /// Bytes of messages that a turn takes, at most, in addition to the limit of the output. For tests: without it, a turn in the
@@ -37,6 +39,7 @@ impl Scratch {
             out: Vec::new(),
             complaints: Vec::new(),
             random,
+            is_memory_short: false,
             work: 0,
             room_bytes_max: usize::MAX,
         }
@@ -82,6 +85,7 @@ impl Scratch {
             random: &mut *self.random,
             work: self.work,
             complaints: &mut self.complaints,
+            is_memory_short: self.is_memory_short,
         };
         (cx, &self.input)
     }

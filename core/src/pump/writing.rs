@@ -45,6 +45,9 @@ impl<V> Pump<V> {
     fn note_written(&mut self, bytes: usize) {
         self.carried.bytes_out += bytes as u64;
         self.carried.writes += u64::from(bytes > 0);
+        if let Some(part) = &mut self.part {
+            part.note_read(bytes);
+        }
     }
 
     pub(super) fn check_stall(&self, now: Now) -> io::Result<()> {

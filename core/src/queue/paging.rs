@@ -62,7 +62,7 @@ impl Queue {
         });
         ready.page_in(priority, upto, entries)
     }
-    /// Offers the entries of a priority behind the first `stay` to `leave`: see [`Ready::page_out`]. For those that
+    /// Offers the entries of a priority behind the first `stay` to `leave`, as `Ready` says. For those that
     /// leave, it is remembered whether they may have been handed out before.
     pub(crate) fn page_out(&mut self, priority: u8, stay: usize, mut leave: impl FnMut(&mut Entry) -> Leave) {
         let front_too = self.paging != Some(priority);

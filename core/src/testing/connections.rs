@@ -12,6 +12,7 @@
 
 use super::pipe::{Connection, Mailbox, Pipe, Script};
 use super::world::World;
+use crate::buffers::Buffers;
 use crate::command::{Attach, Login, Peer};
 use crate::engine::{Engine, Wake};
 use crate::event::Event;
@@ -57,12 +58,21 @@ impl Broker for Visitor<'_> {
     fn codecs(&self) -> &Codecs {
         &self.codecs
     }
+    fn buffers(&self) -> Option<&Arc<Buffers>> {
+        self.world.piped.buffers.as_ref()
+    }
 }
 
 /// The most bytes of publishes that a connection parks.
 const PARKED_BYTES_MAX: usize = 64 << 10;
 
 impl World {
+    /// Limits the buffers of all connections together.
+    pub fn limit_buffers(&mut self, bytes_max: usize) -> Arc<Buffers> {
+        let buffers = Arc::new(Buffers::new(bytes_max));
+        self.piped.buffers = Some(Arc::clone(&buffers));
+        buffers
+    }
     /// Opens a connection from this machine that speaks `protocol`. Nothing is parsed before its first turn.
     pub fn open(&mut self, protocol: &dyn Protocol) -> Pipe {
         let peer = Peer::on_this_machine();
@@ -223,7 +233,7 @@ impl World {
         for (n, c) in self.piped.pipes.iter().enumerate() {
             let Some(c) = c else { continue };
             let Some(link) = c.pump.link() else { continue };
-            let told = c.is_called() || c.stream.wants_room || c.ended.is_some();
+            let told = c.is_called() || c.stream.wants_room || c.ended.is_some() || c.pump.awaits_memory();
             assert!(told || !self.has_work(link), "connection {n} was not woken");
         }
     }

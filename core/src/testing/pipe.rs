@@ -2,6 +2,7 @@
 //! the answers of logins arrive. [`World`](super::world::World) drives them: see `connections.rs`.
 
 use super::disk::Rng;
+use crate::buffers::Buffers;
 use crate::command::Login;
 use crate::engine::Wake;
 use crate::event::Event;
@@ -19,6 +20,8 @@ pub(super) struct Piped {
     pub(super) pipes: Vec<Option<Box<Connection>>>,
     /// `None` during a turn.
     pub(super) scratch: Option<Scratch>,
+    /// The limit on the buffers of all connections; `None`: no limit.
+    pub(super) buffers: Option<Arc<Buffers>>,
 }
 
 pub(super) struct Connection {
@@ -111,6 +114,7 @@ impl Piped {
         Piped {
             pipes: Vec::new(),
             scratch: Some(Scratch::new(Box::new(move || random.word()))),
+            buffers: None,
         }
     }
 }

@@ -31,9 +31,14 @@ use std::time::Duration;
 pub const ROOM: Room = Room {
     messages: usize::MAX,
     bytes: usize::MAX,
+    large: true,
 };
 /// No room at all.
-pub const NO_ROOM: Room = Room { messages: 0, bytes: 0 };
+pub const NO_ROOM: Room = Room {
+    messages: 0,
+    bytes: 0,
+    large: false,
+};
 
 /// The failed fetches in a row after which the process ends.
 const READS_FAILED_MAX: u32 = 100;
@@ -616,6 +621,7 @@ impl World {
                     _ => Room {
                         messages: 1 + self.rng.below(5) as usize,
                         bytes: 1 + self.rng.below(4_000) as usize,
+                        large: true,
                     },
                 };
                 let events = self.take(client, room);

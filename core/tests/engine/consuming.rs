@@ -228,7 +228,11 @@ fn a_link_that_got_room_again_is_served_in_order() {
     run(&mut w, a, [transient("q"), consume("q", 1)]);
     w.take(a, NO_ROOM);
     w.send(p, bodies("q", 3));
-    let one = Room { messages: 1, bytes: 1 };
+    let one = Room {
+        messages: 1,
+        bytes: 1,
+        large: true,
+    };
     let mut heard = Vec::new();
     for _ in 0..3 {
         heard.extend(w.take(a, one).iter().map(line));
@@ -249,6 +253,7 @@ fn one_message_always_fits_an_empty_output_and_a_second_only_if_it_does() {
             Room {
                 messages: 10,
                 bytes: 100,
+                large: true,
             },
         )
         .iter()

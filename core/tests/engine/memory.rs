@@ -262,6 +262,7 @@ fn bodies_of_unsettled_deliveries_are_evicted_and_read_back() {
                 Room {
                     messages: 7,
                     bytes: 5_000,
+                    large: true,
                 },
             )
             .iter()
@@ -403,4 +404,38 @@ fn consumers_without_credit_keep_no_large_body_in_memory() {
     }
     assert_eq!(w.counters().publishers_wait_for, None);
     w.set_audits(true);
+}
+
+/// A client that asks for many large messages at once and reads none had all of them in memory.
+#[test]
+fn fetched_messages_that_are_not_read_wait_in_their_queue() {
+    let mut w = small(13);
+    let (p, c) = (w.connect("test"), w.connect("test"));
+    run(&mut w, p, [durable("d"), durable("e")]);
+    for n in 0..20 {
+        run(&mut w, p, [put("d", &padded(&n.to_string(), 100 * KIB))]);
+    }
+    w.take(c, NO_ROOM);
+    w.send(c, (0..20).map(|_| get("d")).collect::<Vec<_>>());
+    w.catch_up();
+    let bytes = w.counters().memory_bytes;
+    assert!(bytes < 512 << 10, "{bytes} bytes");
+    let heard = run(&mut w, p, [put("e", "beside")]);
+    assert!(heard.iter().any(|l| l.starts_with("confirmed")), "{heard:?}");
+    // A get has room like a delivery: one message, if it is large.
+    let one = Room {
+        messages: 10,
+        bytes: 1,
+        large: true,
+    };
+    let mut heard = Vec::new();
+    for _ in 0..100 {
+        let some: Vec<String> = w.take(c, one).iter().map(line).collect();
+        assert!(some.len() <= 1, "{} at once", some.len());
+        heard.extend(some);
+        w.advance(ms(1));
+        w.catch_up();
+        w.send(c, Vec::new());
+    }
+    assert_counted(&numbers(&heard), 20);
 }

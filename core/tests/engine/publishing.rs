@@ -357,6 +357,7 @@ fn connections_leave_nothing_behind() {
         gatepost_core::testing::world::Room {
             messages: 1,
             bytes: 100,
+            large: true,
         },
     );
     w.drop_client(p);

@@ -165,6 +165,7 @@ impl Run {
             _ => Room {
                 messages: 1 + self.below(3),
                 bytes: 1 + self.below(4_000),
+                large: true,
             },
         };
         self.hear(nth, room);

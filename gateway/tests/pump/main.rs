@@ -11,6 +11,7 @@ use gatepost_core::testing::pipe::Pipe;
 use gatepost_core::testing::world::{Settings, World};
 use gatepost_mqtt::Mqtt;
 use gatepost_stomp::Stomp;
+use std::time::Duration;
 
 fn world(seed: u64, mqtt: &Mqtt) -> World {
     let codecs = Codecs::new(vec![mqtt.codec()]);
@@ -407,4 +408,104 @@ fn a_connection_that_waits_for_another_times_out() {
     // The old connection was told and has ended too; the client may connect again.
     assert!(w.ended(old).is_some());
     client(&mut w, &mqtt, "device", false);
+}
+
+/// A PUBLISH of QoS 0 with a payload of 100,000 bytes.
+fn publish_large(number: u8) -> Vec<u8> {
+    let mut packet = vec![0x30];
+    let mut length = 3 + 100_000_usize;
+    while length > 0 {
+        let more = if length > 127 { 0x80 } else { 0 };
+        packet.push((length % 128) as u8 | more);
+        length /= 128;
+    }
+    packet.extend(text("t"));
+    packet.extend([number; 100_000]);
+    packet
+}
+
+/// Each of the subscribers that read nothing had a copy of the message of its own. Sixty of them and a message of 3 MB took
+/// 180 MB, with a budget of 25.
+#[test]
+fn large_messages_go_to_one_slow_reader_at_a_time_while_memory_is_short() {
+    let mqtt = Mqtt::default();
+    let mut w = world(1, &mqtt);
+    let publisher = client(&mut w, &mqtt, "publisher", false);
+    let subscribers: Vec<Pipe> = (0..10)
+        .map(|n| {
+            let pipe = client(&mut w, &mqtt, &format!("subscriber {n}"), false);
+            w.feed(pipe, &subscribe("t"));
+            w.settle();
+            assert_eq!(w.drain(pipe), [0x90, 3, 0, 1, 0]);
+            w.set_room(pipe, 0);
+            pipe
+        })
+        .collect();
+    let buffers = w.limit_buffers(150_000);
+    for number in 1..=3 {
+        w.feed(publisher, &publish_large(number));
+        w.settle();
+    }
+    // Two fit, and one more may always be sent.
+    let held: usize = subscribers.iter().map(|pipe| w.buffered_bytes(*pipe)).sum();
+    assert!((100_000..400_000).contains(&held), "{held} bytes");
+    assert!(buffers.are_full());
+    // Those who hold the memory and read nothing are closed after ten seconds, so whoever reads gets everything in order.
+    let reader = subscribers[9];
+    w.set_room(reader, usize::MAX);
+    for _ in 0..20 {
+        w.advance(Duration::from_secs(10));
+        w.settle();
+    }
+    let expected: Vec<u8> = (1..=3).flat_map(publish_large).collect();
+    assert!(w.drain(reader) == expected, "it got something else");
+    assert!(w.ended(reader).is_none());
+    let closed = subscribers.iter().filter(|pipe| w.ended(**pipe).is_some());
+    assert!(closed.count() >= 2);
+    assert!(!buffers.are_full());
+}
+
+/// Strangers could have a client id, a will and a password of 180 KB each in memory, in as many connections as may wait for
+/// their logins.
+#[test]
+fn large_connects_are_refused_as_busy_while_memory_is_short() {
+    let mqtt = Mqtt::default();
+    let mut w = world(1, &mqtt);
+    w.limit_buffers(200_000);
+    let mut large = b"\x00\x04MQTT\x04\x06\0\0".to_vec();
+    large.extend(text(&"c".repeat(30_000)));
+    large.extend(text("will"));
+    large.extend(text(&"w".repeat(30_000)));
+    let mut packet = vec![
+        0x10,
+        (large.len() % 128) as u8 | 0x80,
+        (large.len() / 128 % 128) as u8 | 0x80,
+    ];
+    packet.push((large.len() / 16_384) as u8);
+    packet.extend(&large);
+    let turns_of = |w: &mut World, pipe: Pipe| {
+        while w.is_ready(pipe) {
+            w.turn_of(pipe, usize::MAX);
+        }
+    };
+    let (mut waiting, mut busy) = (0, 0);
+    for n in 0..10 {
+        let pipe = w.open(&mqtt);
+        let mut own = packet.clone();
+        own[16..19].copy_from_slice(format!("{n:03}").as_bytes());
+        w.feed(pipe, &own);
+        turns_of(&mut w, pipe);
+        match w.drain(pipe)[..] {
+            [] => waiting += 1,
+            // Server unavailable.
+            [0x20, 2, 0, 3] => busy += 1,
+            ref other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!((waiting, busy), (4, 6), "logins");
+    // A usual one is not refused.
+    let usual = w.open(&mqtt);
+    w.feed(usual, &connect("usual", false));
+    w.settle();
+    assert_eq!(w.drain(usual), CONNACK);
 }

@@ -159,6 +159,7 @@ impl Driver {
             random: &mut random,
             work: 0,
             complaints: &mut Vec::new(),
+            is_memory_short: false,
         };
         let alive = f(&mut self.session, &mut cx, &mut self.input);
         self.unanswered.extend(self.pushed.drain(..));

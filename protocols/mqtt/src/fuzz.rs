@@ -141,6 +141,7 @@ impl Run {
             random: &mut random,
             work: 0,
             complaints: &mut Vec::new(),
+            is_memory_short: false,
         };
         let result = f(&mut *self.session, &mut cx, &self.input);
         self.collect();

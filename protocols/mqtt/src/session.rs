@@ -206,7 +206,11 @@ impl Session for Connection {
     fn kept(&self) -> usize {
         match &self.state {
             State::Open(open) => open.alias_bytes(),
-            _ => 0,
+            State::LoggingIn(opening)
+            | State::Challenged(opening)
+            | State::Attaching(opening)
+            | State::Opening(opening) => opening.bytes,
+            State::Fresh { .. } | State::Closed => 0,
         }
     }
 

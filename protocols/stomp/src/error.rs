@@ -215,6 +215,13 @@ impl Refusal {
         )
     }
 
+    pub(crate) fn no_memory_for_transactions() -> Refusal {
+        Refusal::new(
+            "Transaction too large",
+            "no memory left for transactions (memory.input)",
+        )
+    }
+
     pub(crate) fn message_not_found(number: u64) -> Refusal {
         Refusal::new("Message not found", format!("unknown delivery tag {number}\n"))
     }

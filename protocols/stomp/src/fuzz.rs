@@ -308,6 +308,7 @@ impl Run {
             random: &mut random,
             work: 0,
             complaints: &mut Vec::new(),
+            is_memory_short: false,
         };
         let result = turn(&mut *self.session, &mut cx);
         self.check_output(&out, result.is_err());

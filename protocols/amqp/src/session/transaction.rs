@@ -1,8 +1,9 @@
 //! A channel's transaction until its commit (AMQP 0-9-1 1.9): its publishes wait here, its settles in the engine.
 
 use super::env::Env;
-use crate::error::Error;
+use crate::error::{Code, Error};
 use gatepost_core::command::Command;
+use gatepost_core::session::TRANSACTION_BYTES_SHORT;
 
 /// What waits for the commit.
 #[derive(Debug, Default)]
@@ -40,6 +41,10 @@ impl Transaction {
 
     fn count(&mut self, env: &mut Env<'_, '_>, payload: usize, method: (u16, u16)) -> Result<(), Error> {
         let bytes = payload + COMMAND_BYTES;
+        if env.cx.is_memory_short && self.bytes + bytes > TRANSACTION_BYTES_SHORT {
+            let detail = "no memory left for transactions (memory.input)";
+            return Err(Error::new(Code::PreconditionFailed, detail, method));
+        }
         self.bytes += bytes;
         env.count_unfinished(bytes, method)
     }

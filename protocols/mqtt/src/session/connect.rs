@@ -23,6 +23,8 @@ use std::time::Duration;
 /// A CONNECT that is not answered yet.
 pub(super) struct Opening {
     deadline: Time,
+    /// Bytes of the CONNECT: client id, will and credentials are kept until the session is open.
+    pub(super) bytes: usize,
     /// Sent when the credentials were accepted.
     attach: Option<Box<Attach>>,
     /// Sent when the vhost was found.
@@ -35,6 +37,7 @@ pub(super) struct Opening {
 }
 
 /// Properties of the CONNACK that depend on the CONNECT.
+#[derive(Default)]
 struct Granted {
     /// The server has chosen the client id.
     assigned_id: bool,
@@ -65,7 +68,10 @@ pub(super) fn begin(shared: &Shared, cx: &mut Cx<'_>, input: &[u8]) -> Result<Op
     };
     let terms = Terms::of(&connect, &shared.settings);
     match open(shared, cx, &connect, terms) {
-        Ok(opening) => Ok(Some((Box::new(opening), frame.size()))),
+        Ok(opening) => {
+            let bytes = frame.size();
+            Ok(Some((Box::new(Opening { bytes, ..opening }), bytes)))
+        }
         Err((terms, error)) => Err(refuse(cx, &terms, error.reason(), error.text())),
     }
 }
@@ -142,13 +148,7 @@ fn put_refusal(out: &mut Vec<u8>, version: Version, reason: Reason, text: &str, 
 /// Checks a CONNECT and pushes its login.
 fn open(shared: &Shared, cx: &mut Cx<'_>, connect: &Connect<'_>, mut terms: Terms) -> Result<Opening, (Terms, Error)> {
     let settings = &shared.settings;
-    let mut granted = Granted {
-        assigned_id: false,
-        session_expiry: None,
-        keep_alive: None,
-        response_information: false,
-        authentication_data: Box::default(),
-    };
+    let mut granted = Granted::default();
     let mut asked_expiry = 0;
     let (mut method, mut method_data) = (None, &[][..]);
     for property in connect.properties.iter() {
@@ -203,6 +203,7 @@ fn open(shared: &Shared, cx: &mut Cx<'_>, connect: &Connect<'_>, mut terms: Term
     };
     cx.commands.push(Command::Authenticate(Box::new(login)));
     Ok(Opening {
+        bytes: 0,
         deadline: cx.now.monotonic + settings.connect_timeout,
         attach: Some(Box::new(Attach {
             vhost,

@@ -180,6 +180,7 @@ impl Script {
             random: &mut random,
             work: 0,
             complaints: &mut Vec::new(),
+            is_memory_short: false,
         };
         f(&mut *self.session, &mut cx)
             .map_err(|close| self.closed = Some(close))

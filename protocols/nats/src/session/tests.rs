@@ -55,6 +55,7 @@ impl Script {
             random: &mut || 7,
             work: 0,
             complaints: &mut Vec::new(),
+            is_memory_short: false,
         };
         match turn(&mut self.session, &mut cx, &self.input) {
             Ok(result) => Some(result),

@@ -157,7 +157,7 @@ impl StompSession {
 
         let bytes = message.memory() + send.receipt.map_or(0, str::len);
         if let Some(transaction) = send.transaction {
-            self.transactions.check(transaction, bytes, &self.settings)?;
+            self.transactions.check(cx, transaction, bytes, &self.settings)?;
         }
         if let Destination::Queue(name) = &send.destination {
             self.declare_for_send(cx, name, queue);

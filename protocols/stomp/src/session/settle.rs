@@ -25,7 +25,7 @@ impl StompSession {
         };
         if let Some(transaction) = ack.transaction {
             let bytes = ack.receipt.map_or(0, str::len);
-            self.transactions.check(transaction, bytes, &self.settings)?;
+            self.transactions.check(cx, transaction, bytes, &self.settings)?;
             self.transactions.push(transaction, settle, bytes, ack.receipt);
             return Ok(Handled::Done);
         }

@@ -8,7 +8,7 @@ use crate::frame::transaction::transaction_name;
 use crate::frame::{Frame, Verb};
 use crate::settings::Settings;
 use gatepost_core::command::{Channel, Command, Transaction};
-use gatepost_core::session::Cx;
+use gatepost_core::session::{Cx, TRANSACTION_BYTES_SHORT};
 use std::collections::VecDeque;
 
 /// The transactions of a connection.
@@ -54,7 +54,7 @@ impl Transactions {
     }
 
     /// Checks whether one more frame of `bytes` fits into transaction `name`.
-    pub(super) fn check(&self, name: &str, bytes: usize, settings: &Settings) -> Result<(), Refusal> {
+    pub(super) fn check(&self, cx: &Cx<'_>, name: &str, bytes: usize, settings: &Settings) -> Result<(), Refusal> {
         let open = self
             .open
             .iter()
@@ -65,6 +65,9 @@ impl Transactions {
         }
         if self.bytes.saturating_add(bytes) > settings.transaction_bytes_max {
             return Err(Refusal::transactions_too_large(settings.transaction_bytes_max));
+        }
+        if cx.is_memory_short && self.bytes.saturating_add(bytes) > TRANSACTION_BYTES_SHORT {
+            return Err(Refusal::no_memory_for_transactions());
         }
         Ok(())
     }

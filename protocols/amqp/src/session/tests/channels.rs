@@ -673,6 +673,30 @@ fn uncommitted_messages_are_bounded() {
     assert_eq!((channel, code), (0, 506));
 }
 
+/// Each connection could hold 64 MiB in open transactions, whatever memory there was.
+#[test]
+fn transactions_do_not_grow_while_memory_is_short() {
+    let mut script = Script::running(Settings::default(), &[]);
+    script.open_channel(1);
+    script.send(1, Method::Tx(Tx::Select {}));
+    script.forget();
+    let publish_some = |script: &mut Script| {
+        for _ in 0..100 {
+            script.send(1, publish("k"));
+            script.feed(&header(1, 0, &Default::default()));
+        }
+    };
+    publish_some(&mut script);
+    script.is_memory_short = true;
+    script.send(1, Method::Tx(Tx::Rollback {}));
+    publish_some(&mut script);
+    assert_eq!(script.said(), [""; 0], "a small one fits");
+    publish_some(&mut script);
+    let (channel, code, text, ..) = script.close();
+    assert_eq!((channel, code), (1, 406));
+    assert!(text.contains("no memory left for transactions"), "{text}");
+}
+
 /// Lists of channels show the mode.
 #[test]
 fn the_engine_is_told_of_confirms_and_transactions() {

@@ -25,6 +25,8 @@ pub(super) struct Script {
     commands: Vec<Command>,
     out: Vec<u8>,
     random: u64,
+    /// See [`Cx::is_memory_short`].
+    pub(super) is_memory_short: bool,
 }
 
 impl Script {
@@ -47,6 +49,7 @@ impl Script {
             commands: Vec::new(),
             out: Vec::new(),
             random: 0,
+            is_memory_short: false,
         }
     }
 
@@ -142,6 +145,7 @@ impl Script {
             random: &mut random,
             work: 0,
             complaints: &mut Vec::new(),
+            is_memory_short: self.is_memory_short,
         };
         self.ended = f(&mut self.session, &mut cx, &mut self.input).err();
     }

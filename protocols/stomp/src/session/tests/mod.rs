@@ -29,6 +29,8 @@ struct Script {
     commands: Vec<Command>,
     out: Vec<u8>,
     randoms: u64,
+    /// See [`Cx::is_memory_short`].
+    is_memory_short: bool,
     closed: Option<Close>,
 }
 
@@ -45,6 +47,7 @@ impl Script {
             commands: Vec::new(),
             out: Vec::new(),
             randoms: 0,
+            is_memory_short: false,
             closed: None,
         }
     }
@@ -143,6 +146,7 @@ impl Script {
             random: &mut random,
             work: 0,
             complaints: &mut Vec::new(),
+            is_memory_short: self.is_memory_short,
         };
         let result = turn(&mut self.session, &mut cx);
         self.out.extend_from_slice(&out);

@@ -150,6 +150,30 @@ fn transactions_are_limited_in_number_length_and_bytes() {
     assert_eq!(body, "Too many bytes in transactions (limit 2000)");
 }
 
+/// Each connection could hold 64 MiB in open transactions, whatever memory there was.
+#[test]
+fn transactions_do_not_grow_while_memory_is_short() {
+    let mut script = Script::opened("1.2");
+    let body = "x".repeat(40 << 10);
+    let send = format!("SEND\ndestination:/topic/a\ntransaction:t\n\n{body}\0");
+    script.send("BEGIN\ntransaction:t\n\n\0");
+    script.send(&send);
+    script.send(&send);
+    script.is_memory_short = true;
+    script.send("ABORT\ntransaction:t\n\n\0BEGIN\ntransaction:t\n\n\0");
+    script.send(&send);
+    assert_eq!(
+        (script.out(), script.closed.is_none()),
+        (String::new(), true),
+        "a small one fits"
+    );
+    script.send(&send);
+    script.refused(
+        "Transaction too large",
+        "no memory left for transactions (memory.input)",
+    );
+}
+
 #[test]
 fn receipts_of_plain_sends_do_not_wait_for_transactions() {
     let mut script = Script::opened("1.2");
