@@ -17,6 +17,7 @@ use crate::config::{Budget, Config, Size};
 use crate::machine;
 use crate::node::Node;
 use gatepost_core::engine::{Share, Usage};
+use gatepost_core::keys::{Value, Values};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -116,6 +117,21 @@ fn share(pool: usize, used: usize, total: usize, count: usize) -> usize {
     share.max(pool / count / FLOOR_PART)
 }
 
+/// `limits.max_message_size`, but not more than a message may take of the memory. A large message is in memory several times for
+/// a moment: as a packet, as a message, on its way to the log, and for whoever reads it.
+pub(crate) fn message_bytes_max(config: &Config) -> u64 {
+    let budget = machine::memory_budget(config.memory.budget);
+    let most = (budget / MESSAGE_PART).max(MESSAGE_BYTES_LEAST);
+    config.limits.max_message_size.0.min(most)
+}
+
+/// The values from which protocols read their settings.
+pub(crate) fn values_within_memory(config: &Config) -> Values {
+    let mut values = config.values.clone();
+    values.insert("limits.max_message_size", Value::Size(message_bytes_max(config)));
+    values
+}
+
 /// Gives the engines new shares every second, and when an engine has used half of the free part of its share. Also
 /// frees deleted vhosts. Never returns.
 /// vhosts. Never returns.
@@ -162,6 +178,10 @@ fn bytes(n: u64) -> usize {
 }
 
 const EVERY: Duration = Duration::from_secs(1);
+/// A message may have the budget divided by this...
+const MESSAGE_PART: u64 = 4;
+/// ...and this much, however small the budget is.
+const MESSAGE_BYTES_LEAST: u64 = 1 << 20;
 /// Messages get at least the budget divided by this, even if the configuration gives too much to the other pools.
 const LEAST_PART: u64 = 10;
 /// An engine gets at least an equal division's part divided by this.
@@ -188,6 +208,18 @@ mod tests {
             messages,
             objects,
             unsettled: 0,
+        }
+    }
+
+    /// With a budget of 25 MiB, a few messages of 15 MiB took 140.
+    #[test]
+    fn a_message_takes_a_part_of_the_memory() {
+        let mut config = Config::default();
+        for (budget, expected) in [(25, 25 << 18), (64, 16 << 20), (1 << 20, 16 << 20), (1, 1 << 20)] {
+            config.memory.budget = Budget::Fixed(Size(budget << 20));
+            assert_eq!(message_bytes_max(&config), expected, "{budget} MiB");
+            let values = values_within_memory(&config);
+            assert_eq!(values.value("limits.max_message_size"), Some(&Value::Size(expected)));
         }
     }
 

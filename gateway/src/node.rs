@@ -1,6 +1,6 @@
 //! The node: the state that all threads share.
 
-use crate::accountant::Pools;
+use crate::accountant::{self, Pools};
 use crate::api::flow::Flow;
 use crate::api::rates::Rates;
 use crate::clock::Clock;
@@ -9,6 +9,7 @@ use crate::config::{self, Config};
 use crate::directory::Directory;
 use crate::exit::Failure;
 use crate::histogram::Histogram;
+use crate::http::answers::Answers;
 use crate::listener::Listeners;
 use crate::logging::lines::Lines;
 use crate::machine;
@@ -75,6 +76,8 @@ pub(crate) struct Node {
     pub quic: Arc<quic::Counts>,
     /// Memory of all connections' buffers.
     pub buffers: Arc<Buffers>,
+    /// HTTP answers, which are a part of that.
+    pub answers: Arc<Answers>,
     /// Past values of counters, for computing rates.
     pub rates: Rates,
     /// The flow map: which clients exchange messages with which.
@@ -166,7 +169,7 @@ impl Node {
         let reads = Arc::new(ReadQueue::default());
         let codecs = Codecs::new(protocols.iter().map(|p| p.codec()).collect());
         clock.advance_wall(recovered.wall);
-        let buffers_max = Pools::of(&config).input;
+        let buffers = Arc::new(Buffers::new(Pools::of(&config).input));
         let short_of_memory = Arc::new(Notify::new());
         let mut known = catalog::vhosts(&recovered);
         // The log is new: create the default vhost. In later starts a deleted vhost stays deleted, even the default one.
@@ -228,7 +231,8 @@ impl Node {
             store_stats,
             short_of_memory,
             quic: Arc::default(),
-            buffers: Arc::new(Buffers::new(buffers_max)),
+            answers: Arc::new(Answers::new(Arc::clone(&buffers))),
+            buffers,
             rates: Rates::default(),
             flow: Flow::default(),
             listeners: Listeners::default(),
@@ -267,7 +271,7 @@ impl Node {
 
     /// Passes the configuration to all protocols, with the cluster's name as it is shown elsewhere.
     pub(crate) fn configure_protocols(&self) {
-        let mut values = self.config().values.clone();
+        let mut values = accountant::values_within_memory(&self.config());
         values.insert("node.cluster_name", keys::Value::Text(self.cluster_name()));
         for protocol in &self.protocols {
             protocol.configure(&values);
@@ -307,9 +311,11 @@ impl Node {
     /// Maximum connections that have not logged in.
     pub(crate) fn half_open_max(&self) -> usize {
         match self.config().protection.half_open_max {
-            0 => usize::try_from(self.connections_limit() / 2)
-                .unwrap_or(usize::MAX)
-                .max(1),
+            0 => {
+                let by_connections = usize::try_from(self.connections_limit() / 2).unwrap_or(usize::MAX);
+                let by_memory = (self.buffers.bytes_max() / HALF_OPEN_BYTES).max(HALF_OPEN_LEAST);
+                by_connections.min(by_memory).max(1)
+            }
             set => set,
         }
     }
@@ -349,6 +355,11 @@ fn connections_max(set: u64, open_files: u64, reserved: u64) -> u64 {
 
 /// The vhost that the first start creates.
 pub(crate) const DEFAULT_VHOST: &str = "/";
+
+/// What a connection that has not logged in takes of `memory.input`: 10 to 25 KiB during a TLS handshake, 9 of a WebSocket's request.
+const HALF_OPEN_BYTES: usize = 12 << 10;
+/// So many may log in at the same time, however small the memory is.
+const HALF_OPEN_LEAST: usize = 64;
 
 /// For a running engine: when its settings change, it keeps the share that the accountant gave it.
 const NO_SHARE: Share = Share {

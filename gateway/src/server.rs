@@ -2,7 +2,7 @@
 
 use crate::api::Entrance;
 use crate::clock::Clock;
-use crate::config::{Config, Layers, MANAGEMENT, Problems};
+use crate::config::{Config, Layers, MANAGEMENT, Problems, Size};
 use crate::directory::{self, Directory};
 use crate::exit::Failure;
 use crate::http::bounded::Bounds;
@@ -32,6 +32,10 @@ pub fn serve(config: Config, layers: Layers) -> Result<(), Failure> {
     for warning in layers.warnings() {
         tracing::warn!("{warning}");
     }
+    let message_max = Size(accountant::message_bytes_max(&config));
+    if message_max.0 < config.limits.max_message_size.0 {
+        tracing::warn!("limits.max_message_size is {message_max} here, because memory.budget is small");
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(2)
@@ -52,7 +56,7 @@ pub fn serve(config: Config, layers: Layers) -> Result<(), Failure> {
     // Before the ports are bound: clients cannot be served until the log is read.
     let (store, recovered) = store::open_for(&config, clock.now().wall, &manager)?;
     let tls = tls::Ports::open(&config).map_err(|found| Failure::Configuration(Problems(found).to_string()))?;
-    let protocols = protocols::all(&config.values);
+    let protocols = protocols::all(&accountant::values_within_memory(&config));
     let node = Arc::new(Node::new(
         config,
         directory,
@@ -203,11 +207,12 @@ fn listen(
                 manage(tasks, node, socket, tls);
                 return Ok(());
             }
-            let router = http::router(node, threads);
             let bounds = Bounds {
                 connections_max: usize::try_from(machine::http_connections_max()).unwrap_or(usize::MAX),
                 head_timeout: http::HEAD_TIMEOUT,
+                answers: Arc::clone(&node.answers),
             };
+            let router = http::router(node, threads);
             tasks.spawn(http::bounded::serve(socket, tls, router, bounds, |_| true));
         }
     }
@@ -232,6 +237,7 @@ fn manage(
     let bounds = Bounds {
         connections_max: usize::try_from(machine::management_connections_max()).unwrap_or(usize::MAX),
         head_timeout: api::HEAD_TIMEOUT,
+        answers: Arc::clone(&node.answers),
     };
     let admit = move |from| node.protection.admit(node.clock.now().monotonic, from, true).is_ok();
     tasks.spawn(http::bounded::serve(socket, tls, router, bounds, admit));

@@ -133,6 +133,8 @@ impl Door {
         part.set(body.len().saturating_mul(limit.times_in_memory));
         let request = Request::from_parts(parts, Body::from(body));
         if !changes {
+            let turn = self.node.answers.turn().await;
+            let _turn = turn.ok_or_else(|| busy().into_response())?;
             return Ok(run(&self.routes, request).await);
         }
         let routes = self.routes.clone();
@@ -269,6 +271,12 @@ const DEFINITIONS_TIMES_IN_MEMORY: usize = 6;
 /// A header that the console sends and that a link or form on another page cannot.
 const ASKED_BY_CONSOLE: &str = "x-requested-with";
 const STRANGE: &str = "a page of another server may change something only if management.cors_origins names it";
+
+/// The refusal of a request that others keep from being answered.
+pub(super) fn busy() -> Refusal {
+    let reason = "other requests take too long";
+    Refusal::of(StatusCode::SERVICE_UNAVAILABLE, "service_unavailable", reason)
+}
 
 fn strange() -> Response {
     Refusal::of(StatusCode::FORBIDDEN, "forbidden", STRANGE).into_response()

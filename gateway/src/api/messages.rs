@@ -3,7 +3,8 @@
 use super::body::Body;
 use super::caller::Caller;
 use super::errand::{CHANNEL, Errand};
-use super::{Answer, Api, Refusal, answer, table};
+use super::{Answer, Api, Refusal, answer, door, table};
+use crate::accountant;
 use crate::node::Node;
 use axum::Router;
 use axum::body::Bytes;
@@ -27,9 +28,12 @@ pub(super) fn routes() -> Router<Arc<Node>> {
         .route("/api/queues/{vhost}/{queue}/get", routing::post(get))
 }
 
-/// Maximum messages that one request fetches, and the bytes after which it fetches no more.
+/// Maximum messages that one request fetches, and the bytes after which it fetches no more. If there is little memory for
+/// answers, they are fewer, because JSON takes some times as much.
 const FETCHED_MAX: i64 = 1_000;
 const FETCHED_BYTES_MAX: usize = 32 << 20;
+/// For the values, which may be in base64, and the text.
+const TIMES_IN_MEMORY: usize = 3;
 /// Maximum expiration of a message: ten years, as for AMQP clients.
 const EXPIRATION_MS_MAX: u64 = 315_360_000_000;
 
@@ -79,8 +83,8 @@ async fn publish(
 
 /// Checks a message's size against the limit.
 pub(super) fn within_limit(payload: &[u8], node: &Node) -> Result<(), Refusal> {
-    let (size, max) = (payload.len(), node.config().limits.max_message_size.bytes());
-    if size > max {
+    let (size, max) = (payload.len(), accountant::message_bytes_max(&node.config()));
+    if size as u64 > max {
         let text = format!("message size {size} is larger than configured max size {max}");
         return Err(Refusal::bad_request(text));
     }
@@ -211,6 +215,8 @@ async fn get(caller: Caller, State(node): Api, Path((vhost, queue)): Path<(Strin
     let truncate = body.number("truncate")?;
     let truncate = truncate.map_or(usize::MAX, |n| usize::try_from(n).unwrap_or(0));
     let vhost = caller.vhost_to_use(&node, &vhost)?;
+    let _turn = node.answers.turn().await.ok_or_else(door::busy)?;
+    let bytes_max = FETCHED_BYTES_MAX.min(node.answers.bytes_max() / TIMES_IN_MEMORY);
     let mut errand = Errand::of(&caller, &node, &vhost)?;
     let (mut found, mut bytes) = (Vec::new(), 0);
     for _ in 0..count.min(FETCHED_MAX) {
@@ -224,7 +230,7 @@ async fn get(caller: Caller, State(node): Api, Path((vhost, queue)): Path<(Strin
         };
         bytes += delivery.message.body().len().min(truncate);
         found.push(shape(&delivery, remaining, as_text, truncate, &node.codecs));
-        if bytes >= FETCHED_BYTES_MAX {
+        if bytes >= bytes_max {
             break;
         }
     }

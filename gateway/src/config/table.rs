@@ -221,7 +221,7 @@ section! {
         max_connections: u64 = "0", Kind::COUNT, Now;
         /// Maximum connections of each user that has no limit of its own; 0: no limit.
         max_connections_per_user: u64 = "0", Kind::COUNT, Now;
-        /// Maximum size of a message's body, in every protocol.
+        /// Maximum size of a message's body, in every protocol. A quarter of `memory.budget` is the most, or 1 MiB if that is more.
         max_message_size: Size = "\"16MiB\"", Kind::Size { min: 1, max: 1 << 30 }, NewConnections;
         /// Maximum levels of an MQTT topic or filter. More are refused.
         topic_levels_max: usize = "200", Kind::Count { min: 1, max: 200 }, NewConnections;
@@ -273,8 +273,8 @@ section! {
         address_connections_burst: u64 = "5000", Kind::COUNT, Now;
         /// Connections that a listener accepts per second; 0: no limit. More wait in the kernel's queue.
         listener_connections_per_second: u64 = "0", Kind::COUNT, Now;
-        /// Maximum connections that have not logged in yet; 0: half of all connections allowed. Above it, each new connection
-        /// closes the oldest one that makes no progress.
+        /// Maximum connections that have not logged in yet; 0: half of all connections allowed, or what `memory.input` has room
+        /// for at 12 KiB each. Above it, each new connection closes the oldest one that makes no progress.
         half_open_max: usize = "0", Kind::Count { min: 0, max: 10_000_000 }, Now;
         /// Failed logins of one address within `login_failures_window` that are answered without delay.
         login_failures_free: u64 = "10", Kind::COUNT, Now;
@@ -321,8 +321,8 @@ section! {
         /// Memory for objects that cannot leave memory: topics of retained messages, subscriptions, bindings, queues,
         /// sessions, connections. A share is of the budget. More are refused.
         objects: Budget = "0.25", Kind::Share, Now;
-        /// Memory for incomplete packets. A share is of the budget. Above it, only one of the connections with a large incomplete
-        /// packet is read at a time.
+        /// Memory for incomplete packets, open transactions, output that is not read, and HTTP answers. A share is of the budget.
+        /// Above it, only one of the connections with a large incomplete packet is read at a time, and one sends a large message.
         input: Budget = "0.1", Kind::Share, Now;
         /// Bytes of publishes kept per connection while publishers must wait; above it the socket is not read.
         per_connection_buffer: Size = "\"64KiB\"", Kind::Size { min: 4 << 10, max: 16 << 20 }, NewConnections;

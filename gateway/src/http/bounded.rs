@@ -4,6 +4,8 @@
 //! then, when all places are taken, a new connection replaces the oldest one that has no request in progress.
 //! A probe sends its request at once, so it is answered however many connections send none.
 
+use super::answers::Answers;
+use super::place::Place;
 use crate::tls::Port;
 use crate::transport::HttpStream;
 use axum::Router;
@@ -21,14 +23,15 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Sleep};
+
+pub(crate) use super::place::Waiting;
 
 /// Maximum time for which a connection makes no progress in either direction.
 const IDLE: Duration = Duration::from_secs(30);
@@ -36,12 +39,14 @@ const IDLE: Duration = Duration::from_secs(30);
 const HEAD_BYTES_MAX: usize = 16 << 10;
 
 /// Limits of one server.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub(crate) struct Bounds {
     /// Maximum open connections.
     pub connections_max: usize,
     /// Time for the TLS handshake, for a whole request head, and from one request of a connection to the next.
     pub head_timeout: Duration,
+    /// Counts the answers.
+    pub answers: Arc<Answers>,
 }
 
 /// The address of the request's peer.
@@ -55,28 +60,6 @@ pub(crate) struct AtLoopback(pub bool);
 /// Whether the request came over TLS.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct OverTls(pub bool);
-
-/// A connection's place among the open ones. A new connection may take it over.
-#[derive(Debug, Default)]
-struct Place {
-    /// A request is being answered, so the place must not be taken over.
-    busy: AtomicBool,
-    /// Notified when another connection took the place over: this one must close.
-    cut: Notify,
-}
-
-/// A handle for a request that only waits for time to pass: meanwhile its place may be taken over.
-#[derive(Clone, Debug)]
-pub(crate) struct Waiting(Arc<Place>);
-
-impl Waiting {
-    /// Waits. Meanwhile a new connection may take the place over, which closes this one.
-    pub(crate) async fn aside(&self, wait: impl Future) {
-        self.0.busy.store(false, Ordering::Relaxed);
-        wait.await;
-        self.0.busy.store(true, Ordering::Relaxed);
-    }
-}
 
 /// Accepts and serves connections that `admit` accepts, over TLS if there is a `port`. Never returns; connections end when
 /// the future is dropped.
@@ -101,7 +84,7 @@ pub(crate) async fn serve(
         if open.len() >= bounds.connections_max {
             let waiting = open.iter().position(|place| !place.busy.load(Ordering::Relaxed));
             match waiting.and_then(|oldest| open.remove(oldest)) {
-                Some(place) => place.cut.notify_one(),
+                Some(place) => place.close(),
                 None => continue,
             }
             // Lets the closed connection drop its socket before another is accepted, because descriptors are limited.
@@ -109,7 +92,13 @@ pub(crate) async fn serve(
         }
         let place = Arc::new(Place::default());
         open.push_back(Arc::clone(&place));
-        tasks.spawn(connection((stream, from), port.clone(), router.clone(), bounds, place));
+        tasks.spawn(connection(
+            (stream, from),
+            port.clone(),
+            router.clone(),
+            bounds.clone(),
+            place,
+        ));
     }
 }
 
@@ -135,7 +124,7 @@ async fn connection(
     };
     let router = TowerToHyperService::new(router);
     let service = service_fn(|request: Request<Incoming>| {
-        let (router, place) = (router.clone(), Arc::clone(&place));
+        let (router, place, answers) = (router.clone(), Arc::clone(&place), Arc::clone(&bounds.answers));
         async move {
             place.busy.store(true, Ordering::Relaxed);
             let mut request = request.map(Body::new);
@@ -143,8 +132,11 @@ async fn connection(
             extensions.insert(AtLoopback(at_loopback));
             extensions.insert(OverTls(over_tls));
             extensions.insert(CameFrom(from));
-            extensions.insert(Waiting(Arc::clone(&place)));
-            let answer = router.call(request).await;
+            extensions.insert(Waiting::at(&place));
+            let answer = match router.call(request).await {
+                Ok(answer) => Ok(answers.send(answer, &place).await),
+                Err(never) => Err(never),
+            };
             place.busy.store(false, Ordering::Relaxed);
             answer
         }
@@ -203,6 +195,7 @@ impl AsyncWrite for Connection {
 mod tests {
     use super::*;
     use axum::routing::get;
+    use gatepost_core::buffers::Buffers;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     async fn answer(stream: &mut TcpStream) -> String {
@@ -219,6 +212,7 @@ mod tests {
         let bounds = Bounds {
             connections_max: 2,
             head_timeout: Duration::from_secs(30),
+            answers: Arc::new(Answers::new(Arc::new(Buffers::new(usize::MAX)))),
         };
         let serving = tokio::spawn(serve(listener, None, router, bounds, |_| true));
         let mut silent = Vec::new();

@@ -2,6 +2,7 @@
 //! served at loopback addresses only, unless the configuration opens it, and only to users who log in if the
 //! configuration demands it.
 
+pub(crate) mod answers;
 pub(crate) mod bounded;
 mod families;
 mod flow;
@@ -9,6 +10,7 @@ mod help;
 pub(crate) mod metrics;
 mod objects;
 mod page;
+mod place;
 
 use crate::api::login;
 use crate::node::Node;
