@@ -255,9 +255,7 @@ impl Engine {
         let bytes = message.body().len();
         match route {
             Ok(known) => self.router.note(known, bytes),
-            Err(queues) if message.exchange_bytes().is_empty() => {
-                self.flow.note_by_names(queues.iter().copied(), bytes)
-            }
+            Err(queues) if message.exchange_bytes().is_empty() => self.flow.note_by_slots(queues, bytes),
             Err(queues) => self.note_walked(message, queues),
         }
     }

@@ -14,7 +14,7 @@ use crate::binding::QueueSlot;
 use crate::ledger::{Charge, hashed};
 use crate::properties::Name;
 use crate::queue::consumers::Consumer;
-use crate::router::Hop;
+use crate::router::{Hop, Target};
 use crate::slots::{ConsumerKey, Link, QueueKey};
 use crate::tally::{Source, Tally};
 use hashbrown::HashMap;
@@ -301,24 +301,30 @@ impl FlowCounts {
         self.is_on() && std::mem::take(&mut self.stale)
     }
 
-    /// Counts a message to the default exchange in one of its queues. There are several only if it names further keys.
+    /// Counts a message to the default exchange.
     #[inline]
-    pub(crate) fn note_by_name(&mut self, QueueSlot(slot): QueueSlot, bytes: usize) -> Source {
+    pub(crate) fn note_by_name(&mut self, targets: &[Target], bytes: usize) -> Source {
+        match targets {
+            [one] => self.count_by_name(one.queue, bytes),
+            // The message names further keys, or its queue is gone.
+            _ => targets.iter().for_each(|one| self.count_by_name(one.queue, bytes)),
+        }
+        self.default_exchange
+    }
+
+    /// As [`FlowCounts::note_by_name`], while messages are traced.
+    pub(crate) fn note_by_slots(&mut self, queues: &[QueueSlot], bytes: usize) -> Source {
+        queues.iter().for_each(|queue| self.count_by_name(*queue, bytes));
+        self.default_exchange
+    }
+
+    #[inline]
+    fn count_by_name(&mut self, QueueSlot(slot): QueueSlot, bytes: usize) {
         let slot = slot as usize;
         match self.by_name.get_mut(slot) {
             Some(tally) => tally.count(bytes),
             None => self.grow_and_note(slot, bytes),
         }
-        self.default_exchange
-    }
-
-    /// As [`FlowCounts::note_by_name`], for each of these queues.
-    #[inline(never)]
-    pub(crate) fn note_by_names(&mut self, queues: impl Iterator<Item = QueueSlot>, bytes: usize) -> Source {
-        for queue in queues {
-            self.note_by_name(queue, bytes);
-        }
-        self.default_exchange
     }
 
     #[cold]

@@ -496,10 +496,7 @@ impl Engine {
                 let bytes = message.body().len();
                 enqueued.sent_to = Some(match known_route {
                     Some(known) => self.router.note(known, bytes),
-                    None if message.exchange_bytes().is_empty() => match targets {
-                        [one] => self.flow.note_by_name(one.queue, bytes),
-                        _ => self.flow.note_by_names(queues_of(targets), bytes),
-                    },
+                    None if message.exchange_bytes().is_empty() => self.flow.note_by_name(targets, bytes),
                     None => {
                         let queues = slots_of(targets);
                         self.note_walked(message, &queues)
@@ -604,11 +601,7 @@ pub(super) fn extra_keys(codecs: &Codecs, message: &Message) -> Vec<Name> {
 
 /// The slots of targets, copied because the router is needed for something else.
 fn slots_of(targets: &[Target]) -> SmallVec<[QueueSlot; 4]> {
-    queues_of(targets).collect()
-}
-
-fn queues_of(targets: &[Target]) -> impl Iterator<Item = QueueSlot> {
-    targets.iter().map(|target| target.queue)
+    targets.iter().map(|target| target.queue).collect()
 }
 
 /// Whether a message is refused because the disk is full. That concerns what would be logged. A transient message is
