@@ -17,7 +17,9 @@
 use foldhash::fast::RandomState;
 use hashbrown::HashTable;
 use std::borrow::Borrow;
+use std::fmt::{Debug, Formatter};
 use std::hash::{BuildHasher, Hash};
+use std::iter::{Chain, Flatten, Once};
 
 /// Entries of a segment on average, when the next one is split off. A segment that is not split yet has twice as many: with what
 /// hashes deviate, that fits in 1,024 places, seven eighths of which may be used.
@@ -28,7 +30,7 @@ const ROOM: usize = 448;
 /// place is marked with, the highest.
 const SHIFT: u32 = 24;
 
-/// Entries by their hashes. Never iterated.
+/// Entries by their hashes.
 pub(crate) struct Segmented<T> {
     /// Most tables have no other.
     first: HashTable<T>,
@@ -46,10 +48,24 @@ impl<T> Default for Segmented<T> {
     }
 }
 
+/// All entries of a table, which is gone.
+pub(crate) type IntoEntries<T> = Flatten<Chain<Once<HashTable<T>>, std::vec::IntoIter<HashTable<T>>>>;
+
 impl<T> Segmented<T> {
-    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.len
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
+        std::iter::once(&self.first).chain(&self.more).flatten()
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        std::iter::once(&mut self.first).chain(&mut self.more).flatten()
+    }
+
+    fn into_entries(self) -> IntoEntries<T> {
+        std::iter::once(self.first).chain(self.more).flatten()
     }
 
     /// The entry with that hash that `is_it` knows.
@@ -156,7 +172,7 @@ fn origin(new: usize) -> usize {
     new & !(1 << new.ilog2())
 }
 
-/// Values by key. Never iterated.
+/// Values by key.
 pub(crate) struct SegmentedMap<K, V> {
     table: Segmented<(K, V)>,
     hasher: RandomState,
@@ -171,12 +187,35 @@ impl<K, V> Default for SegmentedMap<K, V> {
     }
 }
 
-impl<K: Hash + Eq, V> SegmentedMap<K, V> {
-    #[cfg(test)]
+impl<K: Debug, V: Debug> Debug for SegmentedMap<K, V> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        f.debug_map().entries(self.iter()).finish()
+    }
+}
+
+impl<K, V> SegmentedMap<K, V> {
     pub(crate) fn len(&self) -> usize {
         self.table.len()
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.table.iter().map(|(key, value)| (key, value))
+    }
+
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&K, &mut V)> {
+        self.table.iter_mut().map(|(key, value)| (&*key, value))
+    }
+
+    pub(crate) fn into_entries(self) -> IntoEntries<(K, V)> {
+        self.table.into_entries()
+    }
+}
+
+impl<K: Hash + Eq, V> SegmentedMap<K, V> {
     #[inline]
     pub(crate) fn get<Q: Hash + Eq + ?Sized>(&self, key: &Q) -> Option<&V>
     where
@@ -213,11 +252,14 @@ impl<K: Hash + Eq, V> SegmentedMap<K, V> {
         K: Clone,
         V: Default,
     {
-        if self.get(&key).is_none() {
-            self.insert(key.clone(), V::default());
+        let Self { table, hasher } = self;
+        let hash = hasher.hash_one(&key);
+        if table.find(hash, |(k, _)| *k == key).is_none() {
+            let entry = (key.clone(), V::default());
+            table.insert_unique(hash, entry, |(k, _)| hasher.hash_one(k));
         }
-        match self.get_mut(&key) {
-            Some(value) => value,
+        match table.find_mut(hash, |(k, _)| *k == key) {
+            Some((_, value)) => value,
             None => unreachable!("it was just inserted"),
         }
     }
@@ -261,6 +303,12 @@ mod tests {
             }
             assert_eq!(map.len(), model.len());
         }
+        for (_, value) in map.iter_mut() {
+            *value += 1;
+        }
+        model.values_mut().for_each(|value| *value += 1);
+        let all: HashMap<u64, u64> = map.iter().map(|(key, value)| (*key, *value)).collect();
+        assert_eq!(all, model);
         for key in 0..30_000 {
             assert_eq!(map.get(&key), model.get(&key));
             map.remove(&key);

@@ -280,7 +280,7 @@ impl Index {
         let (keys, queues) = (self.keys.take(vhost), self.queues.take(vhost));
         self.vhosts.remove(&vhost);
         if !keys.is_empty() || !queues.is_empty() {
-            let (keys, queues) = (keys.into_iter(), queues.into_iter());
+            let (keys, queues) = (keys.into_entries(), queues.into_entries());
             self.leaving.push_back(Leaving { keys, queues });
         }
     }
@@ -324,11 +324,6 @@ impl Index {
             known.copies.insert(segment);
         }
         self.copied(queue.vhost(), segment, is_there);
-    }
-    /// Frees unused memory once most of it is unused.
-    pub(crate) fn shrink(&mut self) {
-        self.keys.shrink();
-        self.queues.shrink();
     }
 }
 

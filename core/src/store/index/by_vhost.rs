@@ -2,9 +2,8 @@
 //! had is given back afterwards, some at a time.
 
 use super::VhostId;
+use crate::segmented::{IntoEntries, SegmentedMap};
 use crate::store::{QueueId, key};
-use hashbrown::HashMap;
-use hashbrown::hash_map::IntoIter;
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::hash::Hash;
@@ -33,9 +32,10 @@ impl OfVhost for QueueId {
     }
 }
 
-/// Values by key, in a table for each vhost that has some.
+/// Values by key, in a table for each vhost that has some. The committer adds keys while batches wait for it, so the tables
+/// grow in small steps.
 #[derive(Debug)]
-pub(crate) struct ByVhost<K, V>(BTreeMap<VhostId, HashMap<K, V>>);
+pub(crate) struct ByVhost<K, V>(BTreeMap<VhostId, SegmentedMap<K, V>>);
 
 impl<K, V> Default for ByVhost<K, V> {
     fn default() -> ByVhost<K, V> {
@@ -62,9 +62,10 @@ impl<K: OfVhost + Hash + Eq, V> ByVhost<K, V> {
     /// The value of a key, the default one if there is none yet.
     pub(crate) fn get_or_default(&mut self, key: K) -> &mut V
     where
+        K: Clone,
         V: Default,
     {
-        self.0.entry(key.vhost()).or_default().entry(key).or_default()
+        self.0.entry(key.vhost()).or_default().get_or_default(key)
     }
     pub(crate) fn remove<Q: OfVhost + Hash + Eq + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
@@ -79,40 +80,27 @@ impl<K: OfVhost + Hash + Eq, V> ByVhost<K, V> {
         removed
     }
     /// All that a vhost has, which it has no more.
-    pub(crate) fn take(&mut self, vhost: VhostId) -> HashMap<K, V> {
+    pub(crate) fn take(&mut self, vhost: VhostId) -> SegmentedMap<K, V> {
         self.0.remove(&vhost).unwrap_or_default()
     }
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.0.values().flatten()
+        self.0.values().flat_map(SegmentedMap::iter)
     }
     pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = (&K, &mut V)> {
-        self.0.values_mut().flatten()
+        self.0.values_mut().flat_map(SegmentedMap::iter_mut)
     }
     pub(crate) fn values(&self) -> impl Iterator<Item = &V> {
-        self.0.values().flat_map(HashMap::values)
+        self.iter().map(|(_, value)| value)
     }
     pub(crate) fn into_all(self) -> impl Iterator<Item = (K, V)> {
-        self.0.into_values().flatten()
+        self.0.into_values().flat_map(SegmentedMap::into_entries)
     }
     pub(crate) fn len(&self) -> usize {
-        self.0.values().map(HashMap::len).sum()
+        self.0.values().map(SegmentedMap::len).sum()
     }
     #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-    #[cfg(test)]
-    pub(crate) fn capacity(&self) -> usize {
-        self.0.values().map(HashMap::capacity).sum()
-    }
-    /// Gives back the memory of what was removed, where that is most of a table.
-    pub(crate) fn shrink(&mut self) {
-        const SMALL: usize = 1024;
-        for table in self.0.values_mut() {
-            if table.capacity() > SMALL && table.capacity() / 4 > table.len() {
-                table.shrink_to(table.len() * 2);
-            }
-        }
     }
 }
 
@@ -120,7 +108,57 @@ impl<K: OfVhost + Hash + Eq, V> ByVhost<K, V> {
 #[derive(Debug)]
 pub(crate) struct Leaving<A, B> {
     /// Keys.
-    pub(crate) keys: IntoIter<Box<[u8]>, A>,
+    pub(crate) keys: IntoEntries<(Box<[u8]>, A)>,
     /// Queues.
-    pub(crate) queues: IntoIter<QueueId, B>,
+    pub(crate) queues: IntoEntries<(QueueId, B)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::hash::Hasher;
+
+    thread_local! {
+        static HASHED: Cell<usize> = const { Cell::new(0) };
+    }
+
+    /// A key that counts how often it is hashed.
+    #[derive(PartialEq, Eq)]
+    struct Counted(u32);
+
+    impl Hash for Counted {
+        fn hash<H: Hasher>(&self, state: &mut H) {
+            HASHED.set(HASHED.get() + 1);
+            self.0.hash(state);
+        }
+    }
+
+    impl OfVhost for Counted {
+        fn vhost(&self) -> VhostId {
+            VhostId(1)
+        }
+    }
+
+    /// A vhost's table of keys moved all of them when it was full, while every batch of the log waited.
+    #[test]
+    fn no_key_makes_many_others_move() {
+        const COUNT: u32 = 50_000;
+        let mut keys = ByVhost::default();
+        let mut most = 0;
+        let mut step = |act: &mut dyn FnMut()| {
+            HASHED.set(0);
+            act();
+            most = most.max(HASHED.get());
+        };
+        for n in 0..COUNT {
+            step(&mut || _ = keys.insert(Counted(n), n));
+        }
+        assert_eq!(keys.len(), COUNT as usize);
+        for n in 0..COUNT {
+            step(&mut || assert_eq!(keys.remove(&Counted(n)), Some(n)));
+        }
+        assert!(keys.is_empty());
+        assert!((2..2 * 1024).contains(&most), "{most} keys in one step");
+    }
 }

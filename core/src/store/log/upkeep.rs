@@ -251,9 +251,7 @@ impl<D: Disk> Store<D> {
         } else if segment.keys > 0 {
             self.shared.index.write().all_copies_gone(header.id);
         }
-        let mut index = self.shared.index.write();
-        index.segment_gone(header.id);
-        index.shrink();
+        self.shared.index.write().segment_gone(header.id);
         Ok(())
     }
 }
