@@ -262,6 +262,8 @@ impl PublishFlags {
     pub const PATIENT: PublishFlags = PublishFlags(8);
     /// The protocol only orders it among publishes with this flag. It may overtake others while they wait for the log.
     pub const PASSING: PublishFlags = PublishFlags(16);
+    /// If there is no queue on its route, `Event::Unrouted` says so before its confirm.
+    pub const TELL_UNROUTED: PublishFlags = PublishFlags(32);
 
     /// Whether all bits of `other` are set.
     pub fn contains(self, other: PublishFlags) -> bool {

@@ -1,7 +1,7 @@
 //! Events from the engine to a session. Taken in batches with `Engine::take`, and encoded directly into the connection's output.
 //!
 //! Order: a channel's answers leave in command order; an answer that awaits the log gates the later ones of its channel.
-//! For one publisher, `Returned` and `Refused` precede the `Confirmed` that passes them.
+//! For one publisher, `Returned`, `Unrouted` and `Refused` precede the `Confirmed` that passes them.
 
 use crate::command::{Channel, ConsumerToken};
 use crate::fault::{Fault, FaultKind};
@@ -29,6 +29,13 @@ pub enum Event {
         number: u64,
         /// The reason.
         why: FaultKind,
+    },
+    /// A publish with `PublishFlags::TELL_UNROUTED` had no queue on its route.
+    Unrouted {
+        /// The publishing channel.
+        channel: Channel,
+        /// Number of the publish.
+        number: u64,
     },
     /// A mandatory message reached no queue.
     Returned {

@@ -104,7 +104,7 @@ pub(crate) struct LinkState {
     pub(crate) rare: Seldom<Rare>,
     /// Consumers that were passed over because this link had no room.
     pub(crate) starved: VecDeque<ConsumerKey>,
-    /// `Returned` and `Refused`, which precede the confirms.
+    /// `Returned`, `Unrouted` and `Refused`, which precede the confirms.
     pub(crate) verdicts: VecDeque<Event>,
     /// Its user, and what was found out about its rights.
     pub(crate) access: Access,

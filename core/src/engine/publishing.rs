@@ -322,6 +322,10 @@ impl Engine {
             }
         } else if !flags.contains(PublishFlags::MANDATORY) {
             traffic.unroutable_dropped += 1;
+            // A queue that is on the route and does not take it (no local, a full QoS 0 backlog) matches, too.
+            if enqueued.offered == 0 && flags.contains(PublishFlags::TELL_UNROUTED) {
+                l.verdicts.push_back(Event::Unrouted { channel, number });
+            }
             if let Some(c) = l.find_channel(channel) {
                 c.seldom.make().unroutable_dropped += 1;
             }

@@ -1,7 +1,9 @@
 //! MQTT sessions: open, take over, offline, in flight both ways, expiry.
 
 use crate::support::*;
-use gatepost_core::command::Command;
+use gatepost_core::command::{Bind, BindTarget, Command, PublishFlags};
+use gatepost_core::message::Message;
+use gatepost_core::properties::Table;
 use gatepost_core::testing::disk::Crash;
 use gatepost_core::testing::world::{Client, NO_ROOM, World};
 use std::time::Duration;
@@ -638,4 +640,80 @@ fn a_slow_subscriber_loses_qos_0_and_nothing_else() {
     assert_eq!(heard.len(), 6);
     assert_eq!(heard[5], "publish q1 #1 t last");
     assert_eq!(w.counters().dropped_full, 5);
+}
+
+/// MQTT 5 3.4.2.1: a publisher could not tell a topic that nobody subscribes to from others.
+#[test]
+fn a_publisher_is_told_that_no_subscription_matches() {
+    let mut w = World::new(1);
+    let (a, p) = (w.connect("amqp"), w.connect("p"));
+    let (own, away, member) = (w.connect("own"), w.connect("away"), w.connect("member"));
+    let tell = |message: Message, packet_id: u16| Command::Publish {
+        channel: 0,
+        flags: PublishFlags::CONFIRM | PublishFlags::TELL_UNROUTED,
+        packet_id,
+        message,
+    };
+    let put = |topic: &str, qos: u8| topic_message(topic, "m", |e| (e.qos, e.durable) = (qos, true));
+    run(&mut w, own, [kept("own"), subscribe(vec![filter("own/#", 1)])]);
+    let mut no_local = filter("mine", 1);
+    no_local.no_local = true;
+    run(&mut w, own, [subscribe(vec![no_local])]);
+    run(&mut w, away, [kept("away"), subscribe(vec![filter("away", 0)])]);
+    run(
+        &mut w,
+        member,
+        [kept("member"), subscribe(vec![shared("g", "shared", 1)])],
+    );
+    for gone in [away, member] {
+        w.drop_client(gone);
+    }
+    run(
+        &mut w,
+        a,
+        [durable("q"), bind("amq.topic", "q", "amqp"), exchange("x", "fanout")],
+    );
+    let onwards = Bind {
+        channel: CH,
+        source: "amq.topic".into(),
+        target: BindTarget::Exchange("x".into()),
+        key: "onwards".into(),
+        arguments: Table::default(),
+        reply: true,
+    };
+    run(&mut w, a, [Command::Bind(Box::new(onwards))]);
+    run(&mut w, p, [kept("p")]);
+
+    let mut number = 0;
+    // The last one is retained, and nobody subscribes to it either.
+    for (message, is_matched) in [
+        (put("nobody", 1), false),
+        (put("own/1", 1), true),
+        (put("away", 1), true),
+        (put("shared", 1), true),
+        (put("amqp", 1), true),
+        (put("onwards", 1), false),
+        (topic_message("kept", "m", |e| e.retain = true), false),
+    ] {
+        number += 1;
+        let topic = message.key().to_owned();
+        let heard = run(&mut w, p, [tell(message, 0)]);
+        let confirmed = format!("confirmed {number}");
+        let expected = match is_matched {
+            true => vec![confirmed],
+            false => vec![format!("unrouted {number}"), confirmed],
+        };
+        assert_eq!(heard, expected, "{topic}");
+    }
+    // Who does not want to hear the own messages is a subscriber nevertheless.
+    assert_eq!(hear(&mut w, own), ["publish q1 #1 own/1 m"]);
+    assert_eq!(run(&mut w, own, [tell(put("mine", 1), 0)]), ["confirmed 1"]);
+    // A QoS 2 message that is sent again is not looked up again.
+    assert_eq!(
+        run(&mut w, p, [tell(put("nobody", 2), 9)]),
+        ["unrouted 8", "confirmed 8"]
+    );
+    assert_eq!(run(&mut w, p, [tell(put("nobody", 2), 9)]), ["confirmed 9"]);
+    // Others are not told.
+    assert_eq!(run(&mut w, p, [mqtt("nobody", "m", 1, 0)]), ["confirmed 10"]);
 }

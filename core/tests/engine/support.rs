@@ -66,6 +66,7 @@ pub(crate) fn line(event: &Event) -> String {
         Event::GetEmpty { .. } => "empty".into(),
         Event::Confirmed { upto, .. } => format!("confirmed {upto}"),
         Event::Refused { number, why, .. } => format!("refused {number} {why:?}"),
+        Event::Unrouted { number, .. } => format!("unrouted {number}"),
         Event::Returned { number, message, .. } => {
             format!("returned {number} {}", short(&String::from_utf8_lossy(message.body())))
         }

@@ -13,6 +13,7 @@ pub struct Reason(pub u8);
 impl Reason {
     pub const SUCCESS: Reason = Reason(0x00);
     pub const DISCONNECT_WITH_WILL: Reason = Reason(0x04);
+    pub const NO_MATCHING_SUBSCRIBERS: Reason = Reason(0x10);
     pub const NO_SUBSCRIPTION_EXISTED: Reason = Reason(0x11);
     pub const CONTINUE_AUTHENTICATION: Reason = Reason(0x18);
     pub const REAUTHENTICATE: Reason = Reason(0x19);

@@ -256,12 +256,13 @@ impl Run {
             let fault = || Box::new(Fault::new(FaultKind::QuotaExceeded, "no"));
             match first {
                 Event::Confirmed { channel, upto } => {
-                    let refused = Event::Refused {
-                        channel: *channel,
-                        number: *upto,
-                        why: FaultKind::ResourceError,
+                    let (channel, number) = (*channel, *upto);
+                    let why = FaultKind::ResourceError;
+                    let verdict = match choice & 8 {
+                        0 => Event::Refused { channel, number, why },
+                        _ => Event::Unrouted { channel, number },
                     };
-                    events.insert(0, refused);
+                    events.insert(0, verdict);
                 }
                 Event::SessionOpened { .. } => {
                     *first = Event::Failed {

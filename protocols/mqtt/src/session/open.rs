@@ -199,6 +199,7 @@ impl Open {
                 self.publishing.refused(&shared.settings, number, why)?;
                 cx.complain(|| format!("a message was refused: {why:?}"));
             }
+            Event::Unrouted { number, .. } => self.publishing.unrouted(number),
             Event::Released { packet_id, known } => self.publishing.released(packet_id, known, cx.out),
             Event::ReleaseDue { packet_id, known } => self.delivering.release(packet_id, known, cx.out),
             Event::Subscribed { packet_id, results } => {

@@ -69,8 +69,8 @@ struct Owed {
     number: u64,
     packet_id: u16,
     qos: u8,
-    /// Present if the message was refused.
-    refusal: Option<Reason>,
+    /// What the acknowledgement says.
+    reason: Reason,
 }
 
 /// What happens to a client's message on a topic.
@@ -277,7 +277,7 @@ impl Publishing {
                     // MQTT 5 4.6 [MQTT-4.6.0-5]: messages are ordered within a topic and a QoS, so a QoS 0 message may
                     // pass others.
                     _ if packet.qos == 0 => PublishFlags::PASSING,
-                    Version::V5 => PublishFlags::CONFIRM,
+                    Version::V5 => PublishFlags::CONFIRM | PublishFlags::TELL_UNROUTED,
                     // Their PUBACK and PUBREC cannot refuse.
                     Version::V31 | Version::V311 => PublishFlags::CONFIRM | PublishFlags::PATIENT,
                 },
@@ -292,7 +292,7 @@ impl Publishing {
             }
         }
         if packet.qos > 0 {
-            self.owe(cx, packet, numbered, None);
+            self.owe(cx, packet, numbered, Reason::SUCCESS);
         }
         Ok(())
     }
@@ -313,7 +313,7 @@ impl Publishing {
             // A QoS 0 message has no acknowledgement; it is dropped.
             0 if reason == Reason::NOT_AUTHORIZED => Ok(()),
             1.. if self.version == Version::V5 => {
-                self.owe(cx, packet, false, Some(settings.disclosed(reason)));
+                self.owe(cx, packet, false, settings.disclosed(reason));
                 Ok(())
             }
             _ => Err(Error::Reason(reason, text)),
@@ -322,14 +322,14 @@ impl Publishing {
 
     /// Adds a pending acknowledgement. `numbered`: the engine will confirm the message. Others wait for the one before
     /// them.
-    fn owe(&mut self, cx: &mut Cx<'_>, packet: &Publish<'_>, numbered: bool, refusal: Option<Reason>) {
+    fn owe(&mut self, cx: &mut Cx<'_>, packet: &Publish<'_>, numbered: bool, reason: Reason) {
         self.last += u64::from(numbered);
         self.owed_qos1 += usize::from(packet.qos == 1);
         self.owed.push_back(Owed {
             number: self.last,
             packet_id: packet.packet_id,
             qos: packet.qos,
-            refusal,
+            reason,
         });
         if !numbered {
             self.acknowledge(cx.out);
@@ -366,7 +366,7 @@ impl Publishing {
             if owed.number > self.confirmed {
                 break;
             }
-            let (packet_id, reason) = (owed.packet_id, owed.refusal.unwrap_or(Reason::SUCCESS));
+            let (packet_id, reason) = (owed.packet_id, owed.reason);
             let kind = if owed.qos == 1 {
                 self.owed_qos1 -= 1;
                 Kind::PubAck
@@ -391,11 +391,22 @@ impl Publishing {
         if self.version != Version::V5 {
             return Err(Close::abnormal(format!("a message was refused ({why:?})")));
         }
-        // The first with that number is the publish. Further ones are refusals of this session that wait for it.
-        if let Some(owed) = self.owed.iter_mut().find(|owed| owed.number == number) {
-            owed.refusal = Some(settings.disclosed(map::reason(why)));
-        }
+        self.note_reason(number, settings.disclosed(map::reason(why)));
         Ok(())
+    }
+
+    /// The engine found no subscription for a publish; its acknowledgement will say so.
+    // MQTT 5 3.4.2.1, 3.5.2.1
+    pub(super) fn unrouted(&mut self, number: u64) {
+        self.note_reason(number, Reason::NO_MATCHING_SUBSCRIBERS);
+    }
+
+    fn note_reason(&mut self, number: u64, reason: Reason) {
+        // The first with that number is the publish. Further ones are refusals of this session that wait for it.
+        let at = self.owed.partition_point(|owed| owed.number < number);
+        if let Some(owed) = self.owed.get_mut(at).filter(|owed| owed.number == number) {
+            owed.reason = reason;
+        }
     }
 
     /// Approximate memory of the topics with aliases and of the known topic, in bytes.

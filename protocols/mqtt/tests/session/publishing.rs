@@ -31,6 +31,10 @@ fn confirmed(upto: u64) -> Event {
     Event::Confirmed { channel: 0, upto }
 }
 
+fn unrouted(number: u64) -> Event {
+    Event::Unrouted { channel: 0, number }
+}
+
 fn refused(number: u64, why: FaultKind) -> Event {
     Event::Refused {
         channel: 0,
@@ -114,6 +118,8 @@ fn only_mqtt_5_reports_a_refusal() {
             };
             assert!(flags.contains(PublishFlags::CONFIRM));
             assert_eq!(flags.contains(PublishFlags::PATIENT), patient, "{version:?}");
+            let tells = flags.contains(PublishFlags::TELL_UNROUTED);
+            assert_eq!(tells, !patient, "{version:?}");
         }
     }
 }
@@ -137,6 +143,28 @@ fn a_refusal_keeps_its_place_and_says_why_in_mqtt_5() {
         script.event(confirmed(3));
         assert_eq!(script.sent(), [0x40, 2, 0, 1, 0x40, 3, 0, 2, code, 0x50, 3, 0, 3, code]);
     }
+}
+
+/// MQTT 5 3.4.2.1 and 3.5.2.1: 0x10, "No matching subscribers". It is no error, so a QoS 2 message is released as always.
+#[test]
+fn a_message_without_subscribers_is_accepted_with_a_reason_of_its_own() {
+    let mut script = Script::open(Version::V5);
+    for (topic, qos, id) in [("a", 1, 1), ("b", 1, 2), ("$share/g/a", 1, 3), ("c", 2, 4)] {
+        send(&mut script, publish(topic, qos, id));
+    }
+    // The third was refused without the engine, and waits for the second.
+    script.events(vec![unrouted(2), unrouted(3), confirmed(2)]);
+    assert_eq!(script.sent(), [0x40, 2, 0, 1, 0x40, 3, 0, 2, 0x10, 0x40, 3, 0, 3, 0x87]);
+    script.event(confirmed(3));
+    assert_eq!(script.sent(), [0x50, 3, 0, 4, 0x10]);
+    script.feed(&[0x62, 2, 0, 4]);
+    let mut commands = std::iter::from_fn(|| script.command());
+    assert!(commands.any(|c| matches!(c, Command::Release { packet_id: 4 })));
+    script.event(Event::Released {
+        packet_id: 4,
+        known: true,
+    });
+    assert_eq!(script.sent(), [0x70, 2, 0, 4]);
 }
 
 /// MQTT 5 3.4.2.1 and 3.5.2.1.

@@ -69,6 +69,7 @@ impl StompSession {
             // Answers to commands that this protocol never sends.
             Event::Done { .. }
             | Event::Returned { .. }
+            | Event::Unrouted { .. }
             | Event::QueueDeleted { .. }
             | Event::QueuePurged { .. }
             | Event::Got { .. }
