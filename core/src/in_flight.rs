@@ -49,6 +49,10 @@ pub(crate) struct InFlight {
 const FREE_PLACES: usize = 64;
 
 impl InFlight {
+    /// The number of ids given so far.
+    pub(crate) fn given(&self) -> u64 {
+        self.given
+    }
     /// Gives `outgoing` the next free packet id; `None` if all 65,535 are in use.
     pub(crate) fn assign(&mut self, outgoing: Outgoing) -> Option<u16> {
         if self.count >= usize::from(u16::MAX) {

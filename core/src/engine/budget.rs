@@ -20,6 +20,8 @@
 //! | replay of retained messages | a unit for each look-up |
 //! | expiry, length limits, consumers passed over | a budget of their own, and 32 units for each queue after that |
 //! | eviction, deferred drops | steps of their own (`memory.rs`) |
+//! | what waits for a batch of the log | a unit for each, and for 8 answers; 32 for a queue (`release_waits`) |
+//! | groups of a session that comes back | 32 units for each (`joining.rs`) |
 //! | a jump of the clock | a unit for each queue and session |
 //! | pressure, connections that are ended, room on the disk again | rounds: a unit for each connection, 32 for each queue (`rounds.rs`) |
 //! | queues that wait for the same | 32 of them are dispatched in a turn, the others later (`touch_some`) |

@@ -214,9 +214,12 @@ impl Engine {
             self.answer(link, channel, Event::QueueDeleted { channel, messages }, gate);
         }
         if !q.consumers.is_empty() {
-            // A few at once, because most queues have no more.
+            // A few at once, because most queues have no more. Not a hold's budget for each queue: a client may delete
+            // many queues in one hold, each with hundreds of consumers.
             self.orphans.extend(q.consumers.iter());
-            self.end_orphans(&mut Budget::of_hold(&self.settings));
+            let mut budget = std::mem::take(&mut self.side_budget);
+            self.end_orphans(&mut budget);
+            self.side_budget = budget;
         }
         if let Some(owner) = q.exclusive
             && let Some(rare) = self.links.get_mut(owner).and_then(|l| l.rare.get_mut())

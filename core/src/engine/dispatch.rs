@@ -312,10 +312,22 @@ impl Engine {
         let Some(s) = self.sessions.get_mut(session) else {
             return;
         };
-        if s.credit.release() {
-            let consumers = s.consumers.clone();
-            self.touch_queues_of(&consumers);
+        if !s.credit.release() {
+            return;
         }
+        if let [only] = s.consumers[..] {
+            // Most sessions have only their own queue.
+            if let Some(queue) = self.consumers.get(only).map(|c| c.queue) {
+                self.touch(queue);
+            }
+            return;
+        }
+        let mut consumers = s.consumers.clone();
+        // As for a channel: else the session's own queue would have all the credit, or one of its groups.
+        let turn = usize::try_from(s.in_flight.given()).unwrap_or(0);
+        let turn = turn.checked_rem(consumers.len()).unwrap_or(0);
+        consumers.rotate_left(turn);
+        self.touch_queues_of(&consumers);
     }
 
     pub(crate) fn touch_queues_of(&mut self, consumers: &[ConsumerKey]) {

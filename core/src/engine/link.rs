@@ -643,10 +643,10 @@ impl LinkState {
             self.confirm_dirty.push(channel);
         }
     }
-    /// Moves answers to the outbox that no longer wait.
-    pub(crate) fn release_gated(&mut self, number: ChannelNumber, log: Reached) {
+    /// Moves answers to the outbox that no longer wait. Returns their number.
+    pub(crate) fn release_gated(&mut self, number: ChannelNumber, log: Reached) -> usize {
         let Ok(at) = self.channels.binary_search_by_key(&number, |c| c.number) else {
-            return;
+            return 0;
         };
         let gated = &mut self.channels[at].gated;
         let before = gated.len();
@@ -661,6 +661,7 @@ impl LinkState {
         if gone > 0 {
             self.count_gated(self.gated as usize - gone);
         }
+        gone
     }
 }
 

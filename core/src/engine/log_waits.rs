@@ -27,6 +27,8 @@ pub(crate) enum Waiter {
 pub(crate) struct LogWaits {
     written: VecDeque<(u64, Waiter)>,
     durable: VecDeque<(u64, Waiter)>,
+    /// A hold had no time for all whose batches were reported. A later one continues.
+    pub(crate) continues: bool,
 }
 
 impl LogWaits {
@@ -51,6 +53,11 @@ impl LogWaits {
         let written = self.written.pop_front_if(|(ticket, _)| *ticket <= log.written);
         let next = written.or_else(|| self.durable.pop_front_if(|(ticket, _)| *ticket <= log.durable));
         next.map(|(_, waiter)| waiter)
+    }
+    /// Whether there is one whose batch has been reported.
+    pub(crate) fn is_due(&self, log: Reached) -> bool {
+        let upto = |list: &VecDeque<(u64, Waiter)>, reached| list.front().is_some_and(|(ticket, _)| *ticket <= reached);
+        upto(&self.written, log.written) || upto(&self.durable, log.durable)
     }
     pub(crate) fn len(&self) -> usize {
         self.written.len() + self.durable.len()
@@ -96,6 +103,8 @@ mod tests {
         waits.at(Gate::Open, channel(4));
         waits.at(Gate::Never, channel(5));
         assert_eq!(waits.len(), 3);
+        let is_due = |written, durable| waits.is_due(Reached { written, durable });
+        assert!(!is_due(1, 1) && is_due(2, 1) && is_due(0, 2));
         let mut released = |written, durable| {
             let log = Reached { written, durable };
             std::iter::from_fn(|| waits.next(log)).collect::<Vec<_>>()

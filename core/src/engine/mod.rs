@@ -43,6 +43,7 @@ mod handing_out;
 mod held;
 pub mod inspect;
 mod internal;
+mod joining;
 mod link;
 mod links;
 mod loading;
@@ -347,6 +348,8 @@ pub struct Engine {
     /// When a refused object may be logged again.
     refusal_log_after: Option<Time>,
     sessions: Sessions,
+    /// Sessions that are still to consume their groups' queues.
+    joining: joining::Joining,
     /// Links that wait for a session that another link still has.
     successors: Successors,
     staging: Staging,
@@ -382,6 +385,8 @@ pub struct Engine {
     traces: Traces,
 }
 
+/// Answers that are released, or deliveries that are sent again, for one work unit.
+const RELEASED_PER_UNIT: usize = 8;
 /// How long settles wait to be logged together with others.
 const ACKS_DELAY_MS: u64 = 200;
 
@@ -419,6 +424,7 @@ impl Engine {
             ledger,
             refusal_log_after: None,
             sessions: Sessions::default(),
+            joining: joining::Joining::default(),
             successors: Successors::default(),
             confirms: Confirms::default(),
             waits: LogWaits::default(),
@@ -559,28 +565,55 @@ impl Engine {
             if self.flow.is_tracing() {
                 self.traces.written(now, ticket.0);
             }
-            self.release_waits();
-            self.dispatch_touched();
-            self.relieve_memory();
+            self.release_reported();
         }
     }
 
-    /// Continues everything that waited for batches reported by now.
-    fn release_waits(&mut self) {
+    /// Continues what waited for the batches that were just reported.
+    fn release_reported(&mut self) {
+        let mut budget = Budget::of_hold(&self.settings);
+        self.release_waits(&mut budget);
+        self.dispatch_touched();
+        self.relieve_memory();
+        self.note_hold(&budget);
+    }
+
+    /// Continues what waited for batches reported by now. How much that is is for clients to choose: what is left
+    /// continues in the next hold.
+    pub(crate) fn release_waits(&mut self, budget: &mut Budget) {
         let log = self.staging.log();
-        while let Some(waiter) = self.waits.next(log) {
-            match waiter {
-                Waiter::Channel(link, channel) => {
-                    if let Some(l) = self.links.get_mut(link) {
-                        l.release_gated(channel, log);
+        self.waits.continues = false;
+        while !budget.is_spent() {
+            let Some(waiter) = self.waits.next(log) else { return };
+            let units = match waiter {
+                Waiter::Channel(link, channel) => match self.links.get_mut(link) {
+                    Some(l) => {
+                        let released = l.release_gated(channel, log);
                         l.note_confirms(channel);
                         l.wake(&mut self.wakes);
+                        released / RELEASED_PER_UNIT
                     }
+                    None => 0,
+                },
+                Waiter::Marked(queue) => {
+                    self.queues.touch(queue);
+                    dispatch::DISPATCH_LEAST
                 }
-                Waiter::Marked(queue) => self.queues.touch(queue),
-                Waiter::Session(session, link) => self.session_open(session, link),
-                Waiter::Time(wall) => self.note_time(wall),
-            }
+                Waiter::Session(session, link) => {
+                    let resent = self.sessions.get(session).map_or(0, |s| s.in_flight.len());
+                    self.session_open(session, link);
+                    resent / RELEASED_PER_UNIT
+                }
+                Waiter::Time(wall) => {
+                    self.note_time(wall);
+                    dispatch::DISPATCH_LEAST
+                }
+            };
+            budget.spend(1 + units);
+        }
+        if self.waits.is_due(log) {
+            self.waits.continues = true;
+            self.timers.set(self.now.monotonic, timers::Timer::Reported);
         }
     }
 
@@ -594,9 +627,7 @@ impl Engine {
             self.trace_stored(ticket.0);
         }
         self.confirms.free_orphans(self.staging.durable_ticket());
-        self.release_waits();
-        self.dispatch_touched();
-        self.relieve_memory();
+        self.release_reported();
     }
 
     /// Reports pressure from outside the engine (free disk space, slow commits), or its end.

@@ -19,7 +19,7 @@ use super::traced::Origin;
 use super::traces::Ofs;
 use crate::catalog;
 use crate::command::{OpenSession, Will};
-use crate::durable_session::{CHANNEL, DurableSession, Logged, queue_name, shared_queue_name};
+use crate::durable_session::{CHANNEL, DurableSession, Logged, queue_name};
 use crate::event::{Event, Op};
 use crate::in_flight::Outgoing;
 use crate::ledger::{Charge, ObjectKind};
@@ -145,26 +145,16 @@ impl Engine {
         if let Some(l) = self.links.get_mut(link) {
             l.wake(&mut self.wakes);
         }
-        self.add_session_consumers(session);
-        self.dispatch_touched();
-    }
-
-    fn add_session_consumers(&mut self, session: SessionKey) {
         let s = &self.sessions[session];
-        let mut wanted: Vec<_> = s.queue.map(|q| (q, 2, None)).into_iter().collect();
-        let may_share = (s.shared > 0).then_some(&s.subscriptions);
-        for ((filter, share), options) in may_share.into_iter().flatten() {
-            if let Some(share) = share
-                && let Some(queue) = self.queue_named(&shared_queue_name(share, filter))
-            {
-                wanted.push((queue, options.qos, options.subscription_id));
-            }
-        }
         debug_assert!(s.consumers.is_empty(), "they went with the connection before");
-        for (queue, qos, subscription_id) in wanted {
-            // Added without looking for an earlier one: a session may be a member of thousands of groups.
-            self.push_session_consumer(session, queue, (qos, subscription_id));
+        let is_member = s.shared > 0;
+        if let Some(queue) = s.queue {
+            self.push_session_consumer(session, queue, (2, None));
         }
+        if is_member {
+            self.join_groups(session);
+        }
+        self.dispatch_touched();
     }
 
     /// Makes the connected session consume a queue, once: its own, or a group's, with the identifier of that
@@ -196,7 +186,7 @@ impl Engine {
         self.push_session_consumer(session, queue, (qos, subscription_id));
     }
 
-    fn push_session_consumer(
+    pub(super) fn push_session_consumer(
         &mut self,
         session: SessionKey,
         queue: QueueKey,

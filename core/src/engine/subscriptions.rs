@@ -185,6 +185,7 @@ impl Engine {
         };
         self.bind_subscription(queue, &exchange, &sub.filter, sub.share.is_some(), options)?;
         let id = (sub.filter.clone(), sub.share.clone());
+        let joins_later = self.is_yet_to_join(session, &id);
         let new = self.note_subscription(session, id, options);
         if new && sub.share.is_some() {
             self.queues[queue].members += 1;
@@ -209,7 +210,7 @@ impl Engine {
             None => (2, None),
         };
         // Before that, deliveries in flight are sent again first: see `session_open`.
-        if self.sessions[session].open {
+        if self.sessions[session].open && !joins_later {
             self.add_session_consumer(session, queue, granted);
         }
         let replay = match sub.retain_handling {

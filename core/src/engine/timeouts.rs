@@ -38,6 +38,8 @@ impl Engine {
                 Timer::Clock => self.go_on_with_clock(&mut budget),
                 Timer::Trace(id) => self.look_at_trace(id),
                 Timer::Rounds => self.go_on_with_rounds(&mut budget),
+                Timer::Reported => self.release_waits(&mut budget),
+                Timer::Joining => self.go_on_with_joining(&mut budget),
                 Timer::Postponed => self.end_postponed(&mut budget),
             }
             budget.spend(TIMER_WORK);

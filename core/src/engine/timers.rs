@@ -26,6 +26,10 @@ pub(crate) enum Timer {
     Clock,
     /// Links or queues are still to be told something.
     Rounds,
+    /// More waits for what the log has reported than one hold had time for.
+    Reported,
+    /// Sessions are still to consume their groups' queues.
+    Joining,
     /// Policies have changed: the queues and exchanges they apply to are to be reviewed.
     Policies,
     /// That trace may have ended.

@@ -454,7 +454,11 @@ impl World {
     }
     /// Whether the log and the reader have nothing to do.
     pub fn is_caught_up(&self) -> bool {
-        self.submitted.is_empty() && self.written.is_none() && self.asked.is_empty() && self.fetched.is_empty()
+        self.submitted.is_empty()
+            && self.written.is_none()
+            && self.asked.is_empty()
+            && self.fetched.is_empty()
+            && !self.engine.is_releasing()
     }
     /// Lets the log and the reader catch up: everything submitted is written and reported, and everything requested is
     /// read.
@@ -465,6 +469,10 @@ impl World {
                 return;
             }
             self.report();
+            while self.engine.is_releasing() {
+                let now = self.now;
+                self.turn(|engine| engine.handle_timeout(now));
+            }
             self.fetch();
             self.bring();
             // The reader repeats what it could not read. On a stopped machine, that would never end.

@@ -294,3 +294,43 @@ fn a_delivery_of_an_ended_group_is_not_sent_again_and_delays_nothing() {
     assert_eq!(hear(&mut w, c), ["publish q0 #0 u live"]);
     assert_eq!(w.counters().messages_unsettled, 0);
 }
+
+/// Whenever the receive maximum had room again, the session's own queue had it, as long as it had messages. What its group
+/// had waited until that queue was empty.
+#[test]
+fn the_receive_maximum_is_shared_between_the_own_queue_and_the_groups() {
+    let mut w = World::new(1);
+    let (c, p) = (w.connect("mqtt"), w.connect("mqtt"));
+    run(&mut w, p, [clean("p")]);
+    run(&mut w, c, [session("c", |s| s.receive_maximum = 1)]);
+    run(
+        &mut w,
+        c,
+        [subscribe(vec![
+            filter("own", 1),
+            shared("g", "one", 1),
+            shared("g", "two", 1),
+        ])],
+    );
+    for _ in 0..30 {
+        run(
+            &mut w,
+            p,
+            [mqtt("own", "m", 1, 0), mqtt("one", "m", 1, 0), mqtt("two", "m", 1, 0)],
+        );
+    }
+    let mut counts = std::collections::BTreeMap::new();
+    for n in 0..30u16 {
+        let heard = hear(&mut w, c);
+        let line = heard
+            .iter()
+            .find(|line| line.starts_with("publish"))
+            .expect("a message");
+        let topic = line.split(' ').nth(3).expect("a topic").to_owned();
+        *counts.entry(topic).or_insert(0) += 1;
+        run(&mut w, c, Vec::new());
+        w.send(c, vec![puback(n + 1)]);
+    }
+    assert_eq!(counts.len(), 3, "{counts:?}");
+    assert!(counts.values().all(|count| *count >= 5), "{counts:?}");
+}

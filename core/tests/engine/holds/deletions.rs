@@ -221,3 +221,34 @@ fn a_chain_of_auto_delete_exchanges_is_deleted_in_steps() {
         "{heard:?}"
     );
 }
+
+/// Each queue that was deleted had a whole hold's time to cancel its consumers: a client that deleted a hundred queues of
+/// some hundred consumers each kept the engine's lock a hundred times as long as others.
+#[test]
+fn the_consumers_of_many_deleted_queues_are_cancelled_in_many_holds() {
+    const QUEUES: u32 = 30;
+    const EACH: u32 = 100;
+    let mut w = World::new(1);
+    w.set_audits(false);
+    let (a, b) = (w.connect("amqp"), w.connect("amqp"));
+    for n in 0..QUEUES {
+        let name = format!("q{n}");
+        run(&mut w, a, [transient(&name)]);
+        run(
+            &mut w,
+            b,
+            (0..EACH).map(|m| consume(&name, 1 + n * EACH + m)).collect::<Vec<_>>(),
+        );
+    }
+    let mut deleting: Vec<Command> = (0..QUEUES).map(|n| delete(&format!("q{n}"))).collect();
+    assert!(!w.hold(a, &mut deleting), "all are deleted in one hold");
+    let gone = |w: &mut World| {
+        let heard = now(w, b);
+        heard.iter().filter(|line| line.starts_with("gone")).count()
+    };
+    let at_once = gone(&mut w);
+    assert!((1..1_000).contains(&at_once), "{at_once} at once");
+    w.advance(ms(1));
+    assert_eq!(at_once + gone(&mut w), (QUEUES * EACH) as usize);
+    assert_eq!(w.counters().consumers, 0);
+}

@@ -171,3 +171,61 @@ fn channels_with_postponed_rejections_close_one_by_one() {
         "they came back, and expired"
     );
 }
+
+/// What waited for a batch went on in the hold in which the log reported it: for thousands of connections at once.
+#[test]
+fn very_many_that_wait_for_the_same_batch_go_on_in_many_holds() {
+    let mut w = small_holds();
+    let clients: Vec<Client> = (0..CLIENTS).map(|_| w.connect("amqp")).collect();
+    run(&mut w, clients[0], [durable("q")]);
+    for (n, client) in clients.iter().enumerate() {
+        // An answer that waits, and a confirm.
+        w.send(*client, vec![durable(&format!("q{n}")), put("q", "m")]);
+        assert!(now(&mut w, *client).is_empty());
+    }
+    assert!(w.commit());
+    w.report();
+    let first = due(&w, &clients);
+    assert!((1..CLIENTS / 2).contains(&first), "{first} went on at once");
+    // What is asked meanwhile is answered behind what waits.
+    let last = clients[CLIENTS - 1];
+    w.send(last, vec![echo(7)]);
+    assert!(now(&mut w, last).is_empty());
+    w.advance(ms(1));
+    for (n, client) in clients.iter().enumerate() {
+        let mut expected = vec![format!("declared q{n} 0/0"), "confirmed 1".into()];
+        if *client == last {
+            expected.insert(1, "echo 7".into());
+        }
+        assert_eq!(hear(&mut w, *client), expected);
+    }
+    assert!(
+        w.counters().longest_hold_units < 100,
+        "{}",
+        w.counters().longest_hold_units
+    );
+}
+
+/// The same for sessions that open: each sends again what was in flight.
+#[test]
+fn very_many_sessions_that_open_with_one_batch_do_so_in_many_holds() {
+    let mut w = small_holds();
+    let clients: Vec<Client> = (0..CLIENTS).map(|_| w.connect("mqtt")).collect();
+    for (n, client) in clients.iter().enumerate() {
+        w.send(*client, vec![kept(&format!("c{n}")), subscribe(vec![filter("t", 1)])]);
+        assert!(now(&mut w, *client).is_empty());
+    }
+    assert!(w.commit());
+    w.report();
+    let first = due(&w, &clients);
+    assert!((1..CLIENTS / 2).contains(&first), "{first} opened at once");
+    w.advance(ms(1));
+    for client in &clients {
+        let heard = hear(&mut w, *client);
+        assert_eq!(heard, ["open new", "suback 1 [Ok(1)]"]);
+    }
+    run(&mut w, clients[0], [mqtt("t", "m", 1, 0)]);
+    for client in &clients[1..] {
+        assert_eq!(hear(&mut w, *client), ["publish q1 #1 t m"]);
+    }
+}

@@ -162,3 +162,99 @@ fn retained_messages_are_sent_once_for_a_filter_however_often_it_is_asked_for() 
     let heard = run(&mut w, c, [subscribe(vec![filter("r/#", 0)])]);
     assert_eq!(heard, ["suback 1 [Ok(0)]", "publish q0 #0 r/1 m retain"]);
 }
+
+/// More groups than a session joins in one hold.
+const GROUPS: usize = 200;
+
+fn group(n: usize) -> gatepost_core::command::Subscription {
+    shared("g", &format!("t/{n:03}"), 1)
+}
+
+fn to_all_groups(w: &mut World, p: Client, body: &str) {
+    let all: Vec<Command> = (0..GROUPS).map(|n| mqtt(&format!("t/{n:03}"), body, 1, 0)).collect();
+    run(w, p, all);
+}
+
+fn member(w: &mut World) -> Client {
+    let c = w.connect("mqtt");
+    let heard = run(w, c, [session("c", |s| s.receive_maximum = u16::MAX)]);
+    assert!(heard[0].starts_with("open"), "{heard:?}");
+    w.send(c, Vec::new());
+    c
+}
+
+/// The topics of the messages that a client hears, sorted.
+fn topics(w: &mut World, c: Client) -> Vec<String> {
+    let heard = hear(w, c);
+    let topic = |line: &String| line.split(' ').find(|word| word.starts_with("t/")).map(str::to_owned);
+    let mut topics: Vec<String> = heard.iter().filter_map(topic).collect();
+    topics.sort();
+    topics
+}
+
+fn all_topics() -> Vec<String> {
+    (0..GROUPS).map(|n| format!("t/{n:03}")).collect()
+}
+
+/// A member of 10,000 groups joined all of them in the hold in which it came back.
+#[test]
+fn a_member_of_many_groups_that_comes_back_joins_them_in_many_holds() {
+    let mut w = World::new(1);
+    let (p, c) = (w.connect("mqtt"), w.connect("mqtt"));
+    run(&mut w, p, [clean("p")]);
+    run(&mut w, c, [kept("c"), subscribe((0..GROUPS).map(group).collect())]);
+    w.drop_client(c);
+    to_all_groups(&mut w, p, "1");
+    let c = w.connect("mqtt");
+    let opened = run(&mut w, c, [session("c", |s| s.receive_maximum = u16::MAX)]);
+    assert_eq!(opened[0], "open present");
+    let at_once = opened.len() - 1;
+    assert!((1..GROUPS / 2).contains(&at_once), "{at_once} messages at once");
+    w.advance(ms(1));
+    assert_eq!(at_once + topics(&mut w, c).len(), GROUPS);
+    // It is in each group once.
+    to_all_groups(&mut w, p, "2");
+    assert_eq!(topics(&mut w, c), all_topics());
+}
+
+/// While it joins, it subscribes to groups again and leaves others, and it may go and come back.
+#[test]
+fn groups_may_change_while_their_member_joins_them() {
+    for seed in 0..20 {
+        let mut rng = gatepost_core::testing::disk::Rng::new(seed);
+        let mut w = World::new(seed);
+        let (p, c) = (w.connect("mqtt"), w.connect("mqtt"));
+        run(&mut w, p, [clean("p")]);
+        run(&mut w, c, [kept("c"), subscribe((0..GROUPS).map(group).collect())]);
+        w.drop_client(c);
+        let mut c = member(&mut w);
+        let mut left: std::collections::BTreeSet<String> = all_topics().into_iter().collect();
+        for _ in 0..30 {
+            let n = rng.below(GROUPS as u64) as usize;
+            match rng.below(8) {
+                0 => w.advance(ms(1)),
+                1 => {
+                    w.drop_client(c);
+                    c = member(&mut w);
+                }
+                2..=4 => {
+                    run(&mut w, c, [subscribe_as(vec![group(n)], Some(7))]);
+                    left.insert(format!("t/{n:03}"));
+                }
+                _ => {
+                    run(&mut w, c, [unsubscribe(&format!("t/{n:03}"), Some("g"))]);
+                    left.remove(&format!("t/{n:03}"));
+                }
+            }
+        }
+        w.advance(ms(1));
+        hear(&mut w, c);
+        to_all_groups(&mut w, p, "m");
+        assert_eq!(topics(&mut w, c), left.into_iter().collect::<Vec<_>>(), "seed {seed}");
+        let consumers = w.counters().consumers;
+        assert!(consumers <= GROUPS as u64, "seed {seed}: {consumers} consumers");
+        w.drop_client(p);
+        w.drop_client(c);
+        w.assert_idle();
+    }
+}
