@@ -68,18 +68,26 @@ const KNOWN: [Known; 25] = [
     Known("x-initial-cluster-size", Types::Stream, Compared::No),
 ];
 
-/// The arguments that a re-declaration must repeat, in the order in which differences are reported.
-pub(crate) fn compared() -> impl Iterator<Item = &'static str> {
-    let compared = KNOWN.iter().filter(|known| known.2 == Compared::Yes);
-    compared.map(|known| known.0)
-}
-
 impl QueueType {
     /// The type's name in `x-queue-type`.
     pub(crate) fn name(self) -> &'static str {
         match self {
             QueueType::Classic => "classic",
             QueueType::Quorum => "quorum",
+        }
+    }
+
+    /// The arguments that a re-declaration must repeat, in the order in which differences are reported. Those that the
+    /// type does not support are ignored.
+    pub(crate) fn compared(self) -> impl Iterator<Item = &'static str> {
+        let compared = move |known: &&Known| known.2 == Compared::Yes && self.supports(known.1);
+        KNOWN.iter().filter(compared).map(|known| known.0)
+    }
+
+    fn supports(self, types: Types) -> bool {
+        match self {
+            QueueType::Classic => matches!(types, Types::All | Types::Classic),
+            QueueType::Quorum => matches!(types, Types::All | Types::Quorum),
         }
     }
 
@@ -112,12 +120,8 @@ impl QueueType {
     /// # Errors
     /// PreconditionFailed.
     pub(crate) fn check_argument(self, key: &str, queue: &str) -> Result<(), Fault> {
-        let own = match self {
-            QueueType::Classic => Types::Classic,
-            QueueType::Quorum => Types::Quorum,
-        };
         let known = KNOWN.iter().find(|known| known.0 == key);
-        if known.is_none_or(|known| known.1 == own || known.1 == Types::All) {
+        if known.is_none_or(|known| self.supports(known.1)) {
             return Ok(());
         }
         let text = format!("invalid arg '{key}' for {queue} of queue type {}", self.module());

@@ -26,8 +26,8 @@ impl Engine {
         let channel = c.channel;
         let mut gate = None;
         if !self.has_bound_replay(link) {
-            let refused = self.router.refuse_default(&c.source);
-            let bound = refused
+            let bound = self
+                .refuse_source(link, c)
                 .and_then(|()| self.destination(link, c))
                 .and_then(|(destination, key)| {
                     gate = self.try_bind(c, &destination, &key)?;
@@ -102,8 +102,7 @@ impl Engine {
     pub(crate) fn unbind(&mut self, link: Link, c: Bind) {
         let (channel, reply) = (c.channel, c.reply);
         let result = self
-            .router
-            .refuse_default(&c.source)
+            .refuse_source(link, &c)
             .and_then(|()| match self.destination(link, &c) {
                 Ok((destination, key)) => self.router.unbind(&c.source, &destination, &key, &c.arguments),
                 // It is no fault if the binding does not exist.
@@ -120,6 +119,15 @@ impl Engine {
             }
             Err(fault) => self.fail(link, channel, Op::Unbind, fault),
         }
+    }
+
+    /// Refuses bindings to the default exchange. That a queue is missing which the client did not name is reported
+    /// first, as in RabbitMQ.
+    fn refuse_source(&mut self, link: Link, c: &Bind) -> Result<(), Fault> {
+        if let BindTarget::Queue(name) = &c.target {
+            self.meant(link, c.channel, name)?;
+        }
+        self.router.refuse_default(&c.source)
     }
 
     /// The destination and the key of a binding.

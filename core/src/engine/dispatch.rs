@@ -373,35 +373,48 @@ impl Engine {
 
     /// Drops expired messages from the head of the queue.
     pub(crate) fn expire_head(&mut self, queue: QueueKey) {
-        let wall = self.now.wall;
         if let Some(q) = self.queues.get_mut(queue) {
             q.expiry_check = None;
             q.watched = None;
         }
-        let mut work = self.side_work();
-        while work > 0 {
-            let Some(q) = self.queues.get_mut(queue) else { return };
-            let message = match q.head() {
-                Head::Empty => return,
-                Head::Entry(Entry {
-                    body: Body::Memory(message),
+        if !self.drop_expired_heads(queue) {
+            return;
+        }
+        match self.queues.get(queue).map(Queue::head) {
+            // Messages behind an expired one have probably expired too, so read them.
+            Some(
+                Head::Paged
+                | Head::Entry(Entry {
+                    body: Body::Disk { .. },
                     ..
-                }) => message,
-                // Messages behind an expired one have probably expired too, so read them.
-                Head::Entry(_) | Head::Paged => return self.load_head(queue),
-            };
-            if !q.is_expired(message, wall) {
-                break;
-            }
-            let Some(units) = self.death_work(queue) else { break };
+                }),
+            ) => self.load_head(queue),
+            // Continues in a millisecond, if the next one has expired too.
+            _ => self.watch_head(queue),
+        }
+    }
+
+    /// Drops expired messages from the head of the queue, as far as they are in memory and there is time for it.
+    /// Returns false if one has expired and has to stay for now.
+    pub(crate) fn drop_expired_heads(&mut self, queue: QueueKey) -> bool {
+        let wall = self.now.wall;
+        let mut work = self.side_work();
+        while work > 0
+            && let Some(q) = self.queues.get(queue)
+            && let Head::Entry(Entry {
+                body: Body::Memory(message),
+                ..
+            }) = q.head()
+            && q.is_expired(message, wall)
+            && let Some(units) = self.death_work(queue)
+        {
             work = work.saturating_sub(units);
             self.side_budget.spend(units);
             if !self.drop_expired(queue) {
-                return;
+                return false;
             }
         }
-        // Continues in a millisecond, if the next one has expired too.
-        self.watch_head(queue);
+        true
     }
 }
 

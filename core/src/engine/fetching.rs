@@ -12,6 +12,7 @@ use crate::command::{Channel as ChannelNumber, Get};
 use crate::event::{Event, Op};
 use crate::fault::{Fault, FaultKind};
 use crate::properties::Name;
+use crate::queue::Queue;
 use crate::queue::entry::Body;
 use crate::queue::ready::Head;
 use crate::queue::unsettled::cost;
@@ -201,13 +202,16 @@ impl Engine {
         l.channel(channel);
         let Some(q) = self.queues.get_mut(queue) else { return };
         let Some(entry) = q.fetch() else { return };
+        // Expired messages behind it are not counted as remaining.
+        self.drop_expired_heads(queue);
+        let remaining = self.queues.get(queue).map_or(0, Queue::reported_depth);
         let bytes = cost(&entry.body);
         let fetched = Fetched {
             channel,
             queue,
             entry,
             no_ack: g.no_ack,
-            remaining: q.reported_depth(),
+            remaining,
         };
         self.touch(queue);
         self.count_unsettled(link, bytes);

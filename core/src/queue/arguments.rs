@@ -6,7 +6,7 @@ use crate::fault::{Fault, FaultKind};
 use crate::overflow::Overflow;
 use crate::policy::{Definition, lower};
 use crate::properties::{Name, Table, Value};
-use crate::queue_type::{self, QueueType};
+use crate::queue_type::QueueType;
 use crate::store::Durability;
 
 /// What holds for a queue: its known arguments, combined with its policies by [`Arguments::effective`]. Unknown `x-`
@@ -137,7 +137,7 @@ impl Arguments {
     /// # Errors
     /// PreconditionFailed, naming the first argument that differs.
     pub(crate) fn check_equivalent(&self, other: &Table, queue: &str) -> Result<(), Fault> {
-        for key in queue_type::compared() {
+        for key in self.queue_type.compared() {
             let (current, received) = (self.declared.lookup(key), other.lookup(key));
             if key == "x-queue-type" && is_classic(current) && is_classic(received) {
                 continue;
@@ -399,6 +399,20 @@ mod tests {
         assert_eq!(quorum(&[]), Some(30));
         assert_eq!(quorum(&[("x-delivery-limit", Value::Int(7, 32))]), Some(7));
         assert_eq!(quorum(&[("x-delivery-limit", Value::Int(-1, 32))]), Some(30));
+    }
+
+    /// A redeclaration failed because of an argument that a classic queue does not have.
+    #[test]
+    fn arguments_of_the_other_type_are_not_compared() {
+        let limit = [("x-delivery-limit", Value::Int(2, 32))];
+        let classic = Arguments::parse(Table::default(), Q).unwrap();
+        assert!(classic.check_equivalent(&table(&limit), Q).is_ok());
+        let declared = [("x-queue-type", Value::text("quorum"))];
+        let quorum = Arguments::parse(table(&declared), Q).unwrap();
+        let more = |more: (&str, Value)| quorum.check_equivalent(&table(&[declared[0].clone(), more]), Q);
+        assert!(more(("x-queue-mode", Value::text("lazy"))).is_ok());
+        let fault = more(limit[0].clone()).unwrap_err();
+        assert!(fault.text.starts_with("inequivalent arg 'x-delivery-limit'"), "{fault}");
     }
 
     #[test]

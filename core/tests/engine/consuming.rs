@@ -429,6 +429,30 @@ fn what_is_requeued_into_a_full_queue_is_not_seen() {
     assert_eq!(heard, ["declared q 1/0"]);
 }
 
+/// `get-ok` counted messages that had expired behind the one it fetched.
+#[test]
+fn a_get_does_not_count_what_has_expired_behind_its_message() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(&mut w, c, [transient("q")]);
+    let expiring = |w: &World, body: &str, after: u64| {
+        let envelope = gatepost_core::message::Envelope {
+            received: w.now().wall,
+            deadline: Some(w.now().wall + ms(after)),
+            ..Default::default()
+        };
+        let m = gatepost_core::message::Message::new(envelope, "", "q", &[], body.as_bytes());
+        publish(Default::default(), m)
+    };
+    let (first, second) = (expiring(&w, "2", 100), expiring(&w, "3", 100));
+    let later = [put_transient("q", "1"), first, second, put_transient("q", "4")];
+    run(&mut w, c, later);
+    w.advance(ms(200));
+    assert_eq!(w.counters().expired, 0, "they are not at the head");
+    assert_eq!(run(&mut w, c, [get("q")]), ["got #1 1 left 1"]);
+    assert_eq!(w.counters().expired, 2);
+}
+
 #[test]
 fn thousands_that_expire_together_are_dropped_in_several_turns() {
     let mut w = World::new(1);

@@ -339,4 +339,9 @@ fn a_bind_without_a_queue_is_refused_for_that_first() {
     let c = w.connect("test");
     let heard = run(&mut w, c, [bind("no", "no", "k")]);
     assert_eq!(heard, ["failed Bind NotFound no exchange 'no' in vhost '/'"]);
+    let c = w.connect("test");
+    let heard = run(&mut w, c, [bind("", "", "k")]);
+    assert_eq!(heard, ["failed Bind NotFound no previously declared queue"]);
+    let heard = run(&mut w, c, [bind("", "no", "k")]);
+    assert!(heard[0].starts_with("failed Bind AccessRefused"), "{heard:?}");
 }

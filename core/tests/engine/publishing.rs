@@ -271,6 +271,25 @@ fn a_transaction_is_atomic_even_after_a_crash() {
     assert_eq!(heard, ["got #1 1 again left 0", "got #2 2 left 0"], "marks are ahead");
 }
 
+/// The whole transaction failed, though its other messages had queues.
+#[test]
+fn a_message_whose_exchange_was_deleted_before_the_commit_is_unroutable() {
+    let mut w = World::new(1);
+    let c = w.connect("test");
+    run(
+        &mut w,
+        c,
+        [exchange("x", "fanout"), transient("q"), delete_exchange("x")],
+    );
+    let flags = PublishFlags::LENIENT | PublishFlags::MANDATORY;
+    let both = vec![
+        publish(flags, message("x", "", "gone", false)),
+        publish(flags, message("", "q", "here", false)),
+    ];
+    let heard = run(&mut w, c, [transaction(both), get_no_ack("q")]);
+    assert_eq!(heard, ["returned 0 gone", "done Commit", "got #1 here left 0"]);
+}
+
 #[test]
 fn a_transaction_with_an_invalid_part_changes_nothing() {
     let mut w = World::new(1);

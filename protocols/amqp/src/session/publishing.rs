@@ -212,6 +212,11 @@ impl Channel {
         if let Mode::Confirm = self.mode {
             flags = flags | PublishFlags::CONFIRM;
         }
+        if let Mode::Transaction(_) = self.mode {
+            // The exchange existed when the message was published. If it is deleted before the commit, the message is
+            // unroutable, and the rest of the transaction is committed, as in RabbitMQ.
+            flags = flags | PublishFlags::LENIENT;
+        }
         let command = Command::Publish {
             channel: env.number,
             flags,

@@ -3,7 +3,7 @@
 use super::script::*;
 use crate::frame::{Access, Basic, Channel, Confirm, Exchange, Method, Queue, Tx};
 use crate::settings::Settings;
-use gatepost_core::command::{BindTarget, ChannelMode, Command, Outcome};
+use gatepost_core::command::{BindTarget, ChannelMode, Command, Outcome, PublishFlags};
 use gatepost_core::event::{Event, Op, QueueSummary};
 use gatepost_core::fault::FaultKind;
 use gatepost_core::properties::Table;
@@ -627,6 +627,9 @@ fn a_commit_applies_commands_and_a_rollback_drops_them() {
         panic!("no transaction");
     };
     assert_eq!((transaction.channel, transaction.commands.len()), (1, 1));
+    // If its exchange is gone at the commit, the rest is committed.
+    let lenient = |c: &Command| matches!(c, Command::Publish { flags, .. } if flags.contains(PublishFlags::LENIENT));
+    assert!(transaction.commands.iter().all(lenient));
     script.tell(done(1, Op::Commit));
     assert_eq!(script.said(), ["1 Tx(CommitOk)"]);
 
