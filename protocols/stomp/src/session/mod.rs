@@ -253,6 +253,8 @@ impl StompSession {
 
     fn close(&mut self) {
         self.state = State::Closed;
+        // Freed now: the connection stays until the client has read the ERROR.
+        self.transactions = transactions::Transactions::default();
         self.login_deadline = None;
         self.heart_beat.stop();
     }

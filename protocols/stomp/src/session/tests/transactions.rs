@@ -172,6 +172,7 @@ fn transactions_do_not_grow_while_memory_is_short() {
         "Transaction too large",
         "no memory left for transactions (memory.input)",
     );
+    assert_eq!(script.session.buffered(), 0, "nothing is kept");
 }
 
 #[test]
