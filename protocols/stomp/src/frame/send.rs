@@ -1,5 +1,6 @@
 //! SEND: a message, its destination, and the headers that the engine needs.
 
+use super::subscribe::QueueHeaders;
 use super::{Frame, is_true};
 use crate::destination::Destination;
 use crate::error::Refusal;
@@ -16,6 +17,8 @@ pub(crate) struct Send<'a> {
     pub(crate) temp_queue: Option<&'a str>,
     pub(crate) durable: bool,
     pub(crate) retain: bool,
+    /// It has headers for the declaration of its queue.
+    pub(crate) declares: bool,
     pub(crate) priority: Option<u8>,
     pub(crate) deadline: Option<Wall>,
     /// Time to live in milliseconds, computed from `expires` if there is no `expiration`.
@@ -36,6 +39,7 @@ impl<'a> Send<'a> {
             temp_queue: None,
             durable: false,
             retain: false,
+            declares: false,
             priority: None,
             deadline: None,
             expiration_ms: None,
@@ -70,7 +74,7 @@ impl<'a> Send<'a> {
                     _ => {}
                 },
                 "transformation" | "JMSXGroupID" => return Err(Refusal::unsupported_header(name)),
-                _ => {}
+                _ => send.declares |= QueueHeaders::reads(name),
             }
         }
         let destination = destination.ok_or_else(|| Refusal::missing_destination(command))?;

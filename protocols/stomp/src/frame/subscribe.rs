@@ -208,6 +208,12 @@ const TEXT_ARGUMENTS: [&str; 5] = [
 const QUEUE_NAME_MAX: usize = 255;
 
 impl QueueHeaders {
+    /// Whether a header of that name may be one of them.
+    #[inline]
+    pub(crate) fn reads(name: &str) -> bool {
+        name.starts_with("x-") || matches!(name, "durable" | "auto-delete" | "exclusive")
+    }
+
     /// Reads them from the headers of a SUBSCRIBE or SEND.
     pub(crate) fn parse(headers: &Headers) -> Result<QueueHeaders, Refusal> {
         let mut queue = QueueHeaders::default();
@@ -359,5 +365,16 @@ mod tests {
         assert_eq!(queue.arguments.lookup("x-queue-type"), Some(&Value::text("stream")));
         assert_eq!(queue.arguments.0.len(), 2);
         assert!(queue.are_given());
+    }
+
+    /// A SEND reads them only if it has such a header.
+    #[test]
+    fn the_names_of_headers_about_the_queue_are_known() {
+        let others = ["durable", "auto-delete", "exclusive", "x-queue-name"];
+        let all = others.into_iter().chain(INTEGER_ARGUMENTS).chain(TEXT_ARGUMENTS);
+        for name in all {
+            assert!(QueueHeaders::reads(name), "{name}");
+        }
+        assert!(!QueueHeaders::reads("destination") && !QueueHeaders::reads("content-length"));
     }
 }

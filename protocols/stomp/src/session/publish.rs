@@ -135,7 +135,7 @@ impl StompSession {
         let user = (!self.impersonates).then_some(&*self.user);
         let send = Send::parse(frame, user, cx.now.wall)?;
         let queue = match &send.destination {
-            Destination::Queue(_) => QueueHeaders::parse(frame.headers)?,
+            Destination::Queue(_) if send.declares => QueueHeaders::parse(frame.headers)?,
             _ => QueueHeaders::default(),
         };
         let reply_to = match send.temp_queue {
